@@ -1,0 +1,47 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: first_hosts
+short_description: The first host address of each network
+version_added: 1.0.0
+author:
+  - The homelab.peer_relay contributors
+description:
+  - The first host address of each overlay network, which is the relay's own unless it is told otherwise.
+options:
+  _input:
+    description: The overlay networks.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+relay_addresses: "{{ ['10.77.0.0/16', 'fd77:7065:6572::/64'] | homelab.peer_relay.first_hosts }}"
+# => ['10.77.0.1', 'fd77:7065:6572::1']
+"""
+
+RETURN = r"""
+_value:
+  description: One address for each network.
+  type: list
+  elements: str
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, first_hosts
+
+
+def first_hosts_filter(networks):
+    try:
+        return first_hosts(networks)
+    except OverlayError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    def filters(self):
+        return {"first_hosts": first_hosts_filter}

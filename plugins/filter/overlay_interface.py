@@ -1,0 +1,115 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: overlay_interface
+short_description: What a device's WireGuard interface is to have
+version_added: 1.0.0
+author:
+  - The homelab.peer_relay contributors
+description:
+  - Makes the addresses and the list of peers of one device's interface, as
+    M(homelab.peer_relay.wireguard_interface#module) takes them.
+  - The peers are the relay, and each device with a known key that shares a group with this one. Each peer's endpoint
+    is the relay's.
+  - Fails when the inventory contradicts itself, such as one subnet behind two of the peers.
+positional: hostvars, networks, name, relay
+options:
+  _input:
+    description: The names of the hosts of the group C(peers).
+    type: list
+    elements: str
+    required: true
+  hostvars:
+    description: The variable C(hostvars).
+    type: dict
+    required: true
+  networks:
+    description: The overlay networks.
+    type: list
+    elements: str
+    required: true
+  name:
+    description: The name of the device.
+    type: str
+    required: true
+  relay:
+    description: The relay.
+    type: dict
+    required: true
+    suboptions:
+      name:
+        description: Its name.
+        type: str
+        required: true
+      public_key:
+        description: Its public key.
+        type: str
+        required: true
+      endpoint:
+        description: The C(host:port) where the device reaches it.
+        type: str
+        required: true
+      addresses:
+        description: Its own overlay addresses.
+        type: list
+        elements: str
+        required: true
+      registered:
+        description: Names and public keys that it knows already.
+        type: dict
+        default: {}
+"""
+
+EXAMPLES = r"""
+- name: Show what the interface is to have
+  ansible.builtin.debug:
+    msg: >-
+      {{ groups['peers'] | homelab.peer_relay.overlay_interface(hostvars, overlay_networks, inventory_hostname,
+                                                            relay) }}
+"""
+
+RETURN = r"""
+_value:
+  description: The interface's addresses and peers.
+  type: dict
+  contains:
+    addresses:
+      description: Its overlay addresses, with the prefix length of their network.
+      type: list
+      elements: str
+    peers:
+      description: Its peers, the relay first, the devices sorted by name.
+      type: list
+      elements: dict
+  sample:
+    addresses: [10.77.12.34/16]
+    peers:
+      - name: relay
+        public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
+        endpoint: 192.0.2.1:40000
+        allowed_ips: [10.77.0.1/32]
+        persistent_keepalive: 25
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import (
+    OverlayError,
+    collect_devices,
+    interface_of,
+)
+
+
+def overlay_interface(hosts, hostvars, networks, name, relay):
+    try:
+        devices = collect_devices(hosts, hostvars, networks, relay["addresses"], relay.get("registered"))
+        return interface_of(devices, str(name), networks, relay)
+    except OverlayError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    def filters(self):
+        return {"overlay_interface": overlay_interface}

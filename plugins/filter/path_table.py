@@ -1,0 +1,61 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: path_table
+short_description: A readable table of the paths between devices
+version_added: 1.0.0
+author:
+  - The homelab.peer_relay contributors
+description:
+  - Makes lines of text from the results of M(homelab.peer_relay.path_info#module).
+options:
+  _input:
+    description:
+      - The paths, each with C(from), C(to), C(path), C(endpoint), C(rtt_ms) and C(handshake_age_seconds). What is
+        missing or null is shown as a dash.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show the paths
+  ansible.builtin.debug:
+    msg: "{{ paths | homelab.peer_relay.path_table }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The lines of the table, a heading first.
+  type: list
+  elements: str
+  sample:
+    - "FROM    TO      PATH   VIA              ROUND TRIP  HANDSHAKE"
+    - "laptop  nas     relay  192.0.2.1:40000  41.2 ms     12 s ago"
+"""
+
+
+def path_table(paths):
+    rows = [("FROM", "TO", "PATH", "VIA", "ROUND TRIP", "HANDSHAKE")]
+    for path in paths:
+        rtt, age = path.get("rtt_ms"), path.get("handshake_age_seconds")
+        rows.append(
+            (
+                str(path["from"]),
+                str(path["to"]),
+                str(path.get("path") or "-"),
+                str(path.get("endpoint") or "-"),
+                "-" if rtt is None else f"{rtt:.1f} ms",
+                "-" if age is None else f"{age} s ago",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+class FilterModule:
+    def filters(self):
+        return {"path_table": path_table}
