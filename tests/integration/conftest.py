@@ -1,0 +1,116 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the end-to-end tests, the logs of a failed one, and the table of figures at the end of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness.netns import sweep
+from harness.service import Relay
+from harness.topology import Lab
+from harness.wireguard import Device
+
+_FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--flood-seconds", type=float, default=10, help="how long strangers flood the relay")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_FIGURES] = []
+
+
+def pytest_sessionstart() -> None:
+    if os.geteuid():
+        pytest.exit("the end-to-end tests make network namespaces: run them as root", returncode=2)
+    sweep()
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
+    """Note a measured figure and its goal for the table at the end."""
+
+    def note(what: str, measured: str, goal: str = "") -> None:
+        request.config.stash[_FIGURES].append((what, measured, goal))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = [("figure", "measured", "goal"), *config.stash[_FIGURES]]
+    if len(rows) == 1:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    terminalreporter.section("figures")
+    for row in rows:
+        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and lab:
+        for log in sorted(lab.folder.glob("*.log")):
+            report.sections.append((log.name, log.read_text(errors="replace")[-4000:]))
+    return report
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """An empty lab, removed when the test ends, however it ends."""
+    made = Lab(tmp_path)
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def relay(lab: Lab) -> Iterator[Relay]:
+    """The relay, not started."""
+    service = Relay(lab.relay_host, lab.folder)
+    yield service
+    service.stop()
+
+
+class Trio:
+    """Three sites with one device each, all at the relay; no tunnel traffic yet."""
+
+    def __init__(self, lab: Lab, relay: Relay):
+        self.lab = lab
+        self.relay = relay
+        self.sites = [lab.site() for _ in range(3)]
+        self.devices = [
+            Device(lab, site.host(name), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::{number}/128"])
+            for number, (site, name) in enumerate(zip(self.sites, ("ann", "bob", "cat"), strict=True), 1)
+        ]
+        relay.register(*self.devices)
+        relay.start()
+        for device in self.devices:
+            relay.connect(device, *self.devices)
+
+    def up(self) -> None:
+        for device in self.devices:
+            device.up()
+        self.relay.wait_bound(*self.devices)
+
+
+@pytest.fixture
+def trio(lab: Lab, relay: Relay) -> Trio:
+    return Trio(lab, relay)
+
+
+@pytest.fixture
+def trio_up(trio: Trio) -> Trio:
+    trio.up()
+    return trio

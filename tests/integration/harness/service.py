@@ -1,0 +1,163 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relay under test: settings, process, status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.netns import Namespace
+from harness.processes import Process, wait_until
+from harness.wireguard import KEEPALIVE, NETWORKS, Device
+
+PACKAGE = Path(__file__).parents[3] / "roles" / "relay" / "files"
+PORT = 40000
+ADDRESSES = ["10.77.0.1", "fd77:7065:6572::1"]
+
+
+@dataclass
+class Registration:
+    """A device in the relay's settings."""
+
+    name: str
+    public_key: str
+    addresses: list[str]
+    groups: list[str] = field(default_factory=lambda: ["default"])
+
+    def toml(self) -> str:
+        fields = {"name": self.name, "public_key": self.public_key, "addresses": self.addresses, "groups": self.groups}
+        return "[[device]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+
+
+class NotifySocket:
+    """Stands in for systemd: hears READY=1."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+
+    def wait_ready(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        while b"READY=1" not in self._socket.recv(4096):
+            pass
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Relay:
+    """The service in its namespace. `start` returns once it says that it is ready."""
+
+    def __init__(self, host: Namespace, folder: Path, listen_addresses: list[str] | None = None):
+        self.host = host
+        self.folder = folder
+        self.settings = folder / "relay.toml"
+        self.state = folder / "state.json"
+        self.key = folder / "private.key"
+        self.status_socket = folder / "status.sock"
+        self.listen_addresses = listen_addresses
+        self.registrations: dict[str, Registration] = {}
+        self.process: Process | None = None
+        self.public_key = self.command("keygen", str(self.key)).strip()
+
+    def _program(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "peer_relay", "--settings", str(self.settings), *words]
+
+    def command(self, *words: str) -> str:
+        """Run one of the service's own commands in its namespace."""
+        return self.host.run("env", f"PYTHONPATH={PACKAGE}", *self._program(*words))
+
+    def register(self, *devices: Device) -> None:
+        for device in devices:
+            plain = [address.split("/")[0] for address in device.addresses]
+            self.registrations[device.name] = Registration(device.name, device.public_key, plain)
+
+    def write_settings(self) -> None:
+        relay = {
+            "listen_port": PORT,
+            "private_key_file": str(self.key),
+            "networks": NETWORKS,
+            "addresses": ADDRESSES,
+            "state_file": str(self.state),
+            "status_socket": str(self.status_socket),
+        }
+        if self.listen_addresses:
+            relay["listen_addresses"] = self.listen_addresses
+        text = "[relay]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in relay.items())
+        self.settings.write_text(text + "".join(device.toml() for device in self.registrations.values()))
+
+    def start(self, seconds: float = 15) -> None:
+        self.write_settings()
+        notify = NotifySocket(self.folder / "notify.sock")
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "NOTIFY_SOCKET": str(notify.path)}
+        self.process = self.host.spawn(*self._program("run"), log="service", environment=environment)
+        try:
+            notify.wait_ready(seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"the relay is not ready after {seconds:g} s:\n{self.process.text()}") from error
+        finally:
+            notify.close()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        process, self.process = self.process, None
+        return process.stop(number) if process else 0
+
+    def reload(self) -> None:
+        self.write_settings()
+        self.process.send_signal(signal.SIGHUP)
+
+    def log(self) -> str:
+        path = self.folder / f"{self.host.label}-service.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def get(self, path: str) -> bytes:
+        """GET from the status socket."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.status_socket))
+            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        return answer.partition(b"\r\n\r\n")[2]
+
+    def status(self) -> dict:
+        return json.loads(self.get("/status"))
+
+    def device(self, name: str) -> dict:
+        return next(device for device in self.status()["devices"] if device["name"] == name)
+
+    def endpoint(self, name: str) -> str | None:
+        return self.device(name)["endpoint"]
+
+    def wait_bound(self, *devices: Device, seconds: float = 10) -> float:
+        """Wait until the devices are bound; return how long that took."""
+        names = {device.name for device in devices}
+
+        def bound() -> bool:
+            states = {device["name"]: device["state"] for device in self.status()["devices"]}
+            return all(states[name] == "bound" for name in names)
+
+        return wait_until(f"{', '.join(sorted(names))} bound", bound, seconds)
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError("no VmRSS")
+
+    def connect(self, device: Device, *others: Device, address: str = "203.0.113.10") -> None:
+        """Configure a device as the manual says: the relay with a keepalive, every other device at the same endpoint."""
+        endpoint = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+        device.add_peer(self.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in ADDRESSES], KEEPALIVE)
+        for other in others:
+            if other is not device:
+                allowed = [address.split("/")[0] for address in other.addresses]
+                device.add_peer(other.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in allowed])

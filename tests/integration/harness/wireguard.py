@@ -1,0 +1,73 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stock WireGuard devices: one wireguard-go each, configured by `wg`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from harness.netns import Namespace
+from harness.processes import Process, run, wait_until
+from harness.topology import Lab
+
+_PROGRAM = os.environ.get("WIREGUARD_GO", "wireguard-go")
+_numbers = itertools.count(1)
+NETWORKS = ["10.77.0.0/16", "fd77:7065:6572::/64"]
+MTU = 1420
+KEEPALIVE = 25
+
+
+class Device:
+    """A device of the overlay network: host, interface, keys, addresses."""
+
+    def __init__(self, lab: Lab, host: Namespace, name: str, addresses: list[str]):
+        self.host = host
+        self.name = name
+        self.addresses = addresses
+        # wireguard-go's sockets of all namespaces share one folder: the name must be unique on the machine.
+        self.interface = f"w{os.getpid()}x{next(_numbers)}"
+        self.private_key = run("wg", "genkey").strip()
+        self.public_key = run("wg", "pubkey", stdin=self.private_key).strip()
+        self.process: Process = lab.start(host.spawn(_PROGRAM, "-f", self.interface, log=name))
+        socket = Path("/var/run/wireguard", f"{self.interface}.sock")
+        wait_until(f"wireguard-go of {name} is ready", socket.exists, 5)
+        host.ip(
+            *(f"addr add {address} dev {self.interface} nodad" for address in addresses),
+            f"link set {self.interface} mtu {MTU}",
+        )
+        self._wg("set", self.interface, "private-key", "/dev/stdin", stdin=self.private_key)
+
+    def _wg(self, *words: str, stdin: str | None = None) -> str:
+        return self.host.run("wg", *words, stdin=stdin)
+
+    @property
+    def address(self) -> str:
+        """Its first overlay address."""
+        return self.addresses[0]
+
+    def add_peer(self, public_key: str, endpoint: str, allowed: list[str], keepalive: int = 0) -> None:
+        """Add or change a peer; no allowed addresses leaves them as they are."""
+        words = ["peer", public_key, "endpoint", endpoint]
+        if keepalive:
+            words += ["persistent-keepalive", str(keepalive)]
+        if allowed:
+            words += ["allowed-ips", ",".join(allowed)]
+        self._wg("set", self.interface, *words)
+
+    def remove_peer(self, public_key: str) -> None:
+        self._wg("set", self.interface, "peer", public_key, "remove")
+
+    def up(self) -> None:
+        self.host.ip(
+            f"link set {self.interface} up", *(f"route add {network} dev {self.interface}" for network in NETWORKS)
+        )
+
+    def handshakes(self) -> dict[str, int]:
+        """Public key of each peer -> Unix time of the latest handshake, 0 for none."""
+        lines = self._wg("show", self.interface, "latest-handshakes").splitlines()
+        return {key: int(seconds) for key, seconds in (line.split() for line in lines)}
+
+    def describe(self) -> str:
+        return self._wg("show", self.interface)
