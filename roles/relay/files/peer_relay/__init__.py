@@ -1,0 +1,8 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A relay that stock WireGuard devices reach each other through.
+
+Imports run one way: packets, noise, session <- switchboard <- userspace <- service <- cli.
+"""
+
+__version__ = "1.0.0"

@@ -1,0 +1,46 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Socket addresses as bytes: the beginning of the system's own sockaddr, so that the data plane need not convert.
+
+IPv4: family, port, address (8 bytes of sockaddr_in). IPv6: the whole sockaddr_in6 (28 bytes), with the scope.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import ip_address
+
+_V4 = struct.Struct("=H2s4s")
+_V6 = struct.Struct("=H2sI16sI")
+V4_SIZE, V6_SIZE = _V4.size, _V6.size
+
+
+def pack(host: str, port: int) -> bytes:
+    """Return the address bytes of a literal IPv4 or IPv6 address and a port; raise ValueError otherwise."""
+    literal, _, scope = host.partition("%")
+    wire_port = struct.pack(">H", port)
+    address = ip_address(literal)
+    if address.version == 4:
+        return _V4.pack(socket.AF_INET, wire_port, address.packed)
+    return _V6.pack(socket.AF_INET6, wire_port, 0, address.packed, int(scope or 0))
+
+
+def unpack(address: bytes) -> tuple[str, int]:
+    """Return (host, port); the host of a link-local address carries its scope as a number."""
+    if len(address) == V4_SIZE:
+        _, port, host = _V4.unpack(address)
+        return str(ip_address(host)), int.from_bytes(port, "big")
+    _, port, _, host, scope = _V6.unpack(address)
+    return str(ip_address(host)) + (f"%{scope}" if scope else ""), int.from_bytes(port, "big")
+
+
+def text(address: bytes) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    host, port = unpack(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def host_bytes(address: bytes) -> bytes:
+    """Return the 4 or 16 bytes of the IP address."""
+    return address[4:8] if len(address) == V4_SIZE else address[8:24]

@@ -1,0 +1,122 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `peer-relay`. Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from peer_relay import __version__, diagnose, noise, report, settings, status_client, tables
+from peer_relay.service import Service, StartError
+
+FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
+# Levels as journald reads them at the start of a line (sd-daemon(3)).
+_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
+        return prefix + super().format(record)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JournalFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    Service(settings.load(arguments.settings)).run()
+    return FINE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = settings.load(arguments.settings)
+    devices = [
+        {
+            "name": device.name,
+            "public_key": report.encode_key(device.public_key),
+            "addresses": [str(address) for address in device.addresses],
+            "groups": sorted(device.groups),
+        }
+        for device in config.devices
+    ]
+    if arguments.json:
+        print(json.dumps({"settings_file": str(config.file), "name": config.name, "devices": devices}))
+    else:
+        print(f"{config.file}: fine, {len(devices)} devices")
+    return FINE
+
+
+def _fetch(arguments: argparse.Namespace) -> dict[str, Any]:
+    return status_client.fetch(settings.load(arguments.settings).status_socket)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = _fetch(arguments)
+    print(json.dumps(status) if arguments.json else tables.status(status))
+    return FINE if status["healthy"] else PROBLEM
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = diagnose.findings(_fetch(arguments))
+    if arguments.json:
+        print(json.dumps({"findings": [finding._asdict() for finding in found]}))
+    elif found:
+        print("\n".join(f"{finding.subject}: {finding.problem}: {finding.cure}" for finding in found))
+    else:
+        print("nothing is wrong")
+    return PROBLEM if found else FINE
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    file: Path = arguments.file
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        pass  # an existing key is never replaced: devices know it
+    except OSError as error:
+        raise settings.SettingsError(f"{file}: {error.strerror}: create its directory, or run as root") from error
+    else:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(report.encode_key(noise.generate_private_key()) + "\n")
+    print(report.encode_key(noise.public_key(settings.read_private_key(file))))
+    return FINE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peer-relay", description="A relay for stock WireGuard devices.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--settings", type=Path, default=settings.DEFAULT_FILE, help="settings file (%(default)s)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text, has_json in (
+        ("run", _run, "forward until stopped", False),
+        ("check", _check, "check the settings file", True),
+        ("status", _status, "show devices, pairs and drops of the running service", True),
+        ("doctor", _doctor, "say what is wrong, for each device and pair, and what to do", True),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        if has_json:
+            command.add_argument("--json", action="store_true", help="print JSON")
+    keygen = commands.add_parser("keygen", help="make a private key unless there is one; print the public key")
+    keygen.add_argument("file", type=Path)
+    keygen.set_defaults(function=_keygen)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.function(arguments)
+    except (settings.SettingsError, StartError) as error:
+        print(f"peer-relay: {error}", file=sys.stderr)
+        return BAD_SETTINGS
+    except status_client.Unreachable as error:
+        print(f"peer-relay: {error}", file=sys.stderr)
+        return UNREACHABLE

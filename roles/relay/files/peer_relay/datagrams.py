@@ -1,0 +1,289 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""UDP sockets that receive and send in batches: recvmmsg, sendmmsg, UDP_GRO and UDP_SEGMENT through ctypes.
+
+Python's socket module moves one datagram a call. A batch costs one system call for many, a train of equal-sized
+datagrams (GRO) one buffer for many; payloads go out from the buffer they came in, without a copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from peer_relay import addresses
+
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 23, 0
+_IPV6_PKTINFO = socket.IPV6_PKTINFO
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+RX_SLOTS, TX_SLOTS = 32, 256
+_BUFFER_SIZE = 65536
+_NAME_SIZE, _CONTROL_SIZE = 32, 96
+MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of older kernels
+_CACHE_SIZE = 4096  # parsed and built control messages
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class _MsgHdr(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("namelen", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iovlen", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("controllen", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _MMsgHdr(ctypes.Structure):
+    _fields_ = (("hdr", _MsgHdr), ("len", ctypes.c_uint))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_cmsg_head = struct.Struct("@Nii")  # cmsghdr: length, level, type
+_HEADER_SIZE = ctypes.sizeof(_MMsgHdr)
+_LEN_OFFSET = _MMsgHdr.len.offset
+
+
+class Datagram(NamedTuple):
+    """What lies in the receive buffer at `offset`: one datagram, or a train of them, each `segment` bytes long."""
+
+    offset: int
+    size: int
+    source: bytes
+    local: bytes
+    segment: int  # 0: a single datagram
+
+
+class _Slots:
+    """Headers, names, control messages and vectors for a number of messages, as the system calls want them."""
+
+    def __init__(self, count: int):
+        self.headers = (_MMsgHdr * count)()
+        self.vectors = (_IoVec * count)()
+        self.names = (ctypes.c_char * (_NAME_SIZE * count))()
+        self.controls = (ctypes.c_char * (_CONTROL_SIZE * count))()
+        for slot in range(count):
+            header = self.headers[slot].hdr
+            header.name = ctypes.addressof(self.names) + slot * _NAME_SIZE
+            header.namelen = _NAME_SIZE
+            header.iov = ctypes.addressof(self.vectors) + slot * ctypes.sizeof(_IoVec)
+            header.iovlen = 1
+            header.control = ctypes.addressof(self.controls) + slot * _CONTROL_SIZE
+            header.controllen = _CONTROL_SIZE
+        self.header_view = memoryview(self.headers).cast("B")
+        self.name_view = memoryview(self.names).cast("B")
+        self.control_view = memoryview(self.controls).cast("B")
+
+
+def _control_message(level: int, kind: int, payload: bytes) -> bytes:
+    head = _cmsg_head.pack(socket.CMSG_LEN(len(payload)), level, kind)
+    return (head + payload).ljust(socket.CMSG_SPACE(len(payload)), b"\0")
+
+
+class BatchSocket:
+    """A non-blocking UDP socket on one address, with room for a batch in each direction.
+
+    `failed(reason, address, packets, size)` is called for what the system refuses to send.
+    """
+
+    def __init__(self, host: str, port: int, buffer_size: int, failed: Callable[[str, bytes, int, int], None]):
+        self.local = addresses.pack(host, port)
+        self.family = socket.AF_INET if len(self.local) == addresses.V4_SIZE else socket.AF_INET6
+        self._address_size = len(self.local)
+        self._failed = failed
+        self._socket = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._configure(buffer_size)
+            self._socket.bind((host, port))
+        except OSError:
+            self._socket.close()
+            raise
+        self._payload = (ctypes.c_char * (RX_SLOTS * _BUFFER_SIZE))()
+        self._payload_address = ctypes.addressof(self._payload)
+        self.payload = memoryview(self._payload).cast("B")
+        self._rx, self._tx = _Slots(RX_SLOTS), _Slots(TX_SLOTS)
+        for slot in range(RX_SLOTS):
+            self._rx.vectors[slot].base = self._payload_address + slot * _BUFFER_SIZE
+            self._rx.vectors[slot].size = _BUFFER_SIZE
+        self._fresh_headers = bytes(self._rx.header_view)
+        self._parsed: dict[bytes, tuple[bytes, int]] = {}
+        self._built: dict[tuple[bytes, int], bytes] = {}
+        self._queued: list[
+            tuple[bytes, bytes, int, object]
+        ] = []  # address, local, segment, what keeps the payload alive
+        self._fd = self._socket.fileno()
+
+    def _configure(self, buffer_size: int) -> None:
+        sock = self._socket
+        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, buffer_size)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, plain, buffer_size)
+        if self.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
+        try:
+            sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+        except OSError:
+            pass  # before Linux 5.0: no trains, everything else works
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for polling."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def receive_buffer(self) -> int:
+        """Return the bytes that the kernel granted for received datagrams (it doubles what is asked for)."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    def receive(self) -> list[Datagram]:
+        """Return what has arrived, at most RX_SLOTS buffers. Valid until the next call; `flush` comes before that."""
+        rx = self._rx
+        rx.header_view[:] = self._fresh_headers
+        count = _libc.recvmmsg(self._fd, rx.headers, RX_SLOTS, socket.MSG_DONTWAIT, None)
+        if count <= 0:
+            return []  # nothing there, or a pending error that this call has cleared
+        result = []
+        for slot in range(count):
+            header = rx.headers[slot]
+            size = header.len
+            start = slot * _NAME_SIZE
+            source = bytes(rx.name_view[start : start + self._address_size])
+            start = slot * _CONTROL_SIZE
+            control = bytes(rx.control_view[start : start + header.hdr.controllen])
+            known = self._parsed.get(control)
+            if known is None:
+                known = self._parse(control)
+            local, segment = known
+            result.append(Datagram(slot * _BUFFER_SIZE, size, source, local, segment if segment < size else 0))
+        return result
+
+    def _parse(self, control: bytes) -> tuple[bytes, int]:
+        """Return (local address, segment size) of the control messages of a received buffer."""
+        local, segment, offset = b"", 0, 0
+        while offset + _cmsg_head.size <= len(control):
+            length, level, kind = _cmsg_head.unpack_from(control, offset)
+            payload = control[offset + socket.CMSG_LEN(0) : offset + length]
+            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+                local = payload[4:8]
+            elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+                local = payload[:16]
+            elif (level, kind) == (_SOL_UDP, _UDP_GRO):
+                segment = struct.unpack_from("@i", payload)[0]
+            offset += max(socket.CMSG_SPACE(len(payload)), _cmsg_head.size)
+        if len(self._parsed) >= _CACHE_SIZE:
+            self._parsed.clear()
+        self._parsed[control] = local, segment
+        return local, segment
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def forward(self, sender: BatchSocket, offset: int, size: int, address: bytes, local: bytes, segment: int) -> None:
+        """Queue bytes of this socket's receive buffer to go out through `sender`, as one datagram or a train."""
+        sender._queue(self._payload_address + offset, size, address, local, segment, None)
+
+    def send(self, datagram: bytes, address: bytes, local: bytes) -> None:
+        """Queue one datagram."""
+        pointer = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
+        self._queue(pointer, len(datagram), address, local, 0, datagram)
+
+    def _queue(self, pointer: int, size: int, address: bytes, local: bytes, segment: int, keep: object) -> None:
+        slot = len(self._queued)
+        if slot == TX_SLOTS:
+            self.flush()
+            slot = 0
+        tx = self._tx
+        vector = tx.vectors[slot]
+        vector.base = pointer
+        vector.size = size
+        start = slot * _NAME_SIZE
+        tx.name_view[start : start + len(address)] = address
+        control = self._built.get((local, segment))
+        if control is None:
+            control = self._build(local, segment)
+        header = tx.headers[slot].hdr
+        header.namelen = len(address)
+        header.controllen = len(control)
+        start = slot * _CONTROL_SIZE
+        tx.control_view[start : start + len(control)] = control
+        self._queued.append((address, local, segment, keep))
+
+    def _build(self, local: bytes, segment: int) -> bytes:
+        """Return the control messages that choose the source address and cut a train into segments."""
+        control = b""
+        if len(local) == 4:
+            control += _control_message(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))
+        elif local:
+            control += _control_message(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))
+        if segment:
+            control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
+        if len(self._built) >= _CACHE_SIZE:
+            self._built.clear()
+        self._built[local, segment] = control
+        return control
+
+    def flush(self) -> None:
+        """Send what is queued, in order; a datagram that the system refuses does not hold up its neighbours."""
+        total, done = len(self._queued), 0
+        while done < total:
+            first = ctypes.byref(self._tx.headers, done * _HEADER_SIZE)
+            sent = _libc.sendmmsg(self._fd, first, total - done, 0)
+            if sent > 0:
+                done += sent
+            else:
+                code = ctypes.get_errno()
+                if code != errno.EINTR:
+                    self._send_apart(done, code)
+                    done += 1
+        self._queued.clear()
+
+    def _send_apart(self, slot: int, code: int) -> None:
+        """Deal with the queued message that sendmmsg refused with errno `code`."""
+        address, local, segment, _ = self._queued[slot]
+        vector = self._tx.vectors[slot]
+        size = vector.size
+        step = segment or size
+        if code in (errno.EAGAIN, errno.ENOBUFS):
+            self._failed("send_buffer_full", address, -(-size // step), size)
+            return
+        payload = ctypes.string_at(vector.base, size)
+        # A train may be too large for the way out, or the relay's own address may be gone: try each one plainly.
+        for start in range(0, size, step):
+            piece = payload[start : start + step]
+            try:
+                if not (segment or local):
+                    raise OSError(code, os.strerror(code))
+                self._send_one(piece, address, local if segment and code in (errno.EMSGSIZE, errno.EIO) else b"")
+            except OSError:
+                self._failed("send_failed", address, 1, len(piece))
+
+    def _send_one(self, datagram: bytes, address: bytes, local: bytes) -> None:
+        host, port = addresses.unpack(address)
+        control = []
+        if len(local) == 4:
+            control = [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))]
+        elif local:
+            control = [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))]
+        self._socket.sendmsg([datagram], control, 0, (host, port))

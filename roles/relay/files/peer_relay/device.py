@@ -1,0 +1,150 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the relay knows of a device, of a pair of devices and of their routes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from peer_relay import packets
+from peer_relay.cookies import CookieJar
+from peer_relay.limits import TokenBucket
+from peer_relay.session import Session
+
+NEVER = float("-inf")
+# A device that keeps alive every 25 s and a session that ends after 180 s: silence beyond this means absence.
+ABSENT_AFTER = 190.0
+_ROUTES_PER_PAIR = 8  # current, previous, next session and retries of each side; bounds what one device can store
+_SEARCH_RATE, _SEARCH_BURST = 20.0, 100.0  # full searches for an initiation's addressee, a second and at once
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """One `[[device]]` of the settings; `public_key` is 32 bytes, `rate_limit` bytes a second (0: none)."""
+
+    name: str
+    public_key: bytes
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    groups: frozenset[str] = frozenset({"default"})
+    rate_limit: float = 0.0
+
+
+class Binding(NamedTuple):
+    """Where a device is reached: its `address`, from the relay's own address `local` (both opaque to the core)."""
+
+    address: bytes
+    local: bytes
+
+
+class Pair:
+    """What one device sends to another one (one direction)."""
+
+    __slots__ = (
+        "bytes",
+        "indexes",
+        "initiations",
+        "last_initiation",
+        "last_packet",
+        "last_response",
+        "packets",
+        "peer",
+        "responses",
+    )
+
+    def __init__(self, peer: Device):
+        self.peer = peer
+        self.indexes: list[int] = []  # receiver indexes of the routes, oldest first
+        self.initiations = self.responses = 0  # sent by this side, answered by the peer
+        self.packets = self.bytes = 0
+        self.last_initiation = self.last_response = self.last_packet = NEVER
+
+
+class Route:
+    """A receiver index under which a device sends to a peer, until `expires`."""
+
+    __slots__ = ("expires", "pair")
+
+    def __init__(self, pair: Pair, expires: float):
+        self.pair = pair
+        self.expires = expires
+
+
+class Device:
+    """A registered device: settings, binding, its sessions with the relay, and what it sends to whom."""
+
+    def __init__(self, settings: DeviceSettings):
+        self.public_key = settings.public_key
+        self.mac1_key = packets.mac1_key(settings.public_key)
+        self.update(settings)
+        self.binding: Binding | None = None
+        self.authenticated = self.last_seen = self.last_handshake = self.last_attempt = NEVER
+        self.attempt_source: bytes | None = None  # where the last handshake with the relay came from
+        # The relay's own sessions with it, as in whitepaper section 6.3: a responder sends on `next` only once confirmed.
+        self.current: Session | None = None
+        self.previous: Session | None = None
+        self.next: Session | None = None
+        self.timestamp = bytes(12)  # greatest TAI64N received
+        self.cookies = CookieJar()
+        self.last_challenge = NEVER
+        self.routes: dict[int, Route] = {}
+        self.pairs: dict[Device, Pair] = {}
+        self.held: dict[Device, tuple[float, bytes]] = {}  # sender -> its latest initiation to this device
+        self.search = TokenBucket(_SEARCH_RATE, _SEARCH_BURST)
+        self.unmatched: bytes | None = None  # the last initiation to a key out of reach, for doctor
+        self.rx_packets = self.rx_bytes = self.tx_packets = self.tx_bytes = 0
+        self.drops: Counter[str] = Counter()
+
+    def update(self, settings: DeviceSettings) -> None:
+        """Take over changed settings; the key stays."""
+        self.settings = settings
+        self.name = settings.name
+        # A tenth of a second at full rate, but always a few full-size trains.
+        burst = max(settings.rate_limit / 10, 131072.0)
+        self.bucket = TokenBucket(settings.rate_limit, burst) if settings.rate_limit else None
+
+    def may_reach(self, other: Device) -> bool:
+        """Two devices may talk when they share a group."""
+        return other is not self and not self.settings.groups.isdisjoint(other.settings.groups)
+
+    def live(self, now: float) -> bool:
+        """Tell whether the device has proven its address lately."""
+        return self.binding is not None and now - self.authenticated < ABSENT_AFTER
+
+    def pair(self, peer: Device) -> Pair:
+        """Return what this device sends to `peer`."""
+        found = self.pairs.get(peer)
+        if found is None:
+            found = self.pairs[peer] = Pair(peer)
+        return found
+
+    def add_route(self, index: int, peer: Device, expires: float) -> None:
+        """Let this device send to `peer` under receiver `index`; the pair's oldest route makes room."""
+        pair = self.pair(peer)
+        known = self.routes.get(index)
+        if known is not None:
+            if known.pair is pair:
+                known.expires = max(known.expires, expires)
+                return
+            self.drop_route(index)
+        self.routes[index] = Route(pair, expires)
+        pair.indexes.append(index)
+        if len(pair.indexes) > _ROUTES_PER_PAIR:
+            self.drop_route(pair.indexes[0])
+
+    def drop_route(self, index: int) -> None:
+        """Forget one route."""
+        self.routes.pop(index).pair.indexes.remove(index)
+
+    def forget(self, peer: Device) -> None:
+        """Forget everything toward `peer`, in both directions of thought: routes, pair, held initiations."""
+        pair = self.pairs.pop(peer, None)
+        for index in pair.indexes if pair else ():
+            del self.routes[index]
+        self.held.pop(peer, None)
+
+    def sessions(self) -> list[Session]:
+        """Return the relay's sessions with this device."""
+        return [session for session in (self.next, self.current, self.previous) if session]

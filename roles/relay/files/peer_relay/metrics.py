@@ -1,0 +1,73 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The status document in Prometheus' text form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_DEVICE_COUNTERS = {
+    "rx_packets": ("peer_relay_device_received_packets", "Packets received from the device"),
+    "rx_bytes": ("peer_relay_device_received_bytes", "Bytes received from the device"),
+    "tx_packets": ("peer_relay_device_sent_packets", "Packets sent to the device"),
+    "tx_bytes": ("peer_relay_device_sent_bytes", "Bytes sent to the device"),
+}
+
+
+def exposition(status: dict[str, Any]) -> bytes:
+    """Return the metrics of a status document."""
+    # Imported here: the library costs memory that only those who scrape should spend.
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    class Collector:
+        def collect(self) -> Iterator[Any]:
+            return _families(status)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector())
+    return generate_latest(registry)
+
+
+def _families(status: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    info = GaugeMetricFamily("peer_relay_info", "Version and data plane", labels=["version", "data_plane", "name"])
+    info.add_metric([status["version"], status["data_plane"], status["name"]], 1)
+    yield info
+    yield GaugeMetricFamily("peer_relay_healthy", "1 when the relay has no problem to report", int(status["healthy"]))
+    yield GaugeMetricFamily("peer_relay_uptime_seconds", "Seconds since the start", status["uptime_seconds"])
+    devices = status["devices"]
+    bound = GaugeMetricFamily("peer_relay_device_bound", "1 when the device has proven its address", labels=["device"])
+    seen = GaugeMetricFamily("peer_relay_device_last_seen_seconds", "Age of the last packet", labels=["device"])
+    for device in devices:
+        bound.add_metric([device["name"]], int(device["state"] == "bound"))
+        if device["last_seen_seconds"] is not None:
+            seen.add_metric([device["name"]], device["last_seen_seconds"])
+    yield bound
+    yield seen
+    for key, (name, text) in _DEVICE_COUNTERS.items():
+        family = CounterMetricFamily(name, text, labels=["device"])
+        for device in devices:
+            family.add_metric([device["name"]], device[key])
+        yield family
+    device_drops = CounterMetricFamily(
+        "peer_relay_device_dropped_packets",
+        "Packets of the device that were not forwarded",
+        labels=["device", "reason"],
+    )
+    for device in devices:
+        for reason, count in device["drops"].items():
+            device_drops.add_metric([device["name"], reason], count)
+    yield device_drops
+    for key in ("packets", "bytes"):
+        family = CounterMetricFamily(
+            f"peer_relay_pair_{key}", f"Forwarded transport {key} of a pair", labels=["from", "to"]
+        )
+        for pair in status["pairs"]:
+            family.add_metric([pair["from"], pair["to"]], pair[key])
+        yield family
+        drops = CounterMetricFamily(f"peer_relay_dropped_{key}", f"Dropped {key} by reason", labels=["reason"])
+        for reason, count in status["drops"].items():
+            drops.add_metric([reason], count[key])
+        yield drops

@@ -1,0 +1,202 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relay as a WireGuard peer of every device: handshakes, sessions, challenges (design: the relay is itself a peer).
+
+Nothing here sends or binds: methods take a datagram and return what the switchboard shall send, or raise Refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from peer_relay import overlay, packets
+from peer_relay.cookies import CookieMint
+from peer_relay.device import Device
+from peer_relay.drops import Refused
+from peer_relay.limits import TokenBucket
+from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
+from peer_relay.session import REKEY_AFTER, Session
+
+HANDSHAKE_RETRY = 5.0  # seconds (REKEY-TIMEOUT)
+_HANDSHAKE_LIFETIME = 15.0  # seconds that a response to our initiation may take
+# Handshakes a second that are answered unconditionally, and with a proven address (mac2). One costs about 0.3 ms.
+_FREE_RATE, _FREE_BURST = 100.0, 300.0
+_PROVEN_RATE, _PROVEN_BURST = 400.0, 400.0
+_COOKIE_RATE, _COOKIE_BURST = 1000.0, 1000.0
+_STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
+
+
+@dataclass(slots=True)
+class _Handshake:
+    """An initiation of the relay's own that waits for its response."""
+
+    writer: InitiationWriter
+    device: Device
+    created: float
+
+
+class RelayPeer:
+    """The relay's identity, its sessions by local index, and its pending handshakes."""
+
+    def __init__(self, identity: Identity, addresses: frozenset[IPv4Address | IPv6Address]):
+        self.identity = identity
+        self.addresses = addresses
+        self.sessions: dict[int, tuple[Device, Session]] = {}
+        self.handshakes: dict[int, _Handshake] = {}
+        self.strangers: OrderedDict[bytes, float] = OrderedDict()  # unknown public key -> last seen
+        self.last_timestamp = bytes(12)  # of the last initiation sent; never goes back, whatever the clock does
+        self._mint = CookieMint(identity.cookie_key)
+        self._free = TokenBucket(_FREE_RATE, _FREE_BURST)
+        self._proven = TokenBucket(_PROVEN_RATE, _PROVEN_BURST)
+        self._cookie_replies = TokenBucket(_COOKIE_RATE, _COOKIE_BURST)
+
+    def owns(self, index: int) -> bool:
+        """Tell whether `index` is one of the relay's own."""
+        return index in self.sessions or index in self.handshakes
+
+    def _new_index(self, device: Device) -> int:
+        while True:
+            index = int.from_bytes(os.urandom(4), "little")
+            # The device's own routes are looked up first: an index must not mean two things from one source.
+            if not self.owns(index) and index not in device.routes:
+                return index
+
+    def cookie_if_loaded(self, datagram: bytes, source: bytes, now: float) -> bytes | None:
+        """Return the cookie reply to send when the relay is under load and the sender has not proven its address."""
+        if self._free.take(1, now):
+            return None
+        if self._mint.valid(datagram, source, now):
+            if self._proven.take(1, now):
+                return None
+            raise Refused("handshake_limited")
+        if self._cookie_replies.take(1, now):
+            return self._mint.reply(datagram, source, now)
+        raise Refused("handshake_limited")
+
+    def respond(
+        self, datagram: bytes, source: bytes, now: float, find: Callable[[bytes], Device | None]
+    ) -> tuple[Device, bytes]:
+        """Answer an initiation to the relay: return the device and the response (92 bytes, for 148)."""
+        try:
+            reader = InitiationReader(self.identity, datagram)
+            device = find(reader.initiator)
+            if device is None:
+                self._remember_stranger(reader.initiator, now)
+                raise Refused("unknown_device")
+            timestamp = reader.timestamp()
+            if timestamp <= device.timestamp:
+                raise Refused("timestamp_replayed")
+            index = self._new_index(device)
+            answer, keys = reader.respond(index)
+        except HandshakeError as error:
+            raise Refused("handshake_invalid") from error
+        device.timestamp = timestamp
+        device.last_attempt, device.attempt_source = now, source
+        if device.next:
+            del self.sessions[device.next.local_index]
+        device.next = Session(keys, index, now, initiator=False)
+        self.sessions[index] = (device, device.next)
+        return device, answer
+
+    def _remember_stranger(self, public_key: bytes, now: float) -> None:
+        self.strangers.pop(public_key, None)
+        self.strangers[public_key] = now
+        if len(self.strangers) > _STRANGERS_KEPT:
+            self.strangers.popitem(last=False)
+
+    def initiate(self, device: Device, now: float, wall: float) -> bytes:
+        """Return an initiation (148 bytes) to a device; `wall` is the Unix time in seconds."""
+        timestamp = tai64n(wall)
+        if timestamp <= self.last_timestamp:
+            timestamp = (int.from_bytes(self.last_timestamp, "big") + 1).to_bytes(12, "big")
+        self.last_timestamp = timestamp
+        for index in [index for index, pending in self.handshakes.items() if pending.device is device]:
+            del self.handshakes[index]
+        index = self._new_index(device)
+        writer = InitiationWriter(self.identity, device.public_key, index, timestamp, device.cookies.current(now))
+        self.handshakes[index] = _Handshake(writer, device, now)
+        device.last_challenge = now
+        return writer.datagram
+
+    def finish(self, datagram: bytes, now: float) -> tuple[Device, bytes]:
+        """Take the response to our initiation: return the device and a keepalive that confirms the session to it."""
+        index = packets.receiver_index(datagram)
+        pending = self.handshakes[index]
+        if not packets.mac1_valid(self.identity.mac1_key, datagram):
+            raise Refused("bad_mac1")
+        try:
+            keys = pending.writer.finish(datagram)
+        except HandshakeError as error:
+            raise Refused("handshake_invalid") from error
+        del self.handshakes[index]
+        device = pending.device
+        session = Session(keys, index, now, initiator=True)
+        self.sessions[index] = (device, session)
+        self._promote(device, session, now)
+        return device, session.seal(b"")
+
+    def take_cookie(self, datagram: bytes, now: float) -> None:
+        """Keep the cookie that a loaded device sent instead of a response."""
+        pending = self.handshakes[packets.receiver_index(datagram)]
+        _, mac1, _ = packets.split_macs(pending.writer.datagram)
+        if not pending.device.cookies.store(datagram, pending.device.public_key, mac1, now):
+            raise Refused("handshake_invalid")
+
+    def open(self, datagram: bytes, now: float) -> tuple[Device, bool, bytes]:
+        """Take a transport message to the relay: return (device, whether it is the newest one, inner packet)."""
+        device, session = self.sessions[packets.receiver_index(datagram)]
+        inner = session.open(datagram, now)
+        if session is device.next:
+            device.next = None
+            self._promote(device, session, now)
+        return device, session.newest, inner
+
+    def _promote(self, device: Device, session: Session, now: float) -> None:
+        if device.previous:
+            del self.sessions[device.previous.local_index]
+        device.previous, device.current = device.current, session
+        device.last_handshake = now
+
+    def answer(self, device: Device, inner: bytes) -> tuple[bytes, bool]:
+        """Return (the relay's transport message to send back, whether it answers the inner packet).
+
+        Never larger than what came. A packet without an answer gets a keepalive, as the device's timers ask for
+        one (whitepaper section 6.5).
+        """
+        ends = overlay.addresses(inner)
+        if ends is None or ends[0] not in device.settings.addresses:
+            raise Refused("inner_source")
+        reply = overlay.echo_reply(inner) if ends[1] in self.addresses else None
+        assert device.current  # the session that the packet came on, or a newer one
+        return device.current.seal(reply or b""), reply is not None
+
+    def wants_rekey(self, device: Device, now: float) -> bool:
+        """Tell whether the relay, as the initiator of the session, has to renew it."""
+        session = device.current
+        return bool(
+            session
+            and session.initiator
+            and now - session.created > REKEY_AFTER
+            and now - device.last_challenge > HANDSHAKE_RETRY
+        )
+
+    def forget(self, device: Device) -> None:
+        """End all sessions and handshakes with a device."""
+        for session in device.sessions():
+            del self.sessions[session.local_index]
+        device.next = device.current = device.previous = None
+        for index in [index for index, pending in self.handshakes.items() if pending.device is device]:
+            del self.handshakes[index]
+
+    def expire(self, now: float) -> None:
+        """Forget handshakes that were not answered in time."""
+        for index in [i for i, pending in self.handshakes.items() if now - pending.created > _HANDSHAKE_LIFETIME]:
+            del self.handshakes[index]
+
+    def challenge_allowed(self, device: Device, now: float) -> bool:
+        """One challenge a second for each device."""
+        return now - device.last_challenge >= 1.0

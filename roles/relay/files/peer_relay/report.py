@@ -1,0 +1,110 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the relay tells about itself: the status document that doctor, metrics and Ansible read."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from peer_relay import addresses, packets
+from peer_relay.device import NEVER, Device, Pair
+from peer_relay.session import REJECT_AFTER
+from peer_relay.switchboard import Switchboard
+
+_PAIR_UP = REJECT_AFTER  # seconds for which a session lives after its handshake
+
+
+def encode_key(key: bytes) -> str:
+    """Return a key as `wg` writes it."""
+    return base64.b64encode(key).decode()
+
+
+def _age(now: float, then: float) -> float | None:
+    return None if then == NEVER else round(now - then, 3)
+
+
+def device_state(device: Device, now: float) -> str:
+    """Return bound (has proven its address lately), handshaking (tries to), or absent."""
+    if device.live(now):
+        return "bound"
+    return "handshaking" if now - device.last_attempt < REJECT_AFTER else "absent"
+
+
+def pair_state(pair: Pair, now: float) -> str:
+    """Return up (a session exists), waiting (the peer is not bound), or silent (the peer does not answer).
+
+    The session may be the one that the peer initiated: data or an answer within its lifetime is the proof.
+    """
+    if max(pair.last_packet, pair.last_response) > now - _PAIR_UP:
+        return "up"
+    return "silent" if pair.peer.live(now) else "waiting"
+
+
+def _device(switchboard: Switchboard, device: Device, now: float) -> dict[str, Any]:
+    settings = device.settings
+    return {
+        "name": device.name,
+        "public_key": encode_key(device.public_key),
+        "addresses": [str(address) for address in settings.addresses],
+        "groups": sorted(settings.groups),
+        "state": device_state(device, now),
+        "endpoint": addresses.text(device.binding.address) if device.binding else None,
+        "last_seen_seconds": _age(now, device.last_seen),
+        "handshake_age_seconds": _age(now, device.last_handshake),
+        "attempt_age_seconds": _age(now, device.last_attempt),
+        "attempt_endpoint": addresses.text(device.attempt_source) if device.attempt_source else None,
+        "rx_packets": device.rx_packets,
+        "rx_bytes": device.rx_bytes,
+        "tx_packets": device.tx_packets,
+        "tx_bytes": device.tx_bytes,
+        "rate_limit_mbit": settings.rate_limit / 125_000,
+        "drops": dict(device.drops),
+        "refused_peer": _refused_peer(switchboard, device),
+    }
+
+
+def _refused_peer(switchboard: Switchboard, device: Device) -> str | None:
+    """Name whom the device last tried to reach without being allowed to: a device's name or "unknown"."""
+    if device.unmatched is None:
+        return None
+    for other in switchboard.devices.values():
+        if packets.mac1_valid(other.mac1_key, device.unmatched):
+            # Allowed since, or not: only what is still refused is worth telling.
+            return None if device.may_reach(other) else other.name
+    return "unknown"
+
+
+def _pair(device: Device, pair: Pair, now: float) -> dict[str, Any]:
+    return {
+        "from": device.name,
+        "to": pair.peer.name,
+        "state": pair_state(pair, now),
+        "initiations": pair.initiations,
+        "responses": pair.responses,
+        "packets": pair.packets,
+        "bytes": pair.bytes,
+        "last_initiation_seconds": _age(now, pair.last_initiation),
+        "last_response_seconds": _age(now, pair.last_response),
+        "last_packet_seconds": _age(now, pair.last_packet),
+    }
+
+
+def traffic(switchboard: Switchboard, now: float) -> dict[str, Any]:
+    """Return the part of the status that the switchboard knows: devices, pairs, drops, strangers."""
+    devices = sorted(switchboard.devices.values(), key=lambda device: device.name)
+    return {
+        "public_key": encode_key(switchboard.own.identity.public),
+        "addresses": sorted(str(address) for address in switchboard.own.addresses),
+        "devices": [_device(switchboard, device, now) for device in devices],
+        "pairs": [
+            _pair(device, pair, now)
+            for device in devices
+            for pair in sorted(device.pairs.values(), key=lambda pair: pair.peer.name)
+        ],
+        "drops": {reason: count._asdict() for reason, count in sorted(switchboard.drops.items())},
+        "unknown_devices": [
+            {"public_key": encode_key(key), "last_seen_seconds": _age(now, seen)}
+            for key, seen in switchboard.own.strangers.items()
+        ],
+    }

@@ -1,0 +1,302 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running service: one loop over sockets, signals and time; settings, state, status and journal around it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import select
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from peer_relay import __version__, addresses, notify, report, settings, state
+from peer_relay.noise import Identity
+from peer_relay.relay_peer import RelayPeer
+from peer_relay.settings import Settings, SettingsError
+from peer_relay.status_server import StatusServer
+from peer_relay.switchboard import Event, Switchboard
+from peer_relay.userspace import BUFFER_SIZE, UserspacePlane
+
+log = logging.getLogger("peer_relay")
+
+_BATCHES_BEFORE_TIME = 16  # batches of one socket before the loop looks at time and signals again
+_SAVE_DELAY = 0.5  # seconds between a change and its way to disk; what a SIGKILL can cost
+_SAVE_DELAY_PER_DEVICE = 0.001  # a large state is written less often
+_ANSWER_WITHIN = 5.0  # seconds that a status request waits for the loop
+_CLOCK_SLACK = 2.0
+_EVENT_TEXT = {
+    "bound": "{subject}: reached the relay from {address}",
+    "moved": "{subject}: moved to {address}",
+    "removed": "{subject}: removed from the settings, disconnected",
+    "pair": "{subject}: first handshake through the relay",
+}
+
+
+class StartError(Exception):
+    """The service cannot start or cannot take over settings; the message names the cure."""
+
+
+def _bind_error(error: OSError) -> StartError:
+    where = f"UDP {error.filename}: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        port = str(error.filename).rpartition(" ")[2]
+        return StartError(
+            f"{where}: stop the program that `ss -ulpn sport = :{port}` names, or choose another listen_port"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StartError(f"{where}: a port below 1024 needs CAP_NET_BIND_SERVICE: choose listen_port 1024 or above")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartError(f"{where}: choose listen_addresses that this host has, or the default 0.0.0.0 and ::")
+    return StartError(where)
+
+
+class Service:
+    """Everything that runs while `peer-relay run` does."""
+
+    def __init__(self, config: Settings):
+        self._settings = config
+        self._settings_error: str | None = None
+        self._state_error: str | None = None
+        self._clock_error: str | None = None
+        self._started = time.monotonic()
+        private = settings.read_private_key(config.private_key_file)
+        self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses))
+        self._switchboard.apply(config.devices)
+        self._plane = UserspacePlane(self._switchboard)
+        self._listen(config)
+        self._restore(config)
+        self._requests: queue.SimpleQueue[Future[dict[str, Any]]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stop = self._reload = False
+        self._writer = ThreadPoolExecutor(1, "state")
+        self._saved_changes = self._switchboard.changes
+        self._save_due = float("inf")
+        try:
+            self._status = StatusServer(config.status_socket, config.metrics_listen, self._document_from_loop)
+        except OSError as error:
+            raise StartError(f"{error.filename}: {error.strerror}") from error
+
+    # --- set-up -------------------------------------------------------------------------------------------------------
+
+    def _listen(self, config: Settings) -> None:
+        try:
+            for host, port in self._plane.listen(config.listen):
+                log.warning("UDP [%s]:%d: this host has no IPv6: going on without it", host, port)
+        except OSError as error:
+            raise _bind_error(error) from error
+        if not self._plane.sockets:
+            raise StartError(
+                "UDP: no address left to listen on: this host has no IPv6, add 0.0.0.0 to listen_addresses"
+            )
+
+    def _restore(self, config: Settings) -> None:
+        saved, problem = state.read(config.state_file)
+        if saved is not None:
+            now, wall = time.monotonic(), time.time()
+            try:
+                state.restore(self._switchboard, saved, now, wall)
+                behind = float(saved["wall"]) - wall
+                if behind > _CLOCK_SLACK:
+                    self._clock_error = (
+                        f"clock: {behind:.0f} s behind the last run: it went backwards, handshake timestamps go on from "
+                        "the last one: set the clock by NTP (fake-hwclock on a board without a clock)"
+                    )
+                    log.warning("%s", self._clock_error)
+            except state.StateError as error:
+                problem = state.set_aside(config.state_file, str(error))
+        if problem:
+            log.warning("%s", problem)
+        self._state_error = problem
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Forward until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signal)
+        # Signals come from the same pipe as status requests: one thing to wait for.
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        log.info(
+            "relay %s (%s) on %s, %d devices",
+            self._settings.name,
+            __version__,
+            ", ".join(self._listening()),
+            len(self._settings.devices),
+        )
+        notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
+        try:
+            self._loop()
+        finally:
+            self._shut_down()
+
+    def _signal(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGHUP:
+            self._reload = True
+        else:
+            self._stop = True
+
+    def _loop(self) -> None:
+        plane, switchboard = self._plane, self._switchboard
+        watchdog = notify.watchdog_interval()
+        keep_alive_due = tick_due = float("-inf")
+        poller = self._poller()
+        while not self._stop:
+            now = time.monotonic()
+            if now >= tick_due:
+                tick_due = now + switchboard.tick(now, time.time())
+                plane.flush()
+                self._save_if_due(now)
+            if watchdog and now >= keep_alive_due:
+                notify.send("WATCHDOG=1")
+                keep_alive_due = now + watchdog / 3
+            ready = poller.poll(max(0.0, tick_due - time.monotonic()))
+            for descriptor, _ in ready:
+                if descriptor == self._wake_read:
+                    self._drain_wake()
+            for sock in plane.sockets:
+                # Polling tells who is ready, but a look costs less than finding out which one it was.
+                for _ in range(_BATCHES_BEFORE_TIME):
+                    if not plane.drain(sock, time.monotonic()):
+                        break
+            if switchboard.events:
+                self._log_events(switchboard.events)
+            if self._reload:
+                self._reload = False
+                self._take_over_settings()
+                poller = self._poller()
+            while not self._requests.empty():
+                self._requests.get().set_result(self._document())
+
+    def _poller(self) -> select.epoll:
+        poller = select.epoll()
+        for descriptor in (self._wake_read, *(sock.fileno() for sock in self._plane.sockets)):
+            poller.register(descriptor, select.EPOLLIN)
+        return poller
+
+    def _drain_wake(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _log_events(self, events: list[Event]) -> None:
+        for event in events:
+            address = addresses.text(event.binding.address) if event.binding else ""
+            log.info(_EVENT_TEXT[event.kind].format(subject=event.subject, address=address))
+        events.clear()
+
+    def _shut_down(self) -> None:
+        notify.send("STOPPING=1")
+        self._status.close()
+        self._save(time.monotonic())
+        self._writer.shutdown()
+        self._plane.close()
+        log.info("stopped")
+
+    # --- settings and state -------------------------------------------------------------------------------------------
+
+    def _take_over_settings(self) -> None:
+        """Apply the settings file; on any error say so and keep what runs."""
+        notify.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = settings.load(self._settings.file)
+            if settings.read_private_key(config.private_key_file) != self._switchboard.own.identity.private:
+                raise SettingsError(f"{config.private_key_file}: another private key: restart the service to change it")
+            self._listen(config)
+            self._move_status(config)
+        except (SettingsError, StartError) as error:
+            self._settings_error = str(error)
+            log.error("settings not taken over, the last good ones stay: %s", error)
+        else:
+            self._settings_error = None
+            self._switchboard.own.addresses = config.addresses
+            self._switchboard.apply(config.devices)
+            self._settings = config
+            self._save_due = 0.0
+            log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
+        notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
+
+    def _move_status(self, config: Settings) -> None:
+        current = self._settings
+        if (config.status_socket, config.metrics_listen) == (current.status_socket, current.metrics_listen):
+            return
+        self._status.close()
+        try:
+            self._status = StatusServer(config.status_socket, config.metrics_listen, self._document_from_loop)
+        except OSError as error:
+            self._status = StatusServer(current.status_socket, current.metrics_listen, self._document_from_loop)
+            self._listen(current)
+            raise StartError(f"{error.filename}: {error.strerror}") from error
+
+    def _save_if_due(self, now: float) -> None:
+        if self._switchboard.changes != self._saved_changes and self._save_due == float("inf"):
+            self._save_due = now + _SAVE_DELAY + _SAVE_DELAY_PER_DEVICE * len(self._switchboard.devices)
+        if now >= self._save_due:
+            self._save(now)
+
+    def _save(self, now: float) -> None:
+        self._save_due = float("inf")
+        self._saved_changes = self._switchboard.changes
+        # The copy is made here, the slow part (JSON, disk) beside the loop.
+        self._writer.submit(self._write_state, state.export(self._switchboard, now, time.time()))
+
+    def _write_state(self, content: dict[str, Any]) -> None:
+        try:
+            state.write(self._settings.state_file, content)
+            if self._state_error and not self._settings.state_file.with_suffix(".broken").exists():
+                self._state_error = None
+        except OSError as error:
+            problem = f"{self._settings.state_file}: {error.strerror}: a restart will cost handshakes: make its directory writable"
+            if problem != self._state_error:
+                log.warning("%s", problem)
+            self._state_error = problem
+
+    # --- status -------------------------------------------------------------------------------------------------------
+
+    def _document_from_loop(self) -> dict[str, Any]:
+        """Ask the loop for the status, from another thread: only the loop touches the switchboard."""
+        answer: Future[dict[str, Any]] = Future()
+        self._requests.put(answer)
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # enough wake-ups are on their way
+        try:
+            return answer.result(_ANSWER_WITHIN)
+        except FutureTimeout:
+            raise TimeoutError(f"the relay did not answer within {_ANSWER_WITHIN:.0f} s") from None
+
+    def _listening(self) -> list[str]:
+        return [addresses.text(sock.local) for sock in self._plane.sockets]
+
+    def _problems(self) -> list[str]:
+        problems = [text for text in (self._settings_error, self._state_error, self._clock_error) if text]
+        granted = min(sock.receive_buffer() for sock in self._plane.sockets)
+        if granted < BUFFER_SIZE:
+            problems.append(
+                f"receive buffer: {granted} bytes instead of {BUFFER_SIZE}: bursts are lost: "
+                f"sysctl net.core.rmem_max={BUFFER_SIZE} (role variable relay_socket_buffer)"
+            )
+        return problems
+
+    def _document(self) -> dict[str, Any]:
+        now = time.monotonic()
+        return {
+            "version": __version__,
+            "name": self._settings.name,
+            "uptime_seconds": round(now - self._started, 3),
+            "data_plane": "userspace",
+            "healthy": self._settings_error is None,
+            "problems": self._problems(),
+            "listen": self._listening(),
+            "settings_file": str(self._settings.file),
+            "settings_error": self._settings_error,
+            **report.traffic(self._switchboard, now),
+        }

@@ -1,0 +1,282 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The settings file: TOML in, checked settings out. Every error names the file, the key, the value and the cure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from pathlib import Path
+from typing import Any
+
+from peer_relay.device import DeviceSettings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # Ubuntu 22.04: python3-tomli
+    import tomli as tomllib
+
+DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")
+_MAX_NAME = 64
+_BYTES_PER_MBIT = 125_000.0
+_REQUIRED = object()
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message says where, what and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a relay. Rates in bytes a second, addresses and networks parsed, keys as 32 bytes."""
+
+    file: Path
+    name: str
+    listen: tuple[tuple[str, int], ...]
+    private_key_file: Path
+    networks: tuple[Network, ...]
+    addresses: frozenset[Address]
+    state_file: Path
+    status_socket: Path
+    metrics_listen: tuple[str, int] | None
+    devices: tuple[DeviceSettings, ...]
+
+
+def decode_key(text: str) -> bytes:
+    """Return the 32 bytes of a base64 key as `wg` writes it; raise ValueError otherwise."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("not base64") from error
+    if len(key) != 32 or base64.b64encode(key).decode() != text:
+        raise ValueError(f"{len(key)} bytes instead of 32" if len(key) != 32 else "not canonical base64")
+    return key
+
+
+class _Table:
+    """One TOML table while it is being read: takes keys out one by one, then insists that none is left."""
+
+    def __init__(self, file: Path, where: str, content: Any):
+        if not isinstance(content, dict):
+            raise SettingsError(f"{file}: {where} is {content!r}: write a table, as in the example in the README")
+        self._file, self._where, self._content = file, where, dict(content)
+
+    def error(self, key: str, value: Any, cure: str) -> SettingsError:
+        """Return the error for one value."""
+        return SettingsError(f"{self._file}: {self._where} {key} = {value!r}: {cure}")
+
+    def take(self, key: str, kind: type, convert: Callable[[Any], Any], cure: str, default: Any = _REQUIRED) -> Any:
+        """Return the converted value of a key; the conversion says no by ValueError."""
+        if key not in self._content:
+            if default is _REQUIRED:
+                raise SettingsError(f"{self._file}: {self._where} {key} is missing: {cure}")
+            return convert(default)
+        value = self._content.pop(key)
+        # In Python a bool is an int; in TOML it is not.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.error(key, value, cure)
+        try:
+            return convert(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self.error(key, value, cure) from error
+
+    def finish(self, known: str) -> None:
+        """Refuse keys that nobody asked for."""
+        for key, value in self._content.items():
+            raise self.error(key, value, f"unknown key: remove it or correct its name; known are {known}")
+
+
+def _port(value: int) -> int:
+    if not 1 <= value <= 65535:
+        raise ValueError(value)
+    return value
+
+
+def _name(value: str) -> str:
+    if not 0 < len(value) <= _MAX_NAME or not value.isprintable() or any(c.isspace() for c in value):
+        raise ValueError(value)
+    return value
+
+
+def _path(value: str) -> Path:
+    if not value.startswith("/"):
+        raise ValueError(value)
+    return Path(value)
+
+
+def _rate(value: int | float) -> float:
+    if not 0 <= value < 1e9:
+        raise ValueError(value)
+    return value * _BYTES_PER_MBIT
+
+
+def _literals(values: list[str]) -> tuple[str, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError(values)
+    return tuple(str(ip_address(_string(value))) for value in values)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _networks(values: list[str]) -> tuple[Network, ...]:
+    if not values:
+        raise ValueError(values)
+    return tuple(ip_network(_string(value)) for value in values)
+
+
+def _addresses(values: list[str]) -> tuple[Address, ...]:
+    if not values:
+        raise ValueError(values)
+    return tuple(ip_address(_string(value)) for value in values)
+
+
+def _groups(values: list[str]) -> frozenset[str]:
+    if not values:
+        raise ValueError(values)
+    return frozenset(_name(_string(value)) for value in values)
+
+
+def _host_port(value: str) -> tuple[str, int] | None:
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    return str(ip_address(host.strip("[]"))), _port(int(port))
+
+
+_RELAY_KEYS = "name, listen_port, listen_addresses, private_key_file, networks, addresses, state_file, status_socket, metrics_listen"
+_DEVICE_KEYS = "name, public_key, addresses, groups, rate_limit_mbit"
+
+
+def load(file: Path) -> Settings:
+    """Read and check a settings file; raise SettingsError."""
+    try:
+        content = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise SettingsError(
+            f"{file}: {error.strerror}: create it (role relay does) or name another by --settings"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-relay check") from error
+    return parse(content, file)
+
+
+def parse(content: dict[str, Any], file: Path) -> Settings:
+    """Check parsed TOML; raise SettingsError. `file` is only named in messages."""
+    top = _Table(file, "the file's", content)
+    relay = _Table(file, "[relay]", top.take("relay", dict, dict, "write a [relay] table"))
+    devices = top.take("device", list, list, "write [[device]] tables", default=[])
+    top.finish("[relay] and [[device]]")
+
+    name = relay.take("name", str, _name, "one word of at most 64 characters", "relay")
+    port = relay.take("listen_port", int, _port, "a UDP port from 1 to 65535, for example 40000")
+    listen = relay.take(
+        "listen_addresses", list, _literals, "a list of different IPv4 or IPv6 literals", ["0.0.0.0", "::"]
+    )
+    key_file = relay.take("private_key_file", str, _path, "an absolute path", "/etc/peer-relay/private.key")
+    networks = relay.take("networks", list, _networks, 'a list of networks without host bits, like ["10.77.0.0/16"]')
+    addresses = relay.take("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.1"]')
+    for address in addresses:
+        _inside(relay, address, addresses, networks)
+    state_file = relay.take("state_file", str, _path, "an absolute path", "/var/lib/peer-relay/state.json")
+    status = relay.take("status_socket", str, _path, "an absolute path", "/run/peer-relay/status.sock")
+    metrics = relay.take(
+        "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
+    )
+    relay.finish(_RELAY_KEYS)
+    return Settings(
+        file=file,
+        name=name,
+        listen=tuple((host, port) for host in listen),
+        private_key_file=key_file,
+        networks=networks,
+        addresses=frozenset(addresses),
+        state_file=state_file,
+        status_socket=status,
+        metrics_listen=metrics,
+        devices=_devices(file, devices, networks, frozenset(addresses), name),
+    )
+
+
+def _inside(table: _Table, address: Address, value: Any, networks: tuple[Network, ...]) -> None:
+    if not any(address in network for network in networks):
+        names = ", ".join(map(str, networks))
+        raise table.error(
+            "addresses", [str(a) for a in value], f"{address} is outside the networks {names}: choose one inside"
+        )
+
+
+def _devices(
+    file: Path, entries: list[Any], networks: tuple[Network, ...], relay: frozenset[Address], relay_name: str
+) -> tuple[DeviceSettings, ...]:
+    result = []
+    names: dict[str, str] = {relay_name: "the relay"}
+    keys: dict[bytes, str] = {}
+    owners: dict[Address, str] = dict.fromkeys(relay, "the relay")
+    for number, entry in enumerate(entries, 1):
+        label = entry.get("name") if isinstance(entry, dict) else None
+        table = _Table(file, f"[[device]] {label if isinstance(label, str) else f'number {number}'}:", entry)
+        device = _device(table, networks)
+        if device.name in names:
+            raise table.error(
+                "name", device.name, f"already the name of {names[device.name]}: give each device its own"
+            )
+        if device.public_key in keys:
+            shown = base64.b64encode(device.public_key).decode()
+            raise table.error("public_key", shown, f"already the key of {keys[device.public_key]}: make one per device")
+        for address in device.addresses:
+            if address in owners:
+                raise table.error("addresses", str(address), f"already an address of {owners[address]}: choose another")
+            owners[address] = device.name
+        names[device.name] = keys[device.public_key] = device.name
+        result.append(device)
+    return tuple(result)
+
+
+def _device(table: _Table, networks: tuple[Network, ...]) -> DeviceSettings:
+    device = DeviceSettings(
+        name=table.take("name", str, _name, "one word of at most 64 characters"),
+        public_key=table.take("public_key", str, decode_key, "32 bytes in base64, as `wg pubkey` prints them"),
+        addresses=table.take("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.2"]'),
+        groups=table.take("groups", list, _groups, "a list of group names, at least one", ["default"]),
+        rate_limit=table.take("rate_limit_mbit", (int, float), _rate, "Mbit/s, 0 for no limit", 0),
+    )
+    for address in device.addresses:
+        _inside(table, address, device.addresses, networks)
+    table.finish(_DEVICE_KEYS)
+    return device
+
+
+def read_private_key(file: Path) -> bytes:
+    """Return the 32 bytes of a private key file; raise SettingsError without ever showing its content."""
+    try:
+        return decode_key(file.read_text(encoding="ascii").strip())
+    except OSError as error:
+        cure = (
+            f"peer-relay keygen {file} makes one"
+            if isinstance(error, FileNotFoundError)
+            else "it must be readable by the service's user"
+        )
+        raise SettingsError(f"{file}: private key: {error.strerror}: {cure}") from error
+    except ValueError as error:
+        reason = error if "bytes" in str(error) or "base64" in str(error) else "not base64"
+        raise SettingsError(
+            f"{file}: private key: {reason}: put the right key back, or remove the file and run peer-relay keygen {file}"
+        ) from error

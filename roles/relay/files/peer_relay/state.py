@@ -1,0 +1,116 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What outlives a restart: bindings, routes and timestamps, no session keys (design rule 7).
+
+A state file that cannot be used is moved aside and the relay starts without it: it costs handshakes, not service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from peer_relay.device import Binding
+from peer_relay.noise import TIMESTAMP_SIZE
+from peer_relay.switchboard import Switchboard
+
+FORMAT = 1
+
+
+class StateError(Exception):
+    """The state file does not hold what this version writes."""
+
+
+def export(switchboard: Switchboard, now: float, wall: float) -> dict[str, Any]:
+    """Return the state as JSON values. Ages are relative to `wall`, the Unix time in seconds."""
+    devices = {}
+    for key, device in switchboard.devices.items():
+        devices[key.hex()] = {
+            "binding": [part.hex() for part in device.binding] if device.binding else None,
+            "timestamp": device.timestamp.hex(),
+            "routes": [
+                [index, route.pair.peer.public_key.hex(), round(route.expires - now, 1)]
+                for index, route in device.routes.items()
+            ],
+        }
+    return {"format": FORMAT, "wall": wall, "timestamp": switchboard.own.last_timestamp.hex(), "devices": devices}
+
+
+def restore(switchboard: Switchboard, state: Any, now: float, wall: float) -> None:
+    """Give the switchboard back what `export` returned; raise StateError, with nothing changed, when it cannot be."""
+    try:
+        if state["format"] != FORMAT:
+            raise StateError(f"format {state['format']!r} instead of {FORMAT}")
+        elapsed = max(0.0, wall - float(state["wall"]))
+        last = _timestamp(state["timestamp"])
+        entries = [_entry(key, value) for key, value in state["devices"].items()]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise StateError(f"{type(error).__name__}: {error}") from error
+    switchboard.own.last_timestamp = max(last, switchboard.own.last_timestamp)
+    known = switchboard.devices
+    for key, binding, timestamp, routes in entries:
+        device = known.get(key)
+        if device is None:
+            continue
+        device.timestamp = timestamp
+        if binding:
+            switchboard.restore(device, binding)
+        for index, peer, left in routes:
+            if peer in known and left > elapsed:
+                switchboard.restore_route(device, index, known[peer], now + left - elapsed)
+
+
+def _timestamp(text: str) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != TIMESTAMP_SIZE:
+        raise ValueError(f"timestamp of {len(value)} bytes")
+    return value
+
+
+def _entry(key: str, value: dict[str, Any]) -> tuple[bytes, Binding | None, bytes, list[tuple[int, bytes, float]]]:
+    binding = value["binding"]
+    if binding is not None:
+        address, local = (bytes.fromhex(part) for part in binding)
+        if len(address) not in (8, 28) or len(local) not in (0, 4, 16):
+            raise ValueError(f"address of {len(address)} bytes, local address of {len(local)}")
+        binding = Binding(address, local)
+    routes = []
+    for index, peer, left in value["routes"]:
+        if not 0 <= int(index) < 2**32 or not 0 <= float(left) <= 3600:
+            raise ValueError(f"route {index!r} for {left!r} s")
+        routes.append((int(index), bytes.fromhex(peer), float(left)))
+    return bytes.fromhex(key), binding, _timestamp(value["timestamp"]), routes
+
+
+def read(file: Path) -> tuple[Any, str | None]:
+    """Return (state or None, a sentence when the file was there but of no use, and where it is kept)."""
+    try:
+        return json.loads(file.read_bytes()), None
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{file}: {error.strerror}: going on without the state"
+    except (ValueError, RecursionError) as error:
+        return None, set_aside(file, str(error))
+
+
+def set_aside(file: Path, reason: str) -> str:
+    """Keep a broken state file for inspection; return the sentence that says so."""
+    aside = file.with_suffix(".broken")
+    try:
+        os.replace(file, aside)
+        kept = f"kept as {aside}"
+    except OSError as error:
+        kept = f"could not be kept aside: {error.strerror}"
+    return f"{file}: not usable ({reason}): going on without it, {kept}"
+
+
+def write(file: Path, state: dict[str, Any]) -> None:
+    """Replace the state file in one step; a crash leaves the old one or the new one."""
+    temporary = file.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(state, stream, separators=(",", ":"))
+    os.replace(temporary, file)

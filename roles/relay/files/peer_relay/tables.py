@@ -1,0 +1,65 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The status document as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (head, *rows))
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} min"
+        if seconds < 36000
+        else f"{seconds / 3600:.0f} h"
+    )
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def status(document: dict[str, Any]) -> str:
+    """Return the tables of devices, pairs and drops."""
+    head = (
+        f"{document['name']}: {document['data_plane']} data plane on {', '.join(document['listen'])}, "
+        f"up {_age(document['uptime_seconds'])}, version {document['version']}"
+    )
+    parts = [head, *(f"problem: {problem}" for problem in document["problems"])]
+    devices = [
+        (
+            device["name"],
+            device["state"],
+            device["endpoint"] or "-",
+            _age(device["last_seen_seconds"]),
+            _size(device["rx_bytes"]),
+            _size(device["tx_bytes"]),
+        )
+        for device in document["devices"]
+    ]
+    parts.append("\n" + _table(("device", "state", "endpoint", "last seen", "received", "sent"), devices))
+    pairs = [
+        (f"{pair['from']} -> {pair['to']}", pair["state"], _age(pair["last_packet_seconds"]), _size(pair["bytes"]))
+        for pair in document["pairs"]
+    ]
+    if pairs:
+        parts.append("\n" + _table(("pair", "state", "last packet", "forwarded"), pairs))
+    drops = [(reason, str(count["packets"]), _size(count["bytes"])) for reason, count in document["drops"].items()]
+    if drops:
+        parts.append("\n" + _table(("not forwarded", "packets", "bytes"), drops))
+    return "\n".join(parts)

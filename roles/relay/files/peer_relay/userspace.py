@@ -1,0 +1,147 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The userspace data plane: sockets on one side, the switchboard on the other. Works everywhere, without privileges."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable
+
+from peer_relay import addresses, packets
+from peer_relay.datagrams import MAX_SEGMENTS, BatchSocket, Datagram
+from peer_relay.device import Binding
+from peer_relay.switchboard import Switchboard
+
+_HEAD = struct.Struct("<Q")  # message type and receiver index of a transport message, read at once
+_TYPE_MASK = 0xFFFFFFFF
+BUFFER_SIZE = 8 << 20  # bytes asked for each socket buffer: 50 ms at 1 Gbit/s, with the kernel's accounting
+
+
+class UserspacePlane:
+    """Moves datagrams between the sockets and the switchboard."""
+
+    def __init__(self, switchboard: Switchboard):
+        self.switchboard = switchboard
+        self.sockets: list[BatchSocket] = []
+        self._open: dict[tuple[str, int], BatchSocket] = {}
+        self._by_local: dict[bytes, BatchSocket] = {}
+        self._by_family: dict[int, BatchSocket] = {}
+
+    def listen(self, wanted: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Listen on exactly these (address, port) pairs; sockets that stay lose nothing.
+
+        Return the pairs that this host cannot have because it has no IPv6. Raise OSError, with "address port N" in
+        `filename` and nothing changed, when one fails otherwise.
+        """
+        opened, skipped = {}, []
+        for host, port in wanted:
+            try:
+                opened[host, port] = self._open.get((host, port)) or BatchSocket(host, port, BUFFER_SIZE, self._failed)
+            except OSError as error:
+                if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    skipped.append((host, port))
+                    continue
+                for sock in opened.values():
+                    if sock not in self.sockets:
+                        sock.close()
+                raise OSError(error.errno, error.strerror, f"{host} port {port}") from error
+        for pair, sock in self._open.items():
+            if pair not in opened:
+                sock.close()
+        self._open = opened
+        self.sockets = list(opened.values())
+        # A socket on one address sends for that address; one on the wildcard for its whole family.
+        self._by_local = {addresses.host_bytes(sock.local): sock for sock in self.sockets}
+        self._by_family = {len(sock.local): sock for sock in reversed(self.sockets)}
+        return skipped
+
+    def close(self) -> None:
+        """Close all sockets."""
+        self.listen(())
+
+    def drain(self, sock: BatchSocket, now: float) -> bool:
+        """Take one batch from a socket through the switchboard; False when there was nothing."""
+        batch = sock.receive()
+        for datagram in batch:
+            if datagram.segment:
+                self._train(sock, datagram, now)
+            else:
+                self._single(sock, datagram, datagram.offset, datagram.size, now)
+        self.flush()
+        return bool(batch)
+
+    def flush(self) -> None:
+        """Send what the switchboard has decided and what is queued."""
+        self._empty_outbox()
+        for sock in self.sockets:
+            sock.flush()
+
+    def _empty_outbox(self) -> None:
+        outbox = self.switchboard.outbox
+        for datagram, binding in outbox:
+            sender = self._sender(binding)
+            if sender:
+                sender.send(datagram, binding.address, binding.local)
+            else:
+                self._failed("send_failed", binding.address, 1, len(datagram))
+        outbox.clear()
+
+    def _sender(self, binding: Binding) -> BatchSocket | None:
+        return self._by_local.get(binding.local) or self._by_family.get(len(binding.address))
+
+    def _single(self, sock: BatchSocket, datagram: Datagram, offset: int, size: int, now: float) -> None:
+        if size >= packets.TRANSPORT_MIN_SIZE:
+            head = _HEAD.unpack_from(sock.payload, offset)[0]
+            if head & _TYPE_MASK == packets.TRANSPORT:
+                binding = self.switchboard.route(datagram.source, head >> 32, 1, size, now)
+                if binding:
+                    self._forward(sock, offset, size, binding, 0)
+                    return
+        payload = bytes(sock.payload[offset : offset + size])
+        self.switchboard.receive(payload, datagram.source, datagram.local, now)
+        if self.switchboard.outbox:
+            self._empty_outbox()
+
+    def _train(self, sock: BatchSocket, datagram: Datagram, now: float) -> None:
+        """Cut a train into runs of one receiver index: a GRO buffer can mix the indexes of a source."""
+        step = datagram.segment
+        end = datagram.offset + datagram.size
+        start = datagram.offset
+        if step < packets.TRANSPORT_MIN_SIZE:
+            for offset in range(start, end, step):
+                self._single(sock, datagram, offset, min(step, end - offset), now)
+            return
+        # The last segment may be shorter than a header: it is looked at alone.
+        whole = end - datagram.size % step if datagram.size % step < packets.TRANSPORT_MIN_SIZE else end
+        heads = [_HEAD.unpack_from(sock.payload, offset)[0] for offset in range(start, whole, step)]
+        first = 0
+        for last in range(1, len(heads) + 1):
+            if last < len(heads) and heads[last] == heads[first] and last - first < MAX_SEGMENTS:
+                continue
+            run = start + first * step
+            self._run(sock, datagram, heads[first], run, min(start + last * step, end) - run, now)
+            first = last
+        if whole < end:
+            self._single(sock, datagram, whole, end - whole, now)
+
+    def _run(self, sock: BatchSocket, datagram: Datagram, head: int, offset: int, size: int, now: float) -> None:
+        step = datagram.segment
+        if head & _TYPE_MASK == packets.TRANSPORT:
+            count = -(-size // step)
+            binding = self.switchboard.route(datagram.source, head >> 32, count, size, now)
+            if binding:
+                self._forward(sock, offset, size, binding, step if count > 1 else 0)
+                return
+        for start in range(offset, offset + size, step):
+            self._single(sock, datagram, start, min(step, offset + size - start), now)
+
+    def _forward(self, sock: BatchSocket, offset: int, size: int, binding: Binding, segment: int) -> None:
+        sender = self._sender(binding)
+        if sender:
+            sock.forward(sender, offset, size, binding.address, binding.local, segment)
+        else:
+            self._failed("send_failed", binding.address, 1, size)
+
+    def _failed(self, reason: str, address: bytes, count: int, size: int) -> None:
+        self.switchboard.drop(reason, count, size, self.switchboard.bound.get(address))
