@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,7 @@ class Datagram(NamedTuple):
         return self.payload[0] if self.payload else 0
 
 
-def _parse(time: float, frame: bytes) -> Datagram | None:
+def _parse(at: float, frame: bytes) -> Datagram | None:
     kind = frame[12:14]
     if kind == b"\x08\x00" and frame[23] == _UDP:
         addresses, udp = (frame[26:30], frame[30:34]), 14 + (frame[14] & 15) * 4
@@ -40,7 +41,7 @@ def _parse(time: float, frame: bytes) -> Datagram | None:
         return None
     source, destination = (str(ip_address(address)) for address in addresses)
     source_port, destination_port, length = struct.unpack_from(">HHH", frame, udp)
-    return Datagram(time, (source, source_port), (destination, destination_port), frame[udp + 8 : udp + length])
+    return Datagram(at, (source, source_port), (destination, destination_port), frame[udp + 8 : udp + length])
 
 
 def read_pcap(path: Path) -> list[Datagram]:
@@ -69,6 +70,7 @@ class Capture:
         return read_pcap(self._path)
 
     def stop(self) -> list[Datagram]:
+        time.sleep(0.2)  # what tcpdump has not fetched from the kernel when it ends is gone
         self._process.stop()
         if "\n0 packets dropped by kernel" not in self._process.text():
             raise AssertionError(f"the capture is not complete:\n{self._process.text()}")

@@ -154,7 +154,7 @@ class Relay:
         raise RuntimeError("no VmRSS")
 
     def connect(self, device: Device, *others: Device, address: str = "203.0.113.10") -> None:
-        """Configure a device as the manual says: the relay with a keepalive, every other device at the same endpoint."""
+        """Configure a device: the relay with a keepalive, every other device at the same endpoint."""
         endpoint = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
         device.add_peer(self.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in ADDRESSES], KEEPALIVE)
         for other in others:
