@@ -1,0 +1,41 @@
+# `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
+STEPS := lint sanity unit fuzz integration molecule bench
+
+.PHONY: help demo test setup clean $(STEPS)
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | column -t -s '|'
+
+demo: ## Build two sites behind NAT and a relay in containers, run the playbook on them, measure, clean up
+	@tests/lab/demo
+
+test: ## Everything below, one after the other, with a table of times at the end
+	@tests/checks/run setup $(STEPS)
+
+setup: ## Install what the tests need: Debian packages, and Python tools and collections into build/
+	@tests/lab/setup
+
+lint: ## Style: ruff, shellcheck, yamllint, ansible-lint
+	@tests/checks/lint
+
+sanity: ## Ansible's own checks: ansible-test, Galaxy's importer, documentation, changelog, installation
+	@tests/checks/sanity
+
+unit: ## Unit tests, with the newest and the oldest supported Ansible
+	@tests/checks/unit
+
+fuzz: ## Fuzz every parser for a bounded time
+	@build/venv/bin/python -m pytest tests/fuzz
+
+integration: ## The service with stock WireGuard over network namespaces
+	@build/venv/bin/python -m pytest tests/integration
+
+molecule: ## The roles on containers behind real NAT routers
+	@tests/lab/molecule
+
+bench: ## Speed and memory, side by side with others
+	@build/venv/bin/python -m pytest tests/bench
+
+clean: ## Remove the lab's containers, and everything below build/
+	@tests/lab/clean
+	@rm -rf build
