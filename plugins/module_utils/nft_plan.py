@@ -1,0 +1,241 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Decide which rules an nftables ruleset needs so that ports are reachable, and bring them in.
+
+An accept in one table does not undo a drop in another, so a rule goes into every input chain that drops the port, just
+before the rule that does: bans and limits that stand further up stay in force. Our rules are known by their comment.
+
+Standard library only: the role firewall also installs this file on the target, for start-up.
+"""
+
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+from typing import Any
+
+from .firewall import TAG, CommandError, Plan, Port, Run
+from .nft import OWN_TABLE, Chain, Packet, Rule, Ruleset, fate, parse_ruleset
+
+# What a host needs besides its open ports: replies, itself, ICMP, and the answers to its own DHCP requests.
+OWN_CHAIN = """\
+table inet peer_relay_firewall {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iif "lo" accept
+        meta l4proto {{ icmp, ipv6-icmp }} accept
+        udp sport 67 udp dport 68 accept
+        ip6 saddr fe80::/10 udp dport 546 accept
+{rules}
+    }}
+}}"""
+OWN_CHAIN_FIXED_RULES = 5
+
+
+def rule_text(port: Port) -> str:
+    return f'{port.protocol} dport {port.port} accept comment "{port.tag}"'
+
+
+def iptables_rule(port: Port) -> list[str]:
+    match = ["-p", port.protocol, "-m", port.protocol, "--dport", str(port.port)]
+    return [*match, "-m", "comment", "--comment", port.tag, "-j", "ACCEPT"]
+
+
+def owner(chain: Chain) -> str:
+    """The firewall manager whose chain this is, or nobody (""). Its chains are its own business."""
+    if chain.table == "firewalld":
+        return "firewalld"
+    jumps = [expr["jump"] for rule in chain.rules for expr in rule.exprs if isinstance(expr.get("jump"), dict)]
+    targets = [str(jump.get("target")) for jump in jumps]
+    if "INPUT_ZONES" in targets:  # firewalld with its iptables backend
+        return "firewalld"
+    return "ufw" if any(target.startswith(("ufw-", "ufw6-")) for target in targets) else ""
+
+
+def read_ruleset(run: Run) -> Ruleset:
+    """The ruleset; rules of iptables' input chains with their comments, which nft does not print."""
+    ruleset = parse_ruleset(run(["nft", "-j", "list", "ruleset"]))
+    for family, program in (("ip", "iptables-nft"), ("ip6", "ip6tables-nft")):
+        chain = ruleset.chains.get((family, "filter", "INPUT"))
+        if chain and chain.hook:
+            try:
+                listing = run([program, "-w", "-S", "INPUT"])
+            except CommandError:  # no iptables here, or not a chain that it understands: an ordinary one then
+                continue
+            ruleset.chains[family, "filter", "INPUT"] = as_iptables_chain(chain, listing)
+    return ruleset
+
+
+def as_iptables_chain(chain: Chain, listing: str) -> Chain:
+    """The chain with what `iptables -S` tells about its rules, in the same order: comments, and the form of ours."""
+    lines = [shlex.split(line)[2:] for line in listing.splitlines() if line.startswith("-A ")]
+    if len(lines) != len(chain.rules):
+        return chain
+    rules = []
+    for rule, words in zip(chain.rules, lines, strict=True):
+        comment = words[words.index("--comment") + 1] if "--comment" in words else ""
+        rule = rule._replace(comment=comment)
+        if rule.ours:
+            rule = rule._replace(exprs=_exprs_of_iptables_rule(words, comment))
+        rules.append(rule)
+    return chain._replace(rules=rules, iptables=True)
+
+
+def _exprs_of_iptables_rule(words: list[str], comment: str) -> list[dict[str, Any]]:
+    values = dict(pairwise(words))
+    port = Port(values.get("-p", ""), int(values.get("--dport", "0").partition(":")[0]), comment.removeprefix(TAG))
+    if words != iptables_rule(port):
+        return [{"xt": None}]
+    left = {"payload": {"protocol": port.protocol, "field": "dport"}}
+    return [{"match": {"op": "==", "left": left, "right": port.port}}, {"accept": None}]
+
+
+def dropping_chains(ruleset: Ruleset, ports: list[Port], hook: str = "input") -> list[Chain]:
+    """Base chains that drop one of the ports."""
+    packets = [Packet(port.protocol, port.port) for port in ports]
+    return [chain for chain in ruleset.base_chains(hook) if _drops(ruleset, chain, packets)]
+
+
+def blocking_chains(ruleset: Ruleset, ports: list[Port]) -> list[Chain]:
+    """Input chains that drop one of the ports, or that drop whatever no rule of theirs speaks of."""
+    packets = [Packet(port.protocol, port.port) for port in ports] + [Packet("udp", None), Packet("tcp", None)]
+    return [chain for chain in ruleset.base_chains("input") if _drops(ruleset, chain, packets)]
+
+
+def _drops(ruleset: Ruleset, chain: Chain, packets: list[Packet]) -> bool:
+    return any(fate(ruleset, chain, packet).verdict == "drop" for packet in packets)
+
+
+def has_own_chain(ruleset: Ruleset) -> bool:
+    return (*OWN_TABLE, "input") in ruleset.chains
+
+
+def make_plan(ruleset: Ruleset, ports: list[Port], own_chain: list[Port] | None) -> Plan:
+    """What to do so that exactly these ports are let in by rules of ours (none: remove all that is ours).
+
+    own_chain: a chain of our own that drops all but these further ports (SSH) is to be there; None: it is not.
+    """
+    edits = [_ChainEdit(ruleset, chain, ports) for chain in ruleset.base_chains("input") if not owner(chain)]
+    own = _OwnChain(ruleset, None if own_chain is None else own_chain + ports)
+    statements = [line for edit in edits if not edit.chain.iptables for line in edit.statements()]
+    return Plan(
+        statements=(*statements, *own.statements()),
+        commands=tuple(command for edit in edits if edit.chain.iptables for command in edit.commands()),
+        before=tuple(line for edit in edits for line in edit.before) + own.before,
+        after=tuple(line for edit in edits for line in edit.after) + own.after,
+        found=tuple(line for edit in edits for line in edit.found),
+        closed_ports=tuple(port for edit in edits for port in edit.closed_ports),
+    )
+
+
+class _ChainEdit:
+    """The change of one chain of somebody else's."""
+
+    def __init__(self, ruleset: Ruleset, chain: Chain, ports: list[Port]):
+        self.chain = chain
+        self.kept: list[Rule] = []
+        self.missing: list[tuple[Port, int]] = []  # with the index of the rule to stand before
+        self.found: list[str] = []
+        self.after: list[str] = []
+        ours = [(index, rule) for index, rule in enumerate(chain.rules) if rule.ours]
+        self.before = [f"{chain}: {describe_rule(rule)}" for _index, rule in ours]
+        for port in ports:
+            outcome = fate(ruleset, chain, Packet(port.protocol, port.port))
+            if outcome.verdict != "drop":
+                continue
+            self.found.append(f"{chain} drops {port}: {_reason(chain, outcome.index)}")
+            self.after.append(f"{chain}: {rule_text(port)}")
+            good = [rule for index, rule in ours if index < outcome.index and describe_rule(rule) == rule_text(port)]
+            if good:
+                self.kept.append(good[0])
+            else:
+                self.missing.append((port, outcome.index))
+        self.stale = [rule for _index, rule in ours if rule not in self.kept]
+        self.closed_ports = [
+            port
+            for port in filter(None, (_admitted_port(rule) for rule in self.stale))
+            if not any((port.protocol, port.port) == (wanted.protocol, wanted.port) for wanted in ports)
+            and fate(ruleset, chain, Packet(port.protocol, port.port)).verdict == "drop"
+        ]
+
+    def statements(self) -> list[str]:
+        lines = [f"delete rule {self.chain} handle {rule.handle}" for rule in self.stale]
+        for port, index in self.missing:
+            if index < len(self.chain.rules):
+                lines.append(f"insert rule {self.chain} handle {self.chain.rules[index].handle} {rule_text(port)}")
+            else:
+                lines.append(f"add rule {self.chain} {rule_text(port)}")
+        return lines
+
+    def commands(self) -> list[list[str]]:
+        """By iptables itself: its older versions cannot read rules that nft wrote."""
+        program = ["ip6tables-nft" if self.chain.family == "ip6" else "iptables-nft", "-w"]
+        # By number, from the end: the one form that fits whatever somebody made of the rule.
+        numbers = [number for number, rule in enumerate(self.chain.rules, 1) if rule in self.stale]
+        lines = [[*program, "-D", "INPUT", str(number)] for number in reversed(numbers)]
+        for done, (port, index) in enumerate(self.missing):
+            ahead = sum(rule not in self.stale for rule in self.chain.rules[:index])
+            done_ahead = sum(other <= index for _port, other in self.missing[:done])
+            lines.append([*program, "-I", "INPUT", str(ahead + done_ahead + 1), *iptables_rule(port)])
+        return lines
+
+
+class _OwnChain:
+    """Our own input chain: whether it is there, and is as it is to be."""
+
+    def __init__(self, ruleset: Ruleset, ports: list[Port] | None):
+        self.chain = ruleset.chains.get((*OWN_TABLE, "input"))
+        self.ports = ports
+        name = " ".join((*OWN_TABLE, "input"))
+        rules = self.chain.rules if self.chain else []
+        self.before = tuple(f"{name}: {describe_rule(rule)}" for rule in rules if rule.ours)
+        self.after = tuple(f"{name}: {rule_text(port)}" for port in ports or [])
+
+    def statements(self) -> list[str]:
+        table = " ".join(OWN_TABLE)
+        if self.ports is None:
+            return [f"delete table {table}"] if self.chain else []
+        if (
+            self.chain
+            and self.chain.policy == "drop"
+            and len(self.chain.rules) == OWN_CHAIN_FIXED_RULES + len(self.ports)
+            and self.before == self.after
+        ):
+            return []
+        # Add, delete, add: replaces the table whether or not it was there.
+        return [
+            f"table {table} {{}}",
+            f"delete table {table}",
+            OWN_CHAIN.format(rules="\n".join(f"        {rule_text(port)}" for port in self.ports)),
+        ]
+
+
+def describe_rule(rule: Rule) -> str:
+    port = _admitted_port(rule)
+    return rule_text(port) if port else f'(changed by somebody) comment "{rule.comment}"'
+
+
+def _admitted_port(rule: Rule) -> Port | None:
+    """The port of a rule as this file writes them, or None."""
+    exprs: list[Any] = rule.exprs
+    try:
+        match, accept = exprs
+        payload, port = match["match"]["left"]["payload"], match["match"]["right"]
+        if (
+            match["match"]["op"] == "=="
+            and payload["field"] == "dport"
+            and isinstance(port, int)
+            and "accept" in accept
+        ):
+            return Port(payload["protocol"], port, rule.comment.removeprefix(TAG))
+    except (KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _reason(chain: Chain, index: int) -> str:
+    if index == len(chain.rules):
+        return "policy drop"
+    return f"rule {index + 1} of {len(chain.rules)}, handle {chain.rules[index].handle}"
