@@ -1,0 +1,153 @@
+"""What the scenarios' tests share: a pytest plugin that the shared Molecule settings load into every scenario."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import json
+import os
+import re
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+import testinfra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
+T = TypeVar("T")
+
+
+@functools.cache
+def machines() -> list[str]:
+    command = ["podman", "ps", "--filter", f"label=lab={SCENARIO}", "--format", "{{.Names}}"]
+    names = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    return sorted(name.removeprefix(f"pr-{SCENARIO}-") for name in names)
+
+
+@functools.cache
+def machine(name: str) -> testinfra.host.Host:
+    """The scenario's container, as testinfra sees it."""
+    return testinfra.get_host(f"podman://pr-{SCENARIO}-{name}")
+
+
+def run(name: str, command: str) -> str:
+    """Run a shell command that has to succeed; what it prints."""
+    result = machine(name).run(command)
+    assert result.rc == 0, f"{name}: {command}: exit code {result.rc}\n{result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def fails(name: str, command: str) -> bool:
+    return machine(name).run(command).rc != 0
+
+
+def wait_for(what: str, check: Callable[[], T], seconds: float = 20) -> T:
+    """Repeat the check until it is true or the time is over; its last value."""
+    end = time.monotonic() + seconds
+    while not (value := check()):
+        assert time.monotonic() < end, f"after {seconds} s still not so: {what}"
+        time.sleep(0.3)
+    return value
+
+
+def status(relay: str = "relay") -> dict[str, Any]:
+    # A status with problems exits with 1 and prints all the same.
+    result = machine(relay).run("peer-relay status --json")
+    assert result.rc in (0, 1), f"{relay}: peer-relay status: exit code {result.rc}\n{result.stdout}{result.stderr}"
+    return json.loads(result.stdout)
+
+
+def device(name: str, relay: str = "relay") -> dict[str, Any]:
+    """What the relay says about one device."""
+    return next(device for device in status(relay)["devices"] if device["name"] == name)
+
+
+def overlay(name: str, version: int, relay: str = "relay") -> str:
+    """The device's address in the tunnel."""
+    return next(a for a in device(name, relay)["addresses"] if ipaddress.ip_address(a).version == version)
+
+
+def is_bound(name: str, relay: str = "relay") -> bool:
+    return device(name, relay)["state"] == "bound"
+
+
+def pair_state(source: str, destination: str, relay: str = "relay") -> str | None:
+    pairs = status(relay)["pairs"]
+    return next((p["state"] for p in pairs if (p["from"], p["to"]) == (source, destination)), None)
+
+
+def ping(name: str, address: str, count: int = 3) -> None:
+    """Every one of the pings has to be answered."""
+    run(name, f"ping -n -q -i 0.2 -W 5 -c {count} {address}")
+
+
+def reaches(name: str, address: str) -> bool:
+    return machine(name).run(f"ping -n -q -W 2 -c 1 {address}").rc == 0
+
+
+@contextlib.contextmanager
+def background(name: str, command: str) -> Iterator[None]:
+    """Let a command run in the container, as a unit of its systemd, until the block ends."""
+    unit = f"lab-{re.sub(r'[^a-z0-9]', '', command)[:20]}"
+    run(name, f"systemd-run --quiet --collect --unit {unit} {command}")
+    try:
+        yield
+    finally:
+        machine(name).run(f"systemctl stop {unit}")
+
+
+@contextlib.contextmanager
+def capture(name: str, interface: str, expression: str) -> Iterator[list[bytes]]:
+    """Record the UDP payloads that pass an interface; the list is filled when the block ends."""
+    path = "/run/lab.pcap"
+    payloads: list[bytes] = []
+    with background(name, f"tcpdump -Z root -U --immediate-mode -n -i {interface} -w {path} '{expression}'"):
+        wait_for("tcpdump records", lambda: machine(name).run(f"test -s {path}").rc == 0)
+        yield payloads
+        time.sleep(0.5)
+    dump = run(name, f"tcpdump -n -t -xx -r {path} 2>/dev/null; rm {path}")
+    payloads += [udp_payload(frame) for frame in frames(dump)]
+
+
+def frames(dump: str) -> Iterator[bytes]:
+    """The frames in the output of tcpdump -xx: a line of text, then lines of hexadecimal digits, for each."""
+    digits = ""
+    for line in dump.splitlines():
+        if line.startswith("\t"):
+            digits += line.partition(":")[2]
+        elif digits:
+            yield bytes.fromhex(digits)
+            digits = ""
+    if digits:
+        yield bytes.fromhex(digits)
+
+
+def udp_payload(frame: bytes) -> bytes:
+    packet = frame[14:]
+    header = 40 if packet[0] >> 4 == 6 else (packet[0] & 15) * 4
+    length = int.from_bytes(packet[header + 4 : header + 6], "big")
+    return packet[header + 8 : header + length]
+
+
+def is_wireguard(payload: bytes) -> bool:
+    """A message of WireGuard's four types, with its three zero bytes and a size that fits."""
+    sizes = {1: 148, 2: 92, 3: 64}
+    kind = payload[0] if payload else 0
+    if payload[1:4] != bytes(3):
+        return False
+    return len(payload) == sizes[kind] if kind in sizes else kind == 4 and len(payload) >= 32
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show the journals of the services in question with a test that failed."""
+    report = (yield).get_result()
+    if report.failed:
+        for name in machines():
+            journal = machine(name).run("journalctl -b -n 30 --no-pager -o short -u peer-relay -u 'wg-quick@*'").stdout
+            report.sections.append((f"journal of {name}", journal))
