@@ -1,6 +1,9 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `peer-relay`. Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not answer."""
+"""The command `peer-relay`.
+
+Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not answer.
+"""
 
 from __future__ import annotations
 

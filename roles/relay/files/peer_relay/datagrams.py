@@ -8,6 +8,7 @@ datagrams (GRO) one buffer for many; payloads go out from the buffer they came i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -139,10 +140,8 @@ class BatchSocket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
-        try:
+        with contextlib.suppress(OSError):  # before Linux 5.0: no trains, everything else works
             sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-        except OSError:
-            pass  # before Linux 5.0: no trains, everything else works
 
     def fileno(self) -> int:
         """Return the file descriptor, for polling."""

@@ -82,7 +82,7 @@ class Device:
         self.binding: Binding | None = None
         self.authenticated = self.last_seen = self.last_handshake = self.last_attempt = NEVER
         self.attempt_source: bytes | None = None  # where the last handshake with the relay came from
-        # The relay's own sessions with it, as in whitepaper section 6.3: a responder sends on `next` only once confirmed.
+        # The relay's own sessions with it (whitepaper section 6.3): `next` is in use only once it is confirmed.
         self.current: Session | None = None
         self.previous: Session | None = None
         self.next: Session | None = None

@@ -60,7 +60,8 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(
                     name,
                     "no handshake has ever arrived",
-                    f"is the device on, and UDP {port} reachable from where it is? Does its relay peer carry key {status['public_key']}?",
+                    f"is the device on, and UDP {port} reachable from where it is? "
+                    f"Does its relay peer carry key {status['public_key']}?",
                 )
             else:
                 age = device["last_seen_seconds"] or device["attempt_age_seconds"]
@@ -73,7 +74,8 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 name,
                 f"handshakes arrive from {device['attempt_endpoint']}, but the relay's answers do not reach it",
-                f"does a firewall let UDP out but not back in, or does the relay answer by another way ({', '.join(status['listen'])})?",
+                "does a firewall let UDP out but not back in, or does the relay answer by another way "
+                f"({', '.join(status['listen'])})?",
             )
         if device["refused_peer"] == "unknown":
             yield Finding(

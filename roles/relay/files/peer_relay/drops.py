@@ -17,7 +17,7 @@ REASONS = {
     "bad_mac1": "a response that does not carry the mac1 of the device it goes to",
     "handshake_invalid": "a handshake with the relay that does not authenticate",
     "unknown_device": "a handshake with the relay from a public key that is not in the settings",
-    "timestamp_replayed": "a handshake with the relay that is not newer than the last one: replay, or a clock gone back",
+    "timestamp_replayed": "a handshake with the relay no newer than the last one: replay, or a clock gone back",
     "cookie_required": "under load: answered by a cookie reply, the sender must prove its address",
     "handshake_limited": "under load: more handshakes than the relay answers",
     "replayed": "a transport message that was received before",

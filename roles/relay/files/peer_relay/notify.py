@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -14,11 +15,9 @@ def send(*lines: str) -> None:
     if not target:
         return
     address = "\0" + target[1:] if target.startswith("@") else target
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto("\n".join(lines).encode(), address)
-        except OSError:
-            pass  # the manager is restarting; the next message will arrive
+    # An error means that the manager is restarting; the next message will arrive.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto("\n".join(lines).encode(), address)
 
 
 def watchdog_interval() -> float | None:

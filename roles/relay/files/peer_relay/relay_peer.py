@@ -77,10 +77,8 @@ class RelayPeer:
             return self._mint.reply(datagram, source, now)
         raise Refused("handshake_limited")
 
-    def respond(
-        self, datagram: bytes, source: bytes, now: float, find: Callable[[bytes], Device | None]
-    ) -> tuple[Device, bytes]:
-        """Answer an initiation to the relay: return the device and the response (92 bytes, for 148)."""
+    def respond(self, datagram: bytes, source: bytes, now: float, find: Callable[[bytes], Device | None]) -> bytes:
+        """Answer an initiation to the relay: return the response (92 bytes, for 148)."""
         try:
             reader = InitiationReader(self.identity, datagram)
             device = find(reader.initiator)
@@ -100,7 +98,7 @@ class RelayPeer:
             del self.sessions[device.next.local_index]
         device.next = Session(keys, index, now, initiator=False)
         self.sessions[index] = (device, device.next)
-        return device, answer
+        return answer
 
     def _remember_stranger(self, public_key: bytes, now: float) -> None:
         self.strangers.pop(public_key, None)
@@ -146,14 +144,14 @@ class RelayPeer:
         if not pending.device.cookies.store(datagram, pending.device.public_key, mac1, now):
             raise Refused("handshake_invalid")
 
-    def open(self, datagram: bytes, now: float) -> tuple[Device, bool, bytes]:
-        """Take a transport message to the relay: return (device, whether it is the newest one, inner packet)."""
+    def open(self, datagram: bytes, now: float) -> tuple[Device, Session, bytes]:
+        """Take a transport message to the relay: return (device, session, inner packet)."""
         device, session = self.sessions[packets.receiver_index(datagram)]
         inner = session.open(datagram, now)
         if session is device.next:
             device.next = None
             self._promote(device, session, now)
-        return device, session.newest, inner
+        return device, session, inner
 
     def _promote(self, device: Device, session: Session, now: float) -> None:
         if device.previous:
@@ -161,7 +159,7 @@ class RelayPeer:
         device.previous, device.current = device.current, session
         device.last_handshake = now
 
-    def answer(self, device: Device, inner: bytes) -> tuple[bytes, bool]:
+    def answer(self, device: Device, session: Session, inner: bytes) -> tuple[bytes, bool]:
         """Return (the relay's transport message to send back, whether it answers the inner packet).
 
         Never larger than what came. A packet without an answer gets a keepalive, as the device's timers ask for
@@ -171,8 +169,7 @@ class RelayPeer:
         if ends is None or ends[0] not in device.settings.addresses:
             raise Refused("inner_source")
         reply = overlay.echo_reply(inner) if ends[1] in self.addresses else None
-        assert device.current  # the session that the packet came on, or a newer one
-        return device.current.seal(reply or b""), reply is not None
+        return session.seal(reply or b""), reply is not None
 
     def wants_rekey(self, device: Device, now: float) -> bool:
         """Tell whether the relay, as the initiator of the session, has to renew it."""

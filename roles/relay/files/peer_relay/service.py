@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -91,9 +92,7 @@ class Service:
         except OSError as error:
             raise _bind_error(error) from error
         if not self._plane.sockets:
-            raise StartError(
-                "UDP: no address left to listen on: this host has no IPv6, add 0.0.0.0 to listen_addresses"
-            )
+            raise StartError("UDP: no address to listen on: this host has no IPv6: add 0.0.0.0 to listen_addresses")
 
     def _restore(self, config: Settings) -> None:
         saved, problem = state.read(config.state_file)
@@ -104,8 +103,8 @@ class Service:
                 behind = float(saved["wall"]) - wall
                 if behind > _CLOCK_SLACK:
                     self._clock_error = (
-                        f"clock: {behind:.0f} s behind the last run: it went backwards, handshake timestamps go on from "
-                        "the last one: set the clock by NTP (fake-hwclock on a board without a clock)"
+                        f"clock: {behind:.0f} s behind the last run: it went backwards, handshake timestamps go on "
+                        "from the last one: set the clock by NTP (fake-hwclock on a board without a clock)"
                     )
                     log.warning("%s", self._clock_error)
             except state.StateError as error:
@@ -253,7 +252,10 @@ class Service:
             if self._state_error and not self._settings.state_file.with_suffix(".broken").exists():
                 self._state_error = None
         except OSError as error:
-            problem = f"{self._settings.state_file}: {error.strerror}: a restart will cost handshakes: make its directory writable"
+            problem = (
+                f"{self._settings.state_file}: {error.strerror}: a restart will cost handshakes: "
+                "make its directory writable"
+            )
             if problem != self._state_error:
                 log.warning("%s", problem)
             self._state_error = problem
@@ -264,10 +266,8 @@ class Service:
         """Ask the loop for the status, from another thread: only the loop touches the switchboard."""
         answer: Future[dict[str, Any]] = Future()
         self._requests.put(answer)
-        try:
+        with contextlib.suppress(BlockingIOError):  # enough wake-ups are on their way
             os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            pass  # enough wake-ups are on their way
         try:
             return answer.result(_ANSWER_WITHIN)
         except FutureTimeout:

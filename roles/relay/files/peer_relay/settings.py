@@ -31,6 +31,8 @@ DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")
 _MAX_NAME = 64
 _BYTES_PER_MBIT = 125_000.0
 _REQUIRED = object()
+# A relay is reached from anywhere, by either family.
+_EVERYWHERE = ["0.0.0.0", "::"]  # noqa: S104
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -161,7 +163,10 @@ def _host_port(value: str) -> tuple[str, int] | None:
     return str(ip_address(host.strip("[]"))), _port(int(port))
 
 
-_RELAY_KEYS = "name, listen_port, listen_addresses, private_key_file, networks, addresses, state_file, status_socket, metrics_listen"
+_RELAY_KEYS = (
+    "name, listen_port, listen_addresses, private_key_file, networks, addresses, "
+    "state_file, status_socket, metrics_listen"
+)
 _DEVICE_KEYS = "name, public_key, addresses, groups, rate_limit_mbit"
 
 
@@ -187,14 +192,12 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
 
     name = relay.take("name", str, _name, "one word of at most 64 characters", "relay")
     port = relay.take("listen_port", int, _port, "a UDP port from 1 to 65535, for example 40000")
-    listen = relay.take(
-        "listen_addresses", list, _literals, "a list of different IPv4 or IPv6 literals", ["0.0.0.0", "::"]
-    )
+    listen = relay.take("listen_addresses", list, _literals, "a list of different IPv4 or IPv6 literals", _EVERYWHERE)
     key_file = relay.take("private_key_file", str, _path, "an absolute path", "/etc/peer-relay/private.key")
     networks = relay.take("networks", list, _networks, 'a list of networks without host bits, like ["10.77.0.0/16"]')
     addresses = relay.take("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.1"]')
     for address in addresses:
-        _inside(relay, address, addresses, networks)
+        _inside(relay, address, networks)
     state_file = relay.take("state_file", str, _path, "an absolute path", "/var/lib/peer-relay/state.json")
     status = relay.take("status_socket", str, _path, "an absolute path", "/run/peer-relay/status.sock")
     metrics = relay.take(
@@ -215,12 +218,10 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     )
 
 
-def _inside(table: _Table, address: Address, value: Any, networks: tuple[Network, ...]) -> None:
+def _inside(table: _Table, address: Address, networks: tuple[Network, ...]) -> None:
     if not any(address in network for network in networks):
         names = ", ".join(map(str, networks))
-        raise table.error(
-            "addresses", [str(a) for a in value], f"{address} is outside the networks {names}: choose one inside"
-        )
+        raise table.error("addresses", str(address), f"outside the networks {names}: choose one inside")
 
 
 def _devices(
@@ -259,7 +260,7 @@ def _device(table: _Table, networks: tuple[Network, ...]) -> DeviceSettings:
         rate_limit=table.take("rate_limit_mbit", (int, float), _rate, "Mbit/s, 0 for no limit", 0),
     )
     for address in device.addresses:
-        _inside(table, address, device.addresses, networks)
+        _inside(table, address, networks)
     table.finish(_DEVICE_KEYS)
     return device
 
@@ -276,7 +277,8 @@ def read_private_key(file: Path) -> bytes:
         )
         raise SettingsError(f"{file}: private key: {error.strerror}: {cure}") from error
     except ValueError as error:
-        reason = error if "bytes" in str(error) or "base64" in str(error) else "not base64"
+        # A UnicodeDecodeError would show the file's bytes.
+        reason = "not text" if isinstance(error, UnicodeDecodeError) else error
         raise SettingsError(
-            f"{file}: private key: {reason}: put the right key back, or remove the file and run peer-relay keygen {file}"
-        ) from error
+            f"{file}: private key: {reason}: put the right key back, or remove it and run peer-relay keygen {file}"
+        ) from None

@@ -100,7 +100,7 @@ def set_aside(file: Path, reason: str) -> str:
     """Keep a broken state file for inspection; return the sentence that says so."""
     aside = file.with_suffix(".broken")
     try:
-        os.replace(file, aside)
+        file.replace(aside)
         kept = f"kept as {aside}"
     except OSError as error:
         kept = f"could not be kept aside: {error.strerror}"
@@ -113,4 +113,4 @@ def write(file: Path, state: dict[str, Any]) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         json.dump(state, stream, separators=(",", ":"))
-    os.replace(temporary, file)
+    temporary.replace(file)

@@ -8,7 +8,6 @@ Requests run in threads of their own; the document comes from a function that th
 from __future__ import annotations
 
 import json
-import os
 import socket
 import stat
 import threading
@@ -57,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "local" if isinstance(self.client_address, str | bytes) else str(self.client_address[0])
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_words: Any) -> None:
         """Requests are no events that a person wants in the journal."""
 
 
@@ -108,7 +107,7 @@ class StatusServer:
             _remove_stale(unix)
             server = _UnixServer(str(unix), _Handler)
             # The group of the socket's directory may ask; the rest of the host may not.
-            os.chmod(unix, 0o660)
+            unix.chmod(0o660)
             self._servers.append(server)
             if tcp:
                 kind = type("_", (_TcpServer,), {"address_family": socket.AF_INET6}) if ":" in tcp[0] else _TcpServer

@@ -147,7 +147,8 @@ class Switchboard:
             device.drops[reason] += count
 
     def _send(self, datagram: bytes, device: Device) -> None:
-        assert device.binding
+        if device.binding is None:
+            raise Refused("destination_not_bound")
         device.tx_packets += 1
         device.tx_bytes += len(datagram)
         self.outbox.append((datagram, device.binding))
@@ -166,15 +167,15 @@ class Switchboard:
             self._unproven(index, len(datagram), source, local, device, now)
 
     def _to_relay(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
-        device, newest, inner = self.own.open(datagram, now)
+        device, session, inner = self.own.open(datagram, now)
         device.authenticated = device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
         # A late packet from the address before must not move the device back.
-        if newest and device.binding != (source, local):
+        if session.newest and device.binding != (source, local):
             self._bind(device, Binding(source, local), now)
         if inner:
-            answer, understood = self.own.answer(device, inner)
+            answer, understood = self.own.answer(device, session, inner)
             self.outbox.append((answer, Binding(source, local)))
             if not understood:
                 raise Refused("inner_unsupported")
@@ -214,7 +215,7 @@ class Switchboard:
         if cookie:
             self.outbox.append((cookie, Binding(source, local)))
             raise Refused("cookie_required")
-        device, answer = self.own.respond(datagram, source, now, self.devices.get)
+        answer = self.own.respond(datagram, source, now, self.devices.get)
         self.outbox.append((answer, Binding(source, local)))
 
     def _addressee(self, device: Device, datagram: bytes, now: float) -> Device:

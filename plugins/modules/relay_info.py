@@ -1,0 +1,153 @@
+#!/usr/bin/python
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: relay_info
+short_description: Health of a peer relay, its devices and pairs
+version_added: "1.0.0"
+description:
+  - Asks the relay service that runs on the host for its status and for what its doctor finds.
+  - Fails with the cure when the service is not installed, does not run, or answers something else.
+author:
+  - The homelab.peer_relay contributors (@homelab)
+options:
+  settings_file:
+    description: Settings file of the service; it names the status socket.
+    type: path
+    default: /etc/peer-relay/relay.toml
+  executable:
+    description: The command of the service.
+    type: path
+    default: /usr/local/bin/peer-relay
+attributes:
+  check_mode:
+    support: full
+    description: Reads only, so it does the same in check mode.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+seealso:
+  - module: homelab.peer_relay.path_info
+"""
+
+EXAMPLES = r"""
+- name: Wait until every device has reached the relay
+  homelab.peer_relay.relay_info:
+  register: result
+  until: result is succeeded and (result.relay.devices | rejectattr('state', 'eq', 'bound') | length == 0)
+  retries: 12
+  delay: 5
+
+- name: Insist on a relay without problems
+  ansible.builtin.assert:
+    that: result.healthy
+    fail_msg: "{{ result.relay.problems | join(', ') }}"
+"""
+
+RETURN = r"""
+healthy:
+  description: Whether the relay runs with the settings that are on disk.
+  returned: success
+  type: bool
+  sample: true
+findings:
+  description: What the relay's doctor finds, for the relay, each device and each pair.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    subject:
+      description: Whom it concerns.
+      type: str
+      sample: laptop
+    problem:
+      description: What is wrong.
+      type: str
+      sample: no handshake has ever arrived
+    cure:
+      description: What to do.
+      type: str
+      sample: is the device on, and UDP 40000 reachable from where it is?
+relay:
+  description: The status document of the service.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: Name of the relay.
+      type: str
+    version:
+      description: Version of the service.
+      type: str
+    public_key:
+      description: The relay's WireGuard public key.
+      type: str
+    uptime_seconds:
+      description: Seconds since the service started.
+      type: float
+    data_plane:
+      description: How transport packets are forwarded.
+      type: str
+      sample: userspace
+    listen:
+      description: The UDP addresses and ports on which the relay listens.
+      type: list
+      elements: str
+    problems:
+      description: What is wrong with the relay itself.
+      type: list
+      elements: str
+    devices:
+      description:
+        - Registered devices, sorted by name. RV(relay.devices[].state) is V(bound), V(handshaking) or V(absent).
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name of the device.
+          type: str
+        state:
+          description: Whether the device has lately proven where it is.
+          type: str
+        endpoint:
+          description: Where the relay sees the device.
+          type: str
+    pairs:
+      description: Who has asked for whom through the relay, and whether there is a session.
+      type: list
+      elements: dict
+    drops:
+      description: Packets and bytes that were not forwarded, by reason.
+      type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.peer_relay.plugins.module_utils.relay import RelayError, query
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "settings_file": {"type": "path", "default": "/etc/peer-relay/relay.toml"},
+            "executable": {"type": "path", "default": "/usr/local/bin/peer-relay"},
+        },
+        supports_check_mode=True,
+    )
+
+    command = [module.params["executable"], "--settings", module.params["settings_file"]]
+
+    try:
+        status, findings = query(lambda *words: module.run_command([*command, *words], handle_exceptions=False))
+    except RelayError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{command[0]}: {error.strerror}: apply role homelab.peer_relay.relay to this host first")
+    module.exit_json(changed=False, healthy=status["healthy"], findings=findings, relay=status)
+
+
+if __name__ == "__main__":
+    main()
