@@ -1,0 +1,232 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A WireGuard interface as it is to be, and its wg-quick file."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from dataclasses import dataclass
+
+from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
+
+# "pr": the number of the routing table with the exit node's default routes, and the mark of WireGuard's own packets,
+# which are to leave by the main table. The rules have this priority and the one before it, before the main table's own.
+EXIT_TABLE = 0x7072
+MAIN_FIRST = EXIT_TABLE - 1
+
+# The local LAN wins over the same subnet behind a peer: a connected route has a smaller metric (0, or up to 1024).
+SUBNET_METRIC = 4096
+
+LEAST_MTU = 1280
+
+DEFAULT_ROUTES = {"0.0.0.0/0", "::/0"}
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    public_key: str
+    endpoint: str
+    allowed_ips: tuple
+    persistent_keepalive: int = 0
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str
+    addresses: tuple  # with the prefix length of the overlay network
+    mtu: int
+    private_key_file: str
+    peers: tuple
+    post_up: tuple = ()
+    pre_down: tuple = ()
+
+    @property
+    def networks(self) -> list:
+        return [ipaddress.ip_interface(address).network for address in self.addresses]
+
+    @property
+    def exit_families(self) -> list:
+        """4, 6 or both, when a peer is this device's exit node."""
+        used = {prefix for peer in self.peers for prefix in peer.allowed_ips}
+        return [4] * ("0.0.0.0/0" in used) + [6] * ("::/0" in used)
+
+    @property
+    def fwmark(self) -> int:
+        return EXIT_TABLE if self.exit_families else 0
+
+    @property
+    def subnets(self) -> list:
+        """What needs a route of its own: an overlay address has the connected one, a default route a table."""
+        prefixes = [ipaddress.ip_network(text) for peer in self.peers for text in peer.allowed_ips]
+        own = [
+            prefix
+            for prefix in prefixes
+            if prefix.prefixlen and not any(n.version == prefix.version and prefix.subnet_of(n) for n in self.networks)
+        ]
+        return sorted(own, key=lambda prefix: (prefix.version, prefix))
+
+    @classmethod
+    def from_options(cls, options: dict) -> Interface:
+        """Make an interface from the module's options, or say which of them is wrong."""
+        name = options["name"]
+        if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name):
+            raise WireGuardError(f"name {name!r}: an interface name has 1 to 15 letters, digits, or _=+.-")
+        if not LEAST_MTU <= options["mtu"] <= 65535:
+            raise WireGuardError(f"mtu {options['mtu']}: give a number from {LEAST_MTU}, which IPv6 needs, to 65535")
+        peers = tuple(_peer(peer) for peer in options["peers"])
+        _refuse_doubles(peers)
+        return cls(
+            name=name,
+            addresses=tuple(
+                _canonical(ipaddress.ip_interface, text, "addresses", "10.77.12.34/16") for text in options["addresses"]
+            ),
+            mtu=options["mtu"],
+            private_key_file=options["private_key_file"] or f"/etc/wireguard/{name}.key",
+            peers=peers,
+            post_up=tuple(options["post_up"]),
+            pre_down=tuple(options["pre_down"]),
+        )
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of ours. A default route has a table of its own, a subnet's is in the main table."""
+
+    prefix: str
+
+    @property
+    def arguments(self) -> list:
+        place = ["table", str(EXIT_TABLE)] if self.prefix in DEFAULT_ROUTES else ["metric", str(SUBNET_METRIC)]
+        return [self.prefix, *place]
+
+    @property
+    def version(self) -> int:
+        return 6 if ":" in self.prefix else 4
+
+
+def routes_of(interface: Interface) -> list:
+    exits = [Route({4: "0.0.0.0/0", 6: "::/0"}[version]) for version in interface.exit_families]
+    return [Route(str(prefix)) for prefix in interface.subnets] + exits
+
+
+def rules_of() -> dict:
+    """The rules that send a family's traffic to the exit node, by priority.
+
+    The main table goes first, without its default route: that keeps the local LAN and the routes to subnets. What is
+    left goes to the exit node, except WireGuard's own packets and the answers that carry their mark.
+    """
+    return {
+        MAIN_FIRST: ["lookup", "main", "suppress_prefixlength", "0"],
+        EXIT_TABLE: ["not", "fwmark", str(EXIT_TABLE), "lookup", str(EXIT_TABLE)],
+    }
+
+
+def key_command(interface: Interface, device: str) -> list:
+    # Setting a keepalive again lets the packet that waits for the private key go at once.
+    command = ["wg", "set", device, "private-key", interface.private_key_file]
+    for peer in interface.peers:
+        if peer.persistent_keepalive:
+            command += ["peer", peer.public_key, "persistent-keepalive", str(peer.persistent_keepalive)]
+    return command
+
+
+def render(interface: Interface) -> str:
+    """The wg-quick file. It holds no secret: the private key stays in its own file."""
+    up, down = [shlex.join(key_command(interface, "%i"))], []
+    for route in routes_of(interface):
+        up.append(f"ip -{route.version} route replace {route.prefix} dev %i {' '.join(route.arguments[1:])}")
+    for version in interface.exit_families:
+        for priority, rule in rules_of().items():
+            remove = f"ip -{version} rule del priority {priority}"
+            # An interface that died left its rules behind.
+            up.append(f"{remove} 2>/dev/null; ip -{version} rule add priority {priority} {' '.join(rule)}")
+            down.append(f"{remove} || true")
+    lines = [
+        "# Managed by Ansible (homelab.peer_relay): changes made here are lost.",
+        "[Interface]",
+        f"Address = {', '.join(interface.addresses)}",
+        f"MTU = {interface.mtu}",
+        *([f"FwMark = {interface.fwmark}"] if interface.fwmark else []),
+        "Table = off",
+        *(f"PostUp = {hook}" for hook in [*interface.post_up, *up]),
+        *(f"PreDown = {hook}" for hook in [*down, *interface.pre_down]),
+    ]
+    for peer in interface.peers:
+        lines += [
+            "",
+            "[Peer]",
+            f"# {peer.name}",
+            f"PublicKey = {peer.public_key}",
+            f"Endpoint = {peer.endpoint}",
+            f"AllowedIPs = {', '.join(peer.allowed_ips)}",
+        ]
+        if peer.persistent_keepalive:
+            lines.append(f"PersistentKeepalive = {peer.persistent_keepalive}")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an earlier file says about the things that the running interface cannot be asked for."""
+
+    post_up: tuple
+    pre_down: tuple
+    endpoints: dict  # by public key
+
+
+def read_back(text: str) -> Written:
+    """Read a wg-quick file, ours or another's. What is not understood is left out: the running interface decides."""
+    hooks: dict = {"postup": [], "predown": []}
+    endpoints, public_key = {}, ""
+    for line in text.splitlines():
+        name, _equals, value = (part.strip() for part in line.partition("#")[0].partition("="))
+        name = name.lower()
+        if name.startswith("["):
+            public_key = ""
+        elif name in hooks:
+            hooks[name].append(value)
+        elif name == "publickey":
+            public_key = value
+        elif name == "endpoint" and public_key:
+            endpoints[public_key] = value
+    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints)
+
+
+def _peer(options: dict) -> Peer:
+    name, key, keepalive = options["name"], options["public_key"], options["persistent_keepalive"]
+    if not name.isprintable():
+        raise WireGuardError(f"peer {name!r}: a name has no control characters")
+    if not is_key(key):
+        raise WireGuardError(f"peer {name}: public_key {key!r} is not 32 bytes of base64")
+    if not 0 <= keepalive <= 65535:
+        raise WireGuardError(f"peer {name}: persistent_keepalive {keepalive}: give seconds from 0 to 65535")
+    host, port = parse_endpoint(options["endpoint"])
+    allowed_ips = tuple(
+        _canonical(ipaddress.ip_network, text, f"peer {name}: allowed_ips", "192.168.1.0/24")
+        for text in options["allowed_ips"]
+    )
+    return Peer(name, key, format_endpoint(host, port), allowed_ips, keepalive)
+
+
+def _refuse_doubles(peers: tuple) -> None:
+    keys: dict = {}
+    owners: dict = {}
+    for peer in peers:
+        if peer.public_key in keys:
+            raise WireGuardError(f"peers {keys[peer.public_key]} and {peer.name} have the same public_key")
+        keys[peer.public_key] = peer.name
+        for prefix in peer.allowed_ips:
+            if prefix in owners:
+                raise WireGuardError(f"peers {owners[prefix]} and {peer.name} both have {prefix} in allowed_ips")
+            owners[prefix] = peer.name
+
+
+def _canonical(parse, text: str, where: str, example: str) -> str:
+    try:
+        return str(parse(text))
+    except ValueError as error:
+        raise WireGuardError(f"{where}: {text!r} is wrong ({error}): write it as {example}") from None

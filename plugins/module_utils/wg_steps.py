@@ -1,0 +1,203 @@
+"""The steps from a running WireGuard interface to the one that is wanted, without touching what is right already."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from .wg_quick import (
+    DEFAULT_ROUTES,
+    EXIT_TABLE,
+    MAIN_FIRST,
+    SUBNET_METRIC,
+    Interface,
+    Route,
+    Written,
+    key_command,
+    routes_of,
+    rules_of,
+)
+from .wireguard import REJECT_AFTER, RunningInterface, format_endpoint, parse_endpoint
+
+
+@dataclass(frozen=True)
+class Step:
+    command: tuple
+    change: str  # what a person reads about it
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running interface, as wg and ip describe it."""
+
+    wireguard: RunningInterface
+    mtu: int
+    addresses: frozenset
+    prefixes: frozenset  # of our routes
+    rules: frozenset  # of our rules: (family, priority)
+
+
+def running_from(wireguard: RunningInterface, link: dict, routes: list, rules: dict) -> Running:
+    """Take what `ip -j addr`, `ip -j route show table all` (both families) and `ip -j rule` (by family) print."""
+    addresses = {
+        f"{entry['local']}/{entry['prefixlen']}"
+        for entry in link.get("addr_info", [])
+        if entry.get("scope") == "global"
+    }
+    # Other people's routes by way of this interface have another metric or table, and are not ours to remove.
+    ours = {
+        _prefix(route)
+        for route in routes
+        if (str(route.get("table")) == str(EXIT_TABLE) and _prefix(route) in DEFAULT_ROUTES)
+        or ("table" not in route and route.get("metric") == SUBNET_METRIC)
+    }
+    present = {
+        (version, rule["priority"])
+        for version, entries in rules.items()
+        for rule in entries
+        if (rule["priority"], str(rule.get("table"))) in {(MAIN_FIRST, "main"), (EXIT_TABLE, str(EXIT_TABLE))}
+    }
+    return Running(wireguard, link["mtu"], frozenset(addresses), frozenset(ours), frozenset(present))
+
+
+def plan(wanted: Interface, running: Running, written: Written, public_key: str, now: float, resolve) -> list[Step]:
+    """The steps in order: undo what went away, then the peers, then what came.
+
+    public_key is that of the wanted private key; resolve turns a host name into its addresses.
+    """
+    device = wanted.name
+    unhook, hook = _hook_steps(wanted, written)
+    rule_removals, rule_additions = _rule_steps(wanted, running)
+    address_removals, address_additions, families = _address_steps(wanted, running)
+    route_removals, route_additions = _route_steps(wanted, running, families)
+    steps = [*unhook, *rule_removals, *route_removals, *address_removals]
+    if running.wireguard.public_key != public_key:
+        steps.append(Step(tuple(key_command(wanted, device)), "private key set"))
+    if running.wireguard.fwmark != wanted.fwmark:
+        steps.append(Step(("wg", "set", device, "fwmark", str(wanted.fwmark)), f"fwmark {wanted.fwmark}"))
+    steps += _peer_steps(wanted, running.wireguard, written, now, resolve)
+    steps += address_additions
+    if running.mtu != wanted.mtu:
+        command = ("ip", "link", "set", "dev", device, "mtu", str(wanted.mtu))
+        steps.append(Step(command, f"MTU {wanted.mtu} instead of {running.mtu}"))
+    return [*steps, *route_additions, *rule_additions, *hook]
+
+
+def _hook_steps(wanted: Interface, written: Written):
+    """A hook that went away is undone by the line for going down that went with it; a new one is run."""
+    gone = [line for line in written.pre_down if line not in wanted.pre_down and not _is_rule(line)]
+    new = [line for line in wanted.post_up if line not in written.post_up]
+    return [_hook(line, wanted.name) for line in gone], [_hook(line, wanted.name) for line in new]
+
+
+def _is_rule(line: str) -> bool:
+    return any(f"rule del priority {priority} " in line for priority in rules_of())
+
+
+def _hook(line: str, device: str) -> Step:
+    command = line.replace("%i", device)
+    return Step(("bash", "-c", command), f"ran {command}")
+
+
+def _rule_steps(wanted: Interface, running: Running):
+    expected = {(version, priority) for version in wanted.exit_families for priority in rules_of()}
+    removals = [
+        Step(("ip", f"-{version}", "rule", "del", "priority", str(priority)), f"IPv{version} rule {priority} removed")
+        # The one that sends traffic to the exit node goes first.
+        for version, priority in sorted(running.rules - expected, reverse=True)
+    ]
+    additions = [
+        Step(
+            ("ip", f"-{version}", "rule", "add", "priority", str(priority), *rules_of()[priority]),
+            f"IPv{version} rule {priority} added",
+        )
+        for version, priority in sorted(expected - running.rules)
+    ]
+    return removals, additions
+
+
+def _address_steps(wanted: Interface, running: Running):
+    expected = {str(ipaddress.ip_interface(address)) for address in wanted.addresses}
+    gone, new = sorted(running.addresses - expected), sorted(expected - running.addresses)
+    removals = [Step(("ip", "address", "del", a, "dev", wanted.name), f"address {a} removed") for a in gone]
+    additions = [Step(("ip", "address", "add", a, "dev", wanted.name), f"address {a} added") for a in new]
+    # The kernel drops a family's routes with its last address.
+    return removals, additions, {ipaddress.ip_interface(address).version for address in gone}
+
+
+def _route_steps(wanted: Interface, running: Running, renewed_families):
+    expected = {route.prefix: route for route in routes_of(wanted)}
+    removals = []
+    for prefix in sorted(running.prefixes - set(expected)):
+        route = Route(prefix)
+        command = ("ip", f"-{route.version}", "route", "del", *route.arguments, "dev", wanted.name)
+        removals.append(Step(command, f"route {prefix} removed"))
+    additions = []
+    for prefix, route in expected.items():
+        if prefix not in running.prefixes or route.version in renewed_families:
+            command = ("ip", f"-{route.version}", "route", "replace", *route.arguments, "dev", wanted.name)
+            additions.append(Step(command, f"route {prefix} added"))
+    return removals, additions
+
+
+def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, now: float, resolve) -> list[Step]:
+    """One `wg set` with every peer that differs, so that a network moves from one peer to another at once."""
+    command, changes = [], []
+    for key in sorted(set(running.peers) - {peer.public_key for peer in wanted.peers}):
+        command += ["peer", key, "remove"]
+        changes.append(f"peer {key} removed")
+    in_use = [peer.endpoint for peer in running.peers.values() if peer.endpoint]
+    for peer in wanted.peers:
+        before = running.peers.get(peer.public_key)
+        arguments, what = [], []
+        if before and before.has_preshared_key:
+            arguments += ["preshared-key", "/dev/null"]
+            what.append("preshared key removed")
+        if _wants_endpoint(peer, before, written, now):
+            endpoint = _choose(peer.endpoint, before.endpoint if before else "", in_use, resolve)
+            if endpoint:
+                arguments += ["endpoint", endpoint]
+                what.append(f"endpoint {endpoint}")
+        allowed = frozenset(peer.allowed_ips)
+        if not before or before.allowed_ips != allowed:
+            arguments += ["allowed-ips", ",".join(peer.allowed_ips)]
+            old = before.allowed_ips if before else frozenset()
+            signed = [f"+{prefix}" for prefix in sorted(allowed - old)] + [
+                f"-{prefix}" for prefix in sorted(old - allowed)
+            ]
+            what.append(f"allowed IPs {' '.join(signed)}")
+        keepalive = before.persistent_keepalive if before else 0
+        if keepalive != peer.persistent_keepalive:
+            arguments += ["persistent-keepalive", str(peer.persistent_keepalive)]
+            what.append(f"keepalive {peer.persistent_keepalive} s")
+        if arguments or not before:
+            command += ["peer", peer.public_key, *arguments]
+            changes.append(f"peer {peer.name} {'changed' if before else 'added'}: {', '.join(what)}")
+    return [Step(("wg", "set", wanted.name, *command), "; ".join(changes))] if command else []
+
+
+def _wants_endpoint(peer, before, written: Written, now: float) -> bool:
+    """A live session has found its way, by roaming too: leave it, unless it is the configured endpoint that changed."""
+    if before is None or not before.endpoint:
+        return True
+    live = now - before.latest_handshake < REJECT_AFTER
+    return written.endpoints.get(peer.public_key) != peer.endpoint or not live
+
+
+def _choose(endpoint: str, current: str, in_use: list, resolve) -> str:
+    """The address to set, or nothing when the current one is among those of the name.
+
+    The relay sees a device at one source address: prefer what the other peers of this interface use.
+    """
+    host, port = parse_endpoint(endpoint)
+    candidates = [format_endpoint(address, port) for address in resolve(host)]
+    if current in candidates:
+        return ""
+    return next((candidate for candidate in candidates if candidate in in_use), candidates[0])
+
+
+def _prefix(route: dict) -> str:
+    if route["dst"] == "default":
+        # A default route of IPv4 in JSON has no other sign of its family.
+        return "::/0" if route["family"] == 6 else "0.0.0.0/0"
+    return str(ipaddress.ip_network(route["dst"]))
