@@ -15,7 +15,6 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from peer_relay import addresses
 
@@ -27,6 +26,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 RX_SLOTS, TX_SLOTS = 32, 256
 _BUFFER_SIZE = 65536
 _NAME_SIZE, _CONTROL_SIZE = 32, 96
+_SOCKADDR_IN_SIZE = 16
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of older kernels
 _CACHE_SIZE = 4096  # parsed and built control messages
 
@@ -54,23 +54,23 @@ class _MMsgHdr(ctypes.Structure):
 _libc = ctypes.CDLL(None, use_errno=True)
 _cmsg_head = struct.Struct("@Nii")  # cmsghdr: length, level, type
 _HEADER_SIZE = ctypes.sizeof(_MMsgHdr)
-_LEN_OFFSET = _MMsgHdr.len.offset
 
 
-class Datagram(NamedTuple):
-    """What lies in the receive buffer at `offset`: one datagram, or a train of them, each `segment` bytes long."""
+# What lies in the receive buffer: offset, size, source address, the relay's own address that it was sent to, and the
+# size of each datagram when it is a train of them (0: a single one). A tuple: it is made for every datagram.
+Received = tuple[int, int, bytes, bytes, int]
 
-    offset: int
-    size: int
-    source: bytes
-    local: bytes
-    segment: int  # 0: a single datagram
+
+def _cut(buffer: ctypes.Array, step: int, size: int) -> list[memoryview]:
+    """Return the first `size` bytes of each `step` bytes."""
+    view = memoryview(buffer).cast("B")
+    return [view[start : start + size] for start in range(0, len(view), step)]
 
 
 class _Slots:
     """Headers, names, control messages and vectors for a number of messages, as the system calls want them."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, name_size: int):
         self.headers = (_MMsgHdr * count)()
         self.vectors = (_IoVec * count)()
         self.names = (ctypes.c_char * (_NAME_SIZE * count))()
@@ -83,9 +83,13 @@ class _Slots:
             header.iovlen = 1
             header.control = ctypes.addressof(self.controls) + slot * _CONTROL_SIZE
             header.controllen = _CONTROL_SIZE
+        # Made once: each look through ctypes builds new objects, which would double the cost of a datagram.
+        self.sizes = [self.headers[slot] for slot in range(count)]
+        self.heads = [entry.hdr for entry in self.sizes]
+        self.parts = [self.vectors[slot] for slot in range(count)]
         self.header_view = memoryview(self.headers).cast("B")
-        self.name_view = memoryview(self.names).cast("B")
-        self.control_view = memoryview(self.controls).cast("B")
+        self.control_views = _cut(self.controls, _CONTROL_SIZE, _CONTROL_SIZE)
+        self.name_views = _cut(self.names, _NAME_SIZE, name_size)
 
 
 def _control_message(level: int, kind: int, payload: bytes) -> bytes:
@@ -114,13 +118,16 @@ class BatchSocket:
         self._payload = (ctypes.c_char * (RX_SLOTS * _BUFFER_SIZE))()
         self._payload_address = ctypes.addressof(self._payload)
         self.payload = memoryview(self._payload).cast("B")
-        self._rx, self._tx = _Slots(RX_SLOTS), _Slots(TX_SLOTS)
-        for slot in range(RX_SLOTS):
-            self._rx.vectors[slot].base = self._payload_address + slot * _BUFFER_SIZE
-            self._rx.vectors[slot].size = _BUFFER_SIZE
+        self._rx, self._tx = _Slots(RX_SLOTS, self._address_size), _Slots(TX_SLOTS, self._address_size)
+        for slot, part in enumerate(self._rx.parts):
+            part.base = self._payload_address + slot * _BUFFER_SIZE
+            part.size = _BUFFER_SIZE
+        for head in self._tx.heads:
+            # The system wants a whole sockaddr_in; the bytes behind the address stay zero.
+            head.namelen = max(self._address_size, _SOCKADDR_IN_SIZE)
         self._fresh_headers = bytes(self._rx.header_view)
         self._parsed: dict[bytes, tuple[bytes, int]] = {}
-        self._built: dict[tuple[bytes, int], bytes] = {}
+        self._built: dict[tuple[bytes, int], tuple[int, bytes]] = {}
         self._queued: list[
             tuple[bytes, bytes, int, object]
         ] = []  # address, local, segment, what keeps the payload alive
@@ -157,7 +164,7 @@ class BatchSocket:
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
-    def receive(self) -> list[Datagram]:
+    def receive(self) -> list[Received]:
         """Return what has arrived, at most RX_SLOTS buffers. Valid until the next call; `flush` comes before that."""
         rx = self._rx
         rx.header_view[:] = self._fresh_headers
@@ -166,17 +173,11 @@ class BatchSocket:
             return []  # nothing there, or a pending error that this call has cleared
         result = []
         for slot in range(count):
-            header = rx.headers[slot]
-            size = header.len
-            start = slot * _NAME_SIZE
-            source = bytes(rx.name_view[start : start + self._address_size])
-            start = slot * _CONTROL_SIZE
-            control = bytes(rx.control_view[start : start + header.hdr.controllen])
-            known = self._parsed.get(control)
-            if known is None:
-                known = self._parse(control)
-            local, segment = known
-            result.append(Datagram(slot * _BUFFER_SIZE, size, source, local, segment if segment < size else 0))
+            size = rx.sizes[slot].len
+            control = bytes(rx.control_views[slot][: rx.heads[slot].controllen])
+            local, segment = self._parsed.get(control) or self._parse(control)
+            source = bytes(rx.name_views[slot])
+            result.append((slot * _BUFFER_SIZE, size, source, local, segment if segment < size else 0))
         return result
 
     def _parse(self, control: bytes) -> tuple[bytes, int]:
@@ -214,23 +215,17 @@ class BatchSocket:
             self.flush()
             slot = 0
         tx = self._tx
-        vector = tx.vectors[slot]
-        vector.base = pointer
-        vector.size = size
-        start = slot * _NAME_SIZE
-        tx.name_view[start : start + len(address)] = address
-        control = self._built.get((local, segment))
-        if control is None:
-            control = self._build(local, segment)
-        header = tx.headers[slot].hdr
-        header.namelen = len(address)
-        header.controllen = len(control)
-        start = slot * _CONTROL_SIZE
-        tx.control_view[start : start + len(control)] = control
+        part = tx.parts[slot]
+        part.base = pointer
+        part.size = size
+        tx.name_views[slot][:] = address
+        size_of_control, control = self._built.get((local, segment)) or self._build(local, segment)
+        tx.control_views[slot][:] = control
+        tx.heads[slot].controllen = size_of_control
         self._queued.append((address, local, segment, keep))
 
-    def _build(self, local: bytes, segment: int) -> bytes:
-        """Return the control messages that choose the source address and cut a train into segments."""
+    def _build(self, local: bytes, segment: int) -> tuple[int, bytes]:
+        """Return the control messages that choose the source address and cut a train: their size, and a full slot."""
         control = b""
         if len(local) == 4:
             control += _control_message(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))
@@ -240,8 +235,8 @@ class BatchSocket:
             control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
         if len(self._built) >= _CACHE_SIZE:
             self._built.clear()
-        self._built[local, segment] = control
-        return control
+        self._built[local, segment] = built = (len(control), control.ljust(_CONTROL_SIZE, b"\0"))
+        return built
 
     def flush(self) -> None:
         """Send what is queued, in order; a datagram that the system refuses does not hold up its neighbours."""
@@ -261,13 +256,13 @@ class BatchSocket:
     def _send_apart(self, slot: int, code: int) -> None:
         """Deal with the queued message that sendmmsg refused with errno `code`."""
         address, local, segment, _ = self._queued[slot]
-        vector = self._tx.vectors[slot]
-        size = vector.size
+        part = self._tx.parts[slot]
+        size = part.size
         step = segment or size
         if code in (errno.EAGAIN, errno.ENOBUFS):
             self._failed("send_buffer_full", address, -(-size // step), size)
             return
-        payload = ctypes.string_at(vector.base, size)
+        payload = ctypes.string_at(part.base, size)
         # A train may be too large for the way out, or the relay's own address may be gone: try each one plainly.
         for start in range(0, size, step):
             piece = payload[start : start + step]

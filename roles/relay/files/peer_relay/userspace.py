@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 
 from peer_relay import addresses, packets
-from peer_relay.datagrams import MAX_SEGMENTS, BatchSocket, Datagram
+from peer_relay.datagrams import MAX_SEGMENTS, BatchSocket, Received
 from peer_relay.device import Binding
 from peer_relay.switchboard import Switchboard
 
@@ -63,11 +63,12 @@ class UserspacePlane:
     def drain(self, sock: BatchSocket, now: float) -> bool:
         """Take one batch from a socket through the switchboard; False when there was nothing."""
         batch = sock.receive()
-        for datagram in batch:
-            if datagram.segment:
-                self._train(sock, datagram, now)
+        for received in batch:
+            offset, size, source, local, segment = received
+            if segment:
+                self._train(sock, received, now)
             else:
-                self._single(sock, datagram, datagram.offset, datagram.size, now)
+                self._single(sock, offset, size, source, local, now)
         self.flush()
         return bool(batch)
 
@@ -90,51 +91,55 @@ class UserspacePlane:
     def _sender(self, binding: Binding) -> BatchSocket | None:
         return self._by_local.get(binding.local) or self._by_family.get(len(binding.address))
 
-    def _single(self, sock: BatchSocket, datagram: Datagram, offset: int, size: int, now: float) -> None:
+    def _single(self, sock: BatchSocket, offset: int, size: int, source: bytes, local: bytes, now: float) -> None:
         if size >= packets.TRANSPORT_MIN_SIZE:
             head = _HEAD.unpack_from(sock.payload, offset)[0]
             if head & _TYPE_MASK == packets.TRANSPORT:
-                binding = self.switchboard.route(datagram.source, head >> 32, 1, size, now)
+                binding = self.switchboard.route(source, head >> 32, 1, size, now)
                 if binding:
                     self._forward(sock, offset, size, binding, 0)
                     return
-        payload = bytes(sock.payload[offset : offset + size])
-        self.switchboard.receive(payload, datagram.source, datagram.local, now)
+        self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
         if self.switchboard.outbox:
             self._empty_outbox()
 
-    def _train(self, sock: BatchSocket, datagram: Datagram, now: float) -> None:
+    def _train(self, sock: BatchSocket, train: Received, now: float) -> None:
         """Cut a train into runs of one receiver index: a GRO buffer can mix the indexes of a source."""
-        step = datagram.segment
-        end = datagram.offset + datagram.size
-        start = datagram.offset
+        offset, size, source, local, step = train
+        end = offset + size
         if step < packets.TRANSPORT_MIN_SIZE:
-            for offset in range(start, end, step):
-                self._single(sock, datagram, offset, min(step, end - offset), now)
+            self._singly(sock, train, now)
             return
-        # The last segment may be shorter than a header: it is looked at alone.
-        whole = end - datagram.size % step if datagram.size % step < packets.TRANSPORT_MIN_SIZE else end
-        heads = [_HEAD.unpack_from(sock.payload, offset)[0] for offset in range(start, whole, step)]
+        # The last datagram may be shorter than a header: it is looked at alone.
+        tail = size % step
+        whole = end - tail if tail < packets.TRANSPORT_MIN_SIZE else end
+        heads = [_HEAD.unpack_from(sock.payload, start)[0] for start in range(offset, whole, step)]
         first = 0
         for last in range(1, len(heads) + 1):
             if last < len(heads) and heads[last] == heads[first] and last - first < MAX_SEGMENTS:
                 continue
-            run = start + first * step
-            self._run(sock, datagram, heads[first], run, min(start + last * step, end) - run, now)
+            start = offset + first * step
+            length = min(offset + last * step, end) - start
+            self._run(sock, heads[first], (start, length, source, local, step), now)
             first = last
         if whole < end:
-            self._single(sock, datagram, whole, end - whole, now)
+            self._single(sock, whole, end - whole, source, local, now)
 
-    def _run(self, sock: BatchSocket, datagram: Datagram, head: int, offset: int, size: int, now: float) -> None:
-        step = datagram.segment
+    def _run(self, sock: BatchSocket, head: int, run: Received, now: float) -> None:
+        """Forward datagrams of one source and one first word, as a train again when there are several."""
+        offset, size, source, _, step = run
         if head & _TYPE_MASK == packets.TRANSPORT:
             count = -(-size // step)
-            binding = self.switchboard.route(datagram.source, head >> 32, count, size, now)
+            binding = self.switchboard.route(source, head >> 32, count, size, now)
             if binding:
                 self._forward(sock, offset, size, binding, step if count > 1 else 0)
                 return
+        self._singly(sock, run, now)
+
+    def _singly(self, sock: BatchSocket, train: Received, now: float) -> None:
+        offset, size, source, local, step = train
         for start in range(offset, offset + size, step):
-            self._single(sock, datagram, start, min(step, offset + size - start), now)
+            self._single(sock, start, min(step, offset + size - start), source, local, now)
 
     def _forward(self, sock: BatchSocket, offset: int, size: int, binding: Binding, segment: int) -> None:
         sender = self._sender(binding)
