@@ -47,6 +47,7 @@ class Pair:
         "indexes",
         "initiations",
         "last_initiation",
+        "last_passed",
         "last_packet",
         "last_response",
         "packets",
@@ -60,6 +61,7 @@ class Pair:
         self.initiations = self.responses = 0  # sent by this side, answered by the peer
         self.packets = self.bytes = 0
         self.last_initiation = self.last_response = self.last_packet = NEVER
+        self.last_passed = NEVER  # when an initiation was last handed to a peer that is there
 
 
 class Route:

@@ -13,6 +13,7 @@ REASONS = {
     "unknown_index": "the device is known, but no session with this receiver index is",
     "no_such_peer": "an initiation to a key that this device may not reach",
     "search_limited": "too many initiations to keys that this device may not reach",
+    "crossed_initiation": "the addressed device is being asked by the other one already: two would cancel each other",
     "index_collision": "the session index is in use by another pair; the sender retries with a new one",
     "bad_mac1": "a response that does not carry the mac1 of the device it goes to",
     "handshake_invalid": "a handshake with the relay that does not authenticate",

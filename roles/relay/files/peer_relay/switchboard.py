@@ -21,6 +21,8 @@ from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
 HOLD = 5.0  # seconds that an initiation waits for its destination or its source to bind
 # A session ends 180 s after its handshake and its successor starts at 120 s: 300 s outlive both.
 CONFIRMED_ROUTE = 300.0
+# Stock WireGuard that reads an initiation forgets its own: two that cross leave both sides waiting. One passes at a time.
+CROSSING = 1.5  # seconds that an answer may take before the other side may ask
 PENDING_ROUTE = 20.0  # an initiation that nobody answered yet
 _WAITING = 4096  # initiations of unproven sources that are held at the same time
 _CREDITS = 1024  # unproven sources whose credit is remembered
@@ -247,7 +249,12 @@ class Switchboard:
     def _pass_on(self, device: Device, peer: Device, datagram: bytes, now: float) -> None:
         if peer.binding is None:
             raise Refused("destination_not_bound")
+        back = peer.pairs.get(device)
+        if back and back.last_response < back.last_passed and now - back.last_passed < CROSSING:
+            raise Refused("crossed_initiation")
         self._learn(peer, packets.sender_index(datagram), device, now + PENDING_ROUTE, now)
+        if peer.live(now):
+            device.pair(peer).last_passed = now
         self._count_forwarded(device, len(datagram))
         self._send(datagram, peer)
 
