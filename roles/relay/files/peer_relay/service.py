@@ -150,11 +150,11 @@ class Service:
             if now >= tick_due:
                 tick_due = now + switchboard.tick(now, time.time())
                 plane.flush()
-                self._save_if_due(now)
+            self._save_if_due(now)
             if watchdog and now >= keep_alive_due:
                 notify.send("WATCHDOG=1")
                 keep_alive_due = now + watchdog / 3
-            ready = poller.poll(max(0.0, tick_due - time.monotonic()))
+            ready = poller.poll(max(0.0, min(tick_due, self._save_due) - time.monotonic()))
             for descriptor, _ in ready:
                 if descriptor == self._wake_read:
                     self._drain_wake()

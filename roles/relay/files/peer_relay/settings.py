@@ -70,12 +70,16 @@ def decode_key(text: str) -> bytes:
 
 
 class _Table:
-    """One TOML table while it is being read: takes keys out one by one, then insists that none is left."""
+    """One TOML table while it is being read: knows its keys and converts their values."""
 
-    def __init__(self, file: Path, where: str, content: Any):
+    def __init__(self, file: Path, where: str, content: Any, known: tuple[str, ...]):
         if not isinstance(content, dict):
             raise SettingsError(f"{file}: {where} is {content!r}: write a table, as in the example in the README")
-        self._file, self._where, self._content = file, where, dict(content)
+        self._file, self._where, self._content = file, where, content
+        # First of all: a misspelt key would otherwise be reported as a missing one.
+        for key in content.keys() - set(known):
+            cure = f"unknown key: remove it or correct its name; known are {', '.join(known)}"
+            raise self.error(key, content[key], cure)
 
     def error(self, key: str, value: Any, cure: str) -> SettingsError:
         """Return the error for one value."""
@@ -87,7 +91,7 @@ class _Table:
             if default is _REQUIRED:
                 raise SettingsError(f"{self._file}: {self._where} {key} is missing: {cure}")
             return convert(default)
-        value = self._content.pop(key)
+        value = self._content[key]
         # In Python a bool is an int; in TOML it is not.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self.error(key, value, cure)
@@ -95,11 +99,6 @@ class _Table:
             return convert(value)
         except (ValueError, TypeError, AttributeError) as error:
             raise self.error(key, value, cure) from error
-
-    def finish(self, known: str) -> None:
-        """Refuse keys that nobody asked for."""
-        for key, value in self._content.items():
-            raise self.error(key, value, f"unknown key: remove it or correct its name; known are {known}")
 
 
 def _port(value: int) -> int:
@@ -164,10 +163,17 @@ def _host_port(value: str) -> tuple[str, int] | None:
 
 
 _RELAY_KEYS = (
-    "name, listen_port, listen_addresses, private_key_file, networks, addresses, "
-    "state_file, status_socket, metrics_listen"
+    "name",
+    "listen_port",
+    "listen_addresses",
+    "private_key_file",
+    "networks",
+    "addresses",
+    "state_file",
+    "status_socket",
+    "metrics_listen",
 )
-_DEVICE_KEYS = "name, public_key, addresses, groups, rate_limit_mbit"
+_DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
 
 
 def load(file: Path) -> Settings:
@@ -185,10 +191,9 @@ def load(file: Path) -> Settings:
 
 def parse(content: dict[str, Any], file: Path) -> Settings:
     """Check parsed TOML; raise SettingsError. `file` is only named in messages."""
-    top = _Table(file, "the file's", content)
-    relay = _Table(file, "[relay]", top.take("relay", dict, dict, "write a [relay] table"))
+    top = _Table(file, "the file's", content, ("relay", "device"))
+    relay = _Table(file, "[relay]", top.take("relay", dict, dict, "write a [relay] table"), _RELAY_KEYS)
     devices = top.take("device", list, list, "write [[device]] tables", default=[])
-    top.finish("[relay] and [[device]]")
 
     name = relay.take("name", str, _name, "one word of at most 64 characters", "relay")
     port = relay.take("listen_port", int, _port, "a UDP port from 1 to 65535, for example 40000")
@@ -203,7 +208,6 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     metrics = relay.take(
         "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
     )
-    relay.finish(_RELAY_KEYS)
     return Settings(
         file=file,
         name=name,
@@ -233,7 +237,9 @@ def _devices(
     owners: dict[Address, str] = dict.fromkeys(relay, "the relay")
     for number, entry in enumerate(entries, 1):
         label = entry.get("name") if isinstance(entry, dict) else None
-        table = _Table(file, f"[[device]] {label if isinstance(label, str) else f'number {number}'}:", entry)
+        table = _Table(
+            file, f"[[device]] {label if isinstance(label, str) else f'number {number}'}:", entry, _DEVICE_KEYS
+        )
         device = _device(table, networks)
         if device.name in names:
             raise table.error(
@@ -261,7 +267,6 @@ def _device(table: _Table, networks: tuple[Network, ...]) -> DeviceSettings:
     )
     for address in device.addresses:
         _inside(table, address, networks)
-    table.finish(_DEVICE_KEYS)
     return device
 
 

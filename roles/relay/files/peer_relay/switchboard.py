@@ -21,7 +21,7 @@ from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
 HOLD = 5.0  # seconds that an initiation waits for its destination or its source to bind
 # A session ends 180 s after its handshake and its successor starts at 120 s: 300 s outlive both.
 CONFIRMED_ROUTE = 300.0
-# Stock WireGuard that reads an initiation forgets its own: two that cross leave both sides waiting. One passes at a time.
+# Stock WireGuard that reads an initiation forgets its own: two that cross leave both sides waiting.
 CROSSING = 1.5  # seconds that an answer may take before the other side may ask
 PENDING_ROUTE = 20.0  # an initiation that nobody answered yet
 _WAITING = 4096  # initiations of unproven sources that are held at the same time
