@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import ipaddress
 import json
 import os
 import re
+import shlex
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,32 +106,33 @@ def background(name: str, command: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def capture(name: str, interface: str, expression: str) -> Iterator[list[bytes]]:
-    """Record the UDP payloads that pass an interface; the list is filled when the block ends."""
-    path = "/run/lab.pcap"
-    payloads: list[bytes] = []
-    with background(name, f"tcpdump -Z root -U --immediate-mode -n -i {interface} -w {path} '{expression}'"):
+    """Record the IP packets that pass an interface; the list is filled when the block ends."""
+    path = f"/run/lab-{interface}.pcap"
+    packets: list[bytes] = []
+    with background(name, f"tcpdump -Z root -U --immediate-mode -n -i {interface} -w {path} {shlex.quote(expression)}"):
         wait_for("tcpdump records", lambda: machine(name).run(f"test -s {path}").rc == 0)
-        yield payloads
+        yield packets
         time.sleep(0.5)
-    dump = run(name, f"tcpdump -n -t -xx -r {path} 2>/dev/null; rm {path}")
-    payloads += [udp_payload(frame) for frame in frames(dump)]
+    packets += packets_of(base64.b64decode(run(name, f"base64 {path} && rm {path}")))
 
 
-def frames(dump: str) -> Iterator[bytes]:
-    """The frames in the output of tcpdump -xx: a line of text, then lines of hexadecimal digits, for each."""
-    digits = ""
-    for line in dump.splitlines():
-        if line.startswith("\t"):
-            digits += line.partition(":")[2]
-        elif digits:
-            yield bytes.fromhex(digits)
-            digits = ""
-    if digits:
-        yield bytes.fromhex(digits)
+def packets_of(pcap: bytes) -> Iterator[bytes]:
+    """The IP packets in a file of tcpdump, which has the byte order of the machine that wrote it."""
+    ethernet = struct.unpack_from("I", pcap, 20)[0] == 1
+    position = 24
+    while position < len(pcap):
+        length = struct.unpack_from("I", pcap, position + 8)[0]
+        frame = pcap[position + 16 : position + 16 + length]
+        yield frame[14:] if ethernet else frame
+        position += 16 + length
 
 
-def udp_payload(frame: bytes) -> bytes:
-    packet = frame[14:]
+def source_address(packet: bytes) -> str:
+    raw = packet[8:24] if packet[0] >> 4 == 6 else packet[12:16]
+    return str(ipaddress.ip_address(raw))
+
+
+def udp_payload(packet: bytes) -> bytes:
     header = 40 if packet[0] >> 4 == 6 else (packet[0] & 15) * 4
     length = int.from_bytes(packet[header + 4 : header + 6], "big")
     return packet[header + 8 : header + length]

@@ -1,0 +1,67 @@
+"""The overlay as its devices see it."""
+
+import pytest
+from lab import capture, device, fails, machine, overlay, pair_state, ping, run, source_address, status, wait_for
+
+DEVICES = ["laptop", "home"]
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+
+
+def other(name):
+    return next(device for device in DEVICES if device != name)
+
+
+def test_the_relay_runs():
+    relay = machine("relay")
+    assert relay.service("peer-relay").is_running
+    assert relay.service("peer-relay").is_enabled
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_interface_is_up_and_comes_back_at_boot(name):
+    service = machine(name).service("wg-quick@pr0")
+    assert service.is_running
+    assert service.is_enabled
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_relay_knows_where_the_device_is(name):
+    wait_for(f"{name} is bound", lambda: device(name)["state"] == "bound")
+    outside = {"laptop": "198.51.100.21", "home": "198.51.100.22"}[name]
+    assert device(name)["endpoint"].rpartition(":")[0] == outside, "the address of its router"
+
+
+@VERSIONS
+@pytest.mark.parametrize("name", DEVICES)
+def test_pair_pings(name, version):
+    ping(name, overlay(other(name), version))
+
+
+@VERSIONS
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_relay_answers_ping_in_the_tunnel(name, version):
+    address = next(a for a in status()["addresses"] if (":" in a) == (version == 6))
+    ping(name, address)
+
+
+def test_the_relay_reports_health():
+    assert pair_state("laptop", "home") == "up" or pair_state("home", "laptop") == "up"
+    report = status()
+    assert report["healthy"], report["problems"]
+    assert not fails("relay", "peer-relay doctor")
+
+
+def test_a_network_behind_a_device_is_reached():
+    route = run("laptop", "ip route get 10.43.0.10")
+    assert "dev pr0" in route
+    ping("laptop", "10.43.0.10")
+
+
+@pytest.mark.parametrize(
+    ("relay", "seen"), [("198.51.100.10", "198.51.100.22"), ("2001:db8:ff::10", "2001:db8:ff::22")]
+)
+def test_the_exit_node_lends_its_address(relay, seen):
+    """The relay's machine serves as a host on the Internet, and sees site B."""
+    with capture("relay", "wan", "icmp[icmptype] == icmp-echo or (icmp6 and ip6[40] == 128)") as packets:
+        ping("laptop", relay)
+    assert {source_address(packet) for packet in packets} == {seen}
