@@ -1,0 +1,43 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Put the relay's ports back into the nftables ruleset: python3 -m peer_relay_firewall SETTINGS"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from .firewall import CommandError, Port, apply_plan
+from .nft import RulesetError
+from .nft_plan import make_plan, read_ruleset
+
+
+def run(argv: list[str], stdin: str = "") -> str:
+    try:
+        result = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=True)  # noqa: S603
+    except FileNotFoundError as error:
+        raise CommandError(f"{argv[0]} is not installed") from error
+    except subprocess.CalledProcessError as error:
+        raise CommandError(f"'{' '.join(argv)}' failed ({error.returncode}): {error.stderr.strip()}") from error
+    return result.stdout
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    ports = [
+        Port(item.get("protocol", "udp"), int(item["port"]), item.get("comment", "relay")) for item in settings["ports"]
+    ]
+    ssh_ports = settings["own_chain_ssh_ports"]
+    own_chain = None if ssh_ports is None else [Port("tcp", number, "SSH") for number in ssh_ports]
+    try:
+        plan = make_plan(read_ruleset(run), ports, own_chain)
+        apply_plan(run, plan)
+    except (CommandError, RulesetError) as error:
+        sys.exit(str(error))
+    print("\n".join(plan.lines) or "The ports are let in already.")
+
+
+main()
