@@ -136,8 +136,6 @@ class Switchboard:
                 self._cookie_reply(datagram, source, local, device, now)
             else:
                 raise Refused("not_wireguard")
-            if device:
-                device.last_seen = now
         except Refused as refusal:
             self.drop(refusal.reason, 1, len(datagram), device)
 
@@ -173,8 +171,8 @@ class Switchboard:
         device.authenticated = device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
-        # A late packet from the address before must not move the device back.
-        if session.newest and device.binding != (source, local):
+        # A late packet from the address before, or of the session before, must not move the device back.
+        if session.newest and session is device.current and device.binding != (source, local):
             self._bind(device, Binding(source, local), now)
         if inner:
             answer, understood = self.own.answer(device, session, inner)
@@ -255,7 +253,7 @@ class Switchboard:
         self._learn(peer, packets.sender_index(datagram), device, now + PENDING_ROUTE, now)
         if peer.live(now):
             device.pair(peer).last_passed = now
-        self._count_forwarded(device, len(datagram))
+        self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
     def _response(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
@@ -279,7 +277,7 @@ class Switchboard:
             self.events.append(Event("pair", f"{peer.name} -> {device.name}"))
         pair.responses += 1
         pair.last_response = now
-        self._count_forwarded(device, len(datagram))
+        self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
     def _cookie_reply(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
@@ -293,7 +291,7 @@ class Switchboard:
         peer = device.routes[index].pair.peer
         if peer.binding is None:
             raise Refused("destination_not_bound")
-        self._count_forwarded(device, len(datagram))
+        self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
     def _learn(self, holder: Device, index: int, toward: Device, expires: float, now: float) -> None:
@@ -306,7 +304,8 @@ class Switchboard:
         self.changes += 1
 
     @staticmethod
-    def _count_forwarded(device: Device, size: int) -> None:
+    def _count_forwarded(device: Device, size: int, now: float) -> None:
+        device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += size
 
