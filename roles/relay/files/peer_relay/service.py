@@ -27,8 +27,8 @@ from peer_relay.userspace import BUFFER_SIZE, UserspacePlane
 log = logging.getLogger("peer_relay")
 
 _BATCHES_BEFORE_TIME = 16  # batches of one socket before the loop looks at time and signals again
-_SAVE_DELAY = 0.5  # seconds between a change and its way to disk; what a SIGKILL can cost
-_SAVE_DELAY_PER_DEVICE = 0.001  # a large state is written less often
+_SAVE_INTERVAL = 0.5  # seconds between two writes of the state; what a SIGKILL can cost
+_SAVE_INTERVAL_PER_DEVICE = 0.001  # a large state is written less often
 _ANSWER_WITHIN = 5.0  # seconds that a status request waits for the loop
 _CLOCK_SLACK = 2.0
 _EVENT_TEXT = {
@@ -78,6 +78,7 @@ class Service:
         self._writer = ThreadPoolExecutor(1, "state")
         self._saved_changes = self._switchboard.changes
         self._save_due = float("inf")
+        self._last_save = float("-inf")
         try:
             self._status = StatusServer(config.status_socket, config.metrics_listen, self._document_from_loop)
         except OSError as error:
@@ -235,13 +236,15 @@ class Service:
             raise StartError(f"{error.filename}: {error.strerror}") from error
 
     def _save_if_due(self, now: float) -> None:
-        if self._switchboard.changes != self._saved_changes and self._save_due == float("inf"):
-            self._save_due = now + _SAVE_DELAY + _SAVE_DELAY_PER_DEVICE * len(self._switchboard.devices)
+        if self._switchboard.changes != self._saved_changes:
+            interval = _SAVE_INTERVAL + _SAVE_INTERVAL_PER_DEVICE * len(self._switchboard.devices)
+            self._save_due = self._last_save + interval
         if now >= self._save_due:
             self._save(now)
 
     def _save(self, now: float) -> None:
         self._save_due = float("inf")
+        self._last_save = now
         self._saved_changes = self._switchboard.changes
         # The copy is made here, the slow part (JSON, disk) beside the loop.
         self._writer.submit(self._write_state, state.export(self._switchboard, now, time.time()))
@@ -249,7 +252,7 @@ class Service:
     def _write_state(self, content: dict[str, Any]) -> None:
         try:
             state.write(self._settings.state_file, content)
-            if self._state_error and not self._settings.state_file.with_suffix(".broken").exists():
+            if self._state_error and not state.broken_name(self._settings.state_file).exists():
                 self._state_error = None
         except OSError as error:
             problem = (

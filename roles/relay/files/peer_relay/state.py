@@ -96,9 +96,14 @@ def read(file: Path) -> tuple[Any, str | None]:
         return None, set_aside(file, str(error))
 
 
+def broken_name(file: Path) -> Path:
+    """Return where a broken state file is kept."""
+    return file.with_name(file.name + ".broken")
+
+
 def set_aside(file: Path, reason: str) -> str:
     """Keep a broken state file for inspection; return the sentence that says so."""
-    aside = file.with_suffix(".broken")
+    aside = broken_name(file)
     try:
         file.replace(aside)
         kept = f"kept as {aside}"
@@ -109,7 +114,7 @@ def set_aside(file: Path, reason: str) -> str:
 
 def write(file: Path, state: dict[str, Any]) -> None:
     """Replace the state file in one step; a crash leaves the old one or the new one."""
-    temporary = file.with_suffix(".new")
+    temporary = file.with_name(file.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         json.dump(state, stream, separators=(",", ":"))

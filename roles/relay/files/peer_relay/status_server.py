@@ -7,6 +7,7 @@ Requests run in threads of their own; the document comes from a function that th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import stat
@@ -93,7 +94,17 @@ class _TcpServer(_Threads, TCPServer):
 def _start(server: _Threads, document: Callable[[], dict[str, Any]]) -> None:
     server.document = document
     server._slots = threading.BoundedSemaphore(_MAX_CLIENTS)
-    threading.Thread(target=server.serve_forever, name="status", daemon=True).start()
+    threading.Thread(target=_serve, args=(server,), name="status", daemon=True).start()
+
+
+def _serve(server: _Threads) -> None:
+    """Accept until the listening socket is shut down, which ends this at once (serve_forever would take its time)."""
+    while True:
+        try:
+            request, address = server.get_request()
+        except OSError:
+            return
+        server.process_request(request, address)
 
 
 class StatusServer:
@@ -122,8 +133,8 @@ class StatusServer:
     def close(self) -> None:
         """Stop listening and remove the socket."""
         for server in self._servers:
-            if hasattr(server, "document"):
-                server.shutdown()
+            with contextlib.suppress(OSError):
+                server.socket.shutdown(socket.SHUT_RDWR)
             server.server_close()
         if self._servers:
             self._unix.unlink(missing_ok=True)
