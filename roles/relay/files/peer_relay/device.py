@@ -44,6 +44,7 @@ class Pair:
 
     __slots__ = (
         "bytes",
+        "crossed",
         "indexes",
         "initiations",
         "last_initiation",
@@ -62,6 +63,7 @@ class Pair:
         self.packets = self.bytes = 0
         self.last_initiation = self.last_response = self.last_packet = NEVER
         self.last_passed = NEVER  # when an initiation was last handed to a peer that is there
+        self.crossed = False  # the latest initiation was dropped because the peer's own was on its way
 
 
 class Route:
@@ -123,7 +125,10 @@ class Device:
         return found
 
     def add_route(self, index: int, peer: Device, expires: float) -> None:
-        """Let this device send to `peer` under receiver `index`; the pair's oldest route makes room."""
+        """Let this device send to `peer` under receiver `index`; the pair's route that ends first makes room.
+
+        Those that no answer has confirmed end first, so that forged initiations push out each other only.
+        """
         pair = self.pair(peer)
         known = self.routes.get(index)
         if known is not None:
@@ -134,7 +139,7 @@ class Device:
         self.routes[index] = Route(pair, expires)
         pair.indexes.append(index)
         if len(pair.indexes) > _ROUTES_PER_PAIR:
-            self.drop_route(pair.indexes[0])
+            self.drop_route(min(pair.indexes[:-1], key=lambda known: self.routes[known].expires))
 
     def drop_route(self, index: int) -> None:
         """Forget one route."""

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peer_relay import packets
-from peer_relay.device import NEVER, Binding, Device, DeviceSettings
+from peer_relay.device import NEVER, Binding, Device, DeviceSettings, Route
 from peer_relay.drops import Refused
 from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
+from peer_relay.waiting import WaitingRoom
 
 HOLD = 5.0  # seconds that an initiation waits for its destination or its source to bind
 # A session ends 180 s after its handshake and its successor starts at 120 s: 300 s outlive both.
@@ -24,7 +25,9 @@ CONFIRMED_ROUTE = 300.0
 # Stock WireGuard that reads an initiation forgets its own: two that cross leave both sides waiting.
 CROSSING = 1.5  # seconds that an answer may take before the other side may ask
 PENDING_ROUTE = 20.0  # an initiation that nobody answered yet
-_WAITING = 4096  # initiations of unproven sources that are held at the same time
+# Unproven sources whose initiations are held at the same time, and how many of each. Those that have shaken hands with
+# the relay and only have to confirm are kept apart, so that strangers cannot push them out.
+_STRANGERS, _ARRIVING, _HELD_EACH = 1024, 512, 32
 _CREDITS = 1024  # unproven sources whose credit is remembered
 _SWEEP = 1.0  # seconds between two looks at what has expired
 _GREETINGS = 20  # own initiations after a start, each tick: a slice of them, so that forwarding goes on
@@ -60,7 +63,8 @@ class Switchboard:
         self._groups: dict[str, list[Device]] = {}
         self._indexes: dict[int, Device] = {}  # receiver index -> a device that sends with it
         self._credit: OrderedDict[bytes, int] = OrderedDict()  # bytes that an unproven source has paid for a challenge
-        self._waiting: deque[tuple[float, bytes, bytes]] = deque(maxlen=_WAITING)  # since, unproven source, initiation
+        self._strangers = WaitingRoom(_STRANGERS, _HELD_EACH, HOLD)
+        self._arriving = WaitingRoom(_ARRIVING, _HELD_EACH, HOLD)
         self._greetings: deque[tuple[Device, float, int]] = deque()  # device, not before, tries left
         self._next_sweep = NEVER
         self._wall_offset = 0.0
@@ -92,21 +96,25 @@ class Switchboard:
         self.own.forget(device)
         for other in self.devices.values():
             other.forget(device)
+        # An index of its own must not let it be challenged, and so come back.
+        self._indexes = {index: owner for index, owner in self._indexes.items() if owner is not device}
         self.events.append(Event("removed", device.name))
 
     # --- datagrams ----------------------------------------------------------------------------------------------------
 
-    def route(self, source: bytes, index: int, count: int, size: int, now: float) -> Binding | None:
-        """Decide on a run of `count` transport messages, `size` bytes in all, of one source and receiver index.
+    def route(self, source: bytes, local: bytes, index: int, count: int, size: int, now: float) -> Binding | None:
+        """Decide on a run of `count` transport messages, `size` bytes in all, of one path and receiver index.
 
         Return where they go, or None: then each of them belongs to `receive`, which finds out why.
         """
         device = self.bound.get(source)
-        if device is None:
+        if device is None or device.binding.local != local:
             return None
         route = device.routes.get(index)
-        if route is None:
-            return None
+        return self._follow(device, route, count, size, now) if route else None
+
+    def _follow(self, device: Device, route: Route, count: int, size: int, now: float) -> Binding | None:
+        """Count transport messages on a route and return where they go; None when they may not, or nobody is there."""
         pair = route.pair
         peer = pair.peer
         binding = peer.binding
@@ -156,11 +164,14 @@ class Switchboard:
     def _transport(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
         if device and index in device.routes:
-            binding = self.route(source, index, 1, len(datagram), now)
+            route = device.routes[index]
+            binding = self._follow(device, route, 1, len(datagram), now)
             if binding is None:
-                bound = device.routes[index].pair.peer.binding is not None
-                raise Refused("rate_limited" if bound else "destination_not_bound")
+                raise Refused("rate_limited" if route.pair.peer.binding else "destination_not_bound")
             self.outbox.append((datagram, binding))
+            if device.binding and device.binding.local != local:
+                # It writes to another address of the relay's, and may no longer hear the one that it is bound to.
+                self._challenge(device, len(datagram), source, local, now)
         elif index in self.own.sessions:
             self._to_relay(datagram, source, local, now)
         else:
@@ -172,35 +183,42 @@ class Switchboard:
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
         # A late packet from the address before, or of the session before, must not move the device back.
-        if session.newest and session is device.current and device.binding != (source, local):
-            self._bind(device, Binding(source, local), now)
+        if session.newest and session is device.current:
+            if device.binding != (source, local):
+                self._bind(device, Binding(source, local), now)
+            elif device.held:  # it was silent and is back where it was
+                self._release_held(device, now)
+        if self.own.wants_rekey(device, now):
+            self._initiate(device, now)
         if inner:
             answer, understood = self.own.answer(device, session, inner)
             self.outbox.append((answer, Binding(source, local)))
             if not understood:
                 raise Refused("inner_unsupported")
-        if self.own.wants_rekey(device, now):
-            self._initiate(device, now)
 
     def _unproven(self, index: int, size: int, source: bytes, local: bytes, device: Device | None, now: float) -> None:
-        """A known index from an unknown source is probably a device that moved: ask it, once it paid for the question.
-
-        The challenge is an initiation of 148 bytes; what the source sent before covers it, so nothing is amplified.
-        """
+        """A known index from an unknown source is probably a device that moved: ask it."""
         if device:
             raise Refused("unknown_index")
         owner = self._indexes.get(index)
         if owner is None or index not in owner.routes:
             raise Refused("unknown_source")
+        self._challenge(owner, size, source, local, now)
+        raise Refused("source_unproven")
+
+    def _challenge(self, device: Device, size: int, source: bytes, local: bytes, now: float) -> None:
+        """Ask who is at `source` whether it is the device, once it has paid for the question.
+
+        The challenge is an initiation of 148 bytes; what the source sent before covers it, so nothing is amplified.
+        """
         credit = self._credit.pop(source, 0) + size
-        if credit >= packets.INITIATION_SIZE and self.own.challenge_allowed(owner, now):
+        if credit >= packets.INITIATION_SIZE and self.own.challenge_allowed(device, now):
             credit -= packets.INITIATION_SIZE
-            challenge = self.own.initiate(owner, now, now + self._wall_offset)
+            challenge = self.own.initiate(device, now, now + self._wall_offset)
             self.outbox.append((challenge, Binding(source, local)))
         self._credit[source] = min(credit, 4 * packets.INITIATION_SIZE)
         if len(self._credit) > _CREDITS:
             self._credit.popitem(last=False)
-        raise Refused("source_unproven")
 
     def _initiation(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         if packets.mac1_valid(self.own.identity.mac1_key, datagram):
@@ -216,6 +234,7 @@ class Switchboard:
             self.outbox.append((cookie, Binding(source, local)))
             raise Refused("cookie_required")
         answer = self.own.respond(datagram, source, now, self.devices.get)
+        self._arriving.add(source, self._strangers.take(source, now), now)
         self.outbox.append((answer, Binding(source, local)))
 
     def _addressee(self, device: Device, datagram: bytes, now: float) -> Device:
@@ -247,22 +266,25 @@ class Switchboard:
     def _pass_on(self, device: Device, peer: Device, datagram: bytes, now: float) -> None:
         if peer.binding is None:
             raise Refused("destination_not_bound")
-        back = peer.pairs.get(device)
-        if back and back.last_response < back.last_passed and now - back.last_passed < CROSSING:
+        pair, back = device.pair(peer), peer.pairs.get(device)
+        if back and back.last_response < back.last_passed and now - back.last_passed < CROSSING and not pair.crossed:
+            # Only one in a row: whoever forges initiations of the peer must not be able to silence this device.
+            pair.crossed = True
             raise Refused("crossed_initiation")
+        pair.crossed = False
         self._learn(peer, packets.sender_index(datagram), device, now + PENDING_ROUTE, now)
         if peer.live(now):
-            device.pair(peer).last_passed = now
+            pair.last_passed = now
         self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
     def _response(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if index in self.own.handshakes:
-            self._challenge_met(datagram, source, local, now)
-            return
         if device is None or index not in device.routes:
-            self._unproven(index, len(datagram), source, local, device, now)
+            if index in self.own.handshakes:
+                self._challenge_met(datagram, source, local, now)
+            else:
+                self._unproven(index, len(datagram), source, local, device, now)
             return
         peer = device.routes[index].pair.peer
         if not packets.mac1_valid(peer.mac1_key, datagram):
@@ -282,11 +304,11 @@ class Switchboard:
 
     def _cookie_reply(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if index in self.own.handshakes:
-            self.own.take_cookie(datagram, now)
-            return
         if device is None or index not in device.routes:
-            self._unproven(index, len(datagram), source, local, device, now)
+            if index in self.own.handshakes:
+                self.own.take_cookie(datagram, now)
+            else:
+                self._unproven(index, len(datagram), source, local, device, now)
             return
         peer = device.routes[index].pair.peer
         if peer.binding is None:
@@ -331,36 +353,31 @@ class Switchboard:
         device.binding = binding
         self.changes += 1
         self._credit.pop(binding.address, None)
-        held, device.held = device.held, {}
-        for sender, (since, datagram) in held.items():
-            if now - since <= HOLD:
-                self._release(sender, device, datagram, now)
-        for datagram in self._waited(binding.address, now):
-            self.receive(datagram, binding.address, binding.local, now)
+        self._release_held(device, now)
+        for room in (self._arriving, self._strangers):
+            for datagram in room.take(binding.address, now):
+                self.receive(datagram, binding.address, binding.local, now)
 
     def _unbind(self, device: Device) -> None:
         if device.binding:
             del self.bound[device.binding.address]
             device.binding = None
 
-    def _release(self, sender: Device, device: Device, datagram: bytes, now: float) -> None:
-        try:
-            self._pass_on(sender, device, datagram, now)
-        except Refused as refusal:
-            self.drop(refusal.reason, 1, len(datagram), sender)
+    def _release_held(self, device: Device, now: float) -> None:
+        held, device.held = device.held, {}
+        for sender, (since, datagram) in held.items():
+            if now - since > HOLD:
+                continue
+            try:
+                self._pass_on(sender, device, datagram, now)
+            except Refused as refusal:
+                self.drop(refusal.reason, 1, len(datagram), sender)
 
     def _wait(self, datagram: bytes, source: bytes, now: float) -> None:
         """Keep an initiation of an address that nobody has proven yet: a device starts all its peers at once."""
-        self._waiting.append((now, source, datagram))
+        room = self._arriving if source in self._arriving else self._strangers
+        room.add(source, [datagram], now)
         raise Refused("source_not_bound")
-
-    def _waited(self, source: bytes, now: float) -> list[bytes]:
-        """Take out the initiations that waited for `source` to be proven."""
-        mine = [datagram for since, address, datagram in self._waiting if address == source and now - since <= HOLD]
-        if mine:
-            rest = (entry for entry in self._waiting if entry[1] != source)
-            self._waiting = deque(rest, maxlen=_WAITING)
-        return mine
 
     def restore(self, device: Device, binding: Binding) -> None:
         """Bind a device to where it was before a restart; the relay then proves that it still is there."""
@@ -409,5 +426,5 @@ class Switchboard:
             if device.held:
                 device.held = {sender: held for sender, held in device.held.items() if now - held[0] <= HOLD}
         self._indexes = {index: device for index, device in self._indexes.items() if index in device.routes}
-        while self._waiting and now - self._waiting[0][0] > HOLD:
-            self._waiting.popleft()
+        self._strangers.sweep(now)
+        self._arriving.sweep(now)

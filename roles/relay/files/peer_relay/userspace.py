@@ -95,7 +95,7 @@ class UserspacePlane:
         if size >= packets.TRANSPORT_MIN_SIZE:
             head = _HEAD.unpack_from(sock.payload, offset)[0]
             if head & _TYPE_MASK == packets.TRANSPORT:
-                binding = self.switchboard.route(source, head >> 32, 1, size, now)
+                binding = self.switchboard.route(source, local, head >> 32, 1, size, now)
                 if binding:
                     self._forward(sock, offset, size, binding, 0)
                     return
@@ -127,10 +127,10 @@ class UserspacePlane:
 
     def _run(self, sock: BatchSocket, head: int, run: Received, now: float) -> None:
         """Forward datagrams of one source and one first word, as a train again when there are several."""
-        offset, size, source, _, step = run
+        offset, size, source, local, step = run
         if head & _TYPE_MASK == packets.TRANSPORT:
             count = -(-size // step)
-            binding = self.switchboard.route(source, head >> 32, count, size, now)
+            binding = self.switchboard.route(source, local, head >> 32, count, size, now)
             if binding:
                 self._forward(sock, offset, size, binding, step if count > 1 else 0)
                 return
