@@ -8,7 +8,7 @@ name: first_hosts
 short_description: The first host address of each network
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - The first host address of each overlay network, which is the relay's own unless it is told otherwise.
 options:

@@ -8,7 +8,7 @@ name: overlay_devices
 short_description: The devices that a relay is to know
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes the list of devices for a relay's settings from the hosts of the inventory group C(peers).
   - A host without C(peer_addresses) gets an address in each network that depends on its inventory name alone.

@@ -8,7 +8,7 @@ name: overlay_interface
 short_description: What a device's WireGuard interface is to have
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes the addresses and the list of peers of one device's interface, as
     M(homelab.peer_relay.wireguard_interface#module) takes them.

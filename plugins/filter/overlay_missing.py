@@ -8,7 +8,7 @@ name: overlay_missing
 short_description: The devices whose public key nobody knows yet
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Names the hosts that P(homelab.peer_relay.overlay_devices#filter) leaves out for want of a key. Those are the hosts
     that no run has reached so far.

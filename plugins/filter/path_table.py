@@ -8,7 +8,7 @@ name: path_table
 short_description: A readable table of the paths between devices
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes lines of text from the results of M(homelab.peer_relay.path_info#module).
 options:

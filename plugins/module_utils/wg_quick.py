@@ -143,7 +143,7 @@ def render(interface: Interface) -> str:
         for priority, rule in rules_of().items():
             remove = f"ip -{version} rule del priority {priority}"
             # An interface that died left its rules behind.
-            up.append(f"{remove} 2>/dev/null; ip -{version} rule add priority {priority} {' '.join(rule)}")
+            up.append(f"{remove} 2>/dev/null || true; ip -{version} rule add priority {priority} {' '.join(rule)}")
             down.append(f"{remove} || true")
     lines = [
         "# Managed by Ansible (homelab.peer_relay): changes made here are lost.",

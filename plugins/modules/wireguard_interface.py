@@ -9,7 +9,7 @@ module: wireguard_interface
 short_description: Bring a WireGuard interface to a wanted state without dropping its tunnels
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Writes the interface's C(wg-quick) file and brings the running interface to it by the steps that are needed and no
     more. A peer that is right already keeps its session, and a peer whose session is alive keeps the endpoint that the
@@ -18,7 +18,7 @@ description:
     which is the only restart there is. RV(restarted) says so.
   - Overlay addresses are reached by the connected route of O(addresses). Every other network of O(peers[].allowed_ips)
     gets a route in the main table with a metric so large that the same network on a local link wins.
-  - A default route (C(0.0.0.0/0), C(::/0)) makes the peer this device's exit node. It goes to a routing table of its own,
+  - A default route, C(0.0.0.0/0) or C(::/0), makes the peer the exit node. It goes to a routing table of its own,
     with rules before the main table's that keep local networks, and WireGuard's own packets, off it.
   - Routes of others over the interface are left alone.
 extends_documentation_fragment:
@@ -37,8 +37,7 @@ options:
     required: true
   state:
     description:
-      - V(present) writes the file and has the interface run. To have the unit start at boot, enable it with
-        M(ansible.builtin.systemd_service).
+      - V(present) writes the file and has the interface run, now and after a boot.
       - V(absent) stops and disables the unit and removes the file. The private key stays.
     type: str
     choices:
@@ -194,6 +193,9 @@ class Device:
     def is_started(self) -> bool:
         return self.succeeds("systemctl", "is-active", "--quiet", self.unit)
 
+    def is_enabled(self) -> bool:
+        return self.succeeds("systemctl", "is-enabled", "--quiet", self.unit)
+
     def read_file(self) -> str:
         try:
             return self.file.read_text(encoding="utf-8", errors="replace")
@@ -243,9 +245,7 @@ class Device:
             return
         lines = ["--output", "cat", "--lines", str(JOURNAL_LINES), "--no-pager"]
         journal = self.module.run_command(["journalctl", "--unit", self.unit, *lines])[1]
-        # wg-quick takes the interface away again, but not what its PostUp commands left outside of it.
-        for line in read_back(text).pre_down:
-            self.succeeds("bash", "-c", line.replace("%i", self.name))
+        self.undo(text)
         if old_text:
             self.write_file(old_text)
             self.succeeds("systemctl", "start", self.unit)
@@ -253,11 +253,17 @@ class Device:
             self.file.unlink()
         self.fail(f"{self.unit} did not start, and {self.file} is as it was before. The journal:\n{journal.strip()}")
 
-    def stop(self) -> None:
-        """Stop the interface by its old file, whoever started it."""
-        self.run("systemctl", "stop", self.unit)
+    def stop(self, text: str) -> None:
+        """Stop the interface by its old file, whoever started it, and undo what its PostUp commands did elsewhere."""
+        self.succeeds("systemctl", "stop", self.unit)
         if self.is_there() and not self.succeeds("wg-quick", "down", self.name):
             self.run("ip", "link", "del", "dev", self.name)
+        self.undo(text)
+
+    def undo(self, text: str) -> None:
+        # wg-quick does not when the interface is gone already, or never came up whole.
+        for line in read_back(text).pre_down:
+            self.succeeds("bash", "-c", line.replace("%i", self.name))
 
 
 def resolve(host: str) -> list:
@@ -291,15 +297,20 @@ def present(device: Device, wanted: Interface) -> dict:
         device.changes = ["interface restarted" if device.restarted else "interface started"]
     else:
         device.changes = [step.change for step in steps]
+    enable = not device.is_enabled()
+    if enable:
+        device.changes.append("unit enabled")
     if not module.check_mode:
         if start:
-            device.stop()
+            device.stop(old_text)
             device.start(text, old_text)
         for step in steps:
             device.run(*step.command)
         if rewrite:
             # Last, so that after a failure the old file still says what to undo.
             device.write_file(text)
+        if enable:
+            device.run("systemctl", "enable", "--quiet", device.unit)
     return {
         "changed": bool(rewrite or device.changes),
         "public_key": public_key,
@@ -314,16 +325,16 @@ def absent(device: Device) -> dict:
     old_text = device.read_file()
     if device.is_there() or device.is_started():
         device.changes.append("interface stopped")
-    enabled = device.succeeds("systemctl", "is-enabled", "--quiet", device.unit)
+    if device.is_enabled():
+        device.changes.append("unit disabled")
     if not device.module.check_mode:
-        if device.changes:
-            device.stop()
-        if enabled:
+        device.stop(old_text)
+        if device.is_enabled():
             device.run("systemctl", "disable", "--quiet", device.unit)
         if old_text:
             device.file.unlink()
     return {
-        "changed": bool(device.changes or enabled or old_text),
+        "changed": bool(device.changes or old_text),
         "diff": {"before": old_text, "after": "", "before_header": str(device.file), "after_header": str(device.file)},
     }
 

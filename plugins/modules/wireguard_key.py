@@ -9,7 +9,7 @@ module: wireguard_key
 short_description: Make a WireGuard private key on the device that uses it
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes a private key with C(wg genkey) in a file that only root can read, and returns the public key that goes with
     it.
