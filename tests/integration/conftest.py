@@ -92,7 +92,7 @@ class Trio:
         self.relay = relay
         self.sites = [lab.site() for _ in range(3)]
         self.devices = [
-            Device(lab, site.host(name), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::{number}/128"])
+            Device(lab, site.host(name), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::1:{number}/128"])
             for number, (site, name) in enumerate(zip(self.sites, ("ann", "bob", "cat"), strict=True), 1)
         ]
         relay.register(*self.devices)

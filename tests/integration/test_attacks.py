@@ -136,7 +136,7 @@ def test_initiators_index_collision(trio: Trio, mallory: Client, figure: Figure)
             index = random_index()
             writer = mallory.initiation(b64decode(bob.public_key), index)
             mallory.send(writer.datagram)
-            assert writer.finish(mallory.receive(packets.RESPONSE)).remote_index
+            assert writer.finish(mallory.receive(packets.RESPONSE, index)).remote_index
         lost = [at for direction in stream.directions for at in direction.lost() if at > moment]
     figure("index collision of two initiators", f"{len(lost)} lost", "0")
     assert not lost

@@ -52,7 +52,7 @@ def test_restart_loses_only_its_own_packets(trio_up: Trio, figure: Figure, numbe
 def test_reload_adds_and_removes_devices_without_loss(trio_up: Trio, figure: Figure) -> None:
     ann, bob, cat = trio_up.devices
     relay = trio_up.relay
-    dan = Device(trio_up.lab, trio_up.sites[2].host("dan"), "dan", ["10.77.1.4/32", "fd77:7065:6572::4/128"])
+    dan = Device(trio_up.lab, trio_up.sites[2].host("dan"), "dan", ["10.77.1.4/32", "fd77:7065:6572::1:4/128"])
     relay.connect(dan, ann)
     relay.connect(ann, dan)
     with Stream(ann, bob, rate=100) as stream:
@@ -63,12 +63,13 @@ def test_reload_adds_and_removes_devices_without_loss(trio_up: Trio, figure: Fig
             time.sleep(1)
             relay.register(dan)
             relay.reload()
+            wait_until("dan is known", lambda: "dan" in relay.names(), 5)
             dan.up()
             joined = relay.wait_bound(dan)
             dan.host.run("ping", "-c", "1", "-W", "5", "10.77.1.1")
             del relay.registrations["cat"]
             relay.reload()
-            wait_until("cat is gone", lambda: "cat" not in {device["name"] for device in relay.status()["devices"]}, 5)
+            wait_until("cat is gone", lambda: "cat" not in relay.names(), 5)
         finally:
             sent, lost, _ = iperf.result()
     missed = [at for direction in stream.directions for at in direction.lost() if at > start]
@@ -115,10 +116,11 @@ def test_broken_state_is_kept_aside(trio_up: Trio, content: str | None) -> None:
     assert "state.json" in relay.log()
     kept = [path for path in relay.state.parent.glob("state.json?*") if path.read_bytes() == broken]
     assert kept, "the broken file is kept aside"
-    # Nobody is known by address any more; whoever makes a handshake is back at once.
+    # Nobody is known by address any more; whoever makes a new handshake is back at once.
     for device in (ann, bob):
-        device.host.ip(f"link set {device.interface} down")
-        device.up()
+        for peer in (relay, ann, bob):
+            device.remove_peer(peer.public_key)
+        relay.connect(device, ann, bob)
     relay.wait_bound(ann, bob)
     with Stream(ann, bob) as stream:
         stream.wait_flowing(10)

@@ -61,7 +61,22 @@ class Capture:
 
     def __init__(self, namespace: Namespace, interface: str, expression: str = "udp"):
         self._path = namespace.logs / f"{namespace.label}-{interface}-{id(self)}.pcap"
-        words = ["-i", interface, "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w", str(self._path), expression]
+        words = [
+            "-i",
+            interface,
+            "-n",
+            "--immediate-mode",
+            "-U",
+            "-s",
+            "0",
+            "-B",
+            "16384",
+            "-Z",
+            "root",
+            "-w",
+            str(self._path),
+            expression,
+        ]
         self._process = namespace.spawn("tcpdump", *words, log=f"tcpdump-{id(self)}")
         wait_until("tcpdump listens", lambda: "listening on" in self._process.text(), 5)
 

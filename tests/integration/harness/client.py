@@ -42,11 +42,11 @@ class Client:
     def send(self, datagram: bytes) -> None:
         self.end.sendto(datagram, self.relay)
 
-    def receive(self, kind: int) -> bytes:
-        """Return the next datagram of that message type."""
+    def receive(self, kind: int, index: int | None = None) -> bytes:
+        """Return the next datagram of that message type, to that index when one is given."""
         while True:
             datagram = self.end.recv(2048)
-            if datagram[0] == kind:
+            if datagram[0] == kind and index in (None, packets.receiver_index(datagram)):
                 return datagram
 
     def initiation(self, responder: bytes, index: int) -> InitiationWriter:
@@ -57,7 +57,7 @@ class Client:
         index = random_index()
         writer = self.initiation(base64.b64decode(relay_key), index)
         self.send(writer.datagram)
-        keys = writer.finish(self.receive(packets.RESPONSE))
+        keys = writer.finish(self.receive(packets.RESPONSE, index))
         self.session = Session(keys, index, time.monotonic(), initiator=True)
         self.keepalive()
 

@@ -44,10 +44,11 @@ class NotifySocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
 
-    def wait_ready(self, seconds: float) -> None:
-        self._socket.settimeout(seconds)
-        while b"READY=1" not in self._socket.recv(4096):
-            pass
+    def heard_ready(self) -> bool:
+        try:
+            return b"READY=1" in self._socket.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
         self._socket.close()
@@ -100,11 +101,14 @@ class Relay:
         environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "NOTIFY_SOCKET": str(notify.path)}
         self.process = self.host.spawn(*self._program("run"), log="service", environment=environment)
         try:
-            notify.wait_ready(seconds)
-        except TimeoutError as error:
-            raise AssertionError(f"the relay is not ready after {seconds:g} s:\n{self.process.text()}") from error
+            wait_until("the relay says that it is ready", lambda: notify.heard_ready() or self._ended(), seconds)
         finally:
             notify.close()
+
+    def _ended(self) -> bool:
+        if not self.process.running:
+            raise AssertionError(f"the relay ended:\n{self.log()}")
+        return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         process, self.process = self.process, None
@@ -132,6 +136,10 @@ class Relay:
 
     def device(self, name: str) -> dict:
         return next(device for device in self.status()["devices"] if device["name"] == name)
+
+    def names(self) -> set[str]:
+        """The devices that the running service knows."""
+        return {device["name"] for device in self.status()["devices"]}
 
     def endpoint(self, name: str) -> str | None:
         return self.device(name)["endpoint"]

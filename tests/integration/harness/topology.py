@@ -10,7 +10,6 @@ wan (bridge) --- relay host   203.0.113.10, 203.0.113.11, 2001:db8:ffff::10
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from harness.netns import Namespace, link
@@ -20,6 +19,8 @@ RELAY_V4 = ("203.0.113.10", "203.0.113.11")
 RELAY_V6 = "2001:db8:ffff::10"
 STRANGER_V4 = "203.0.113.66"
 STRANGER_NETWORK = "198.18.0.0/15"
+
+_LAN_MAC = "02:00:00:00:00:01"
 
 _ROUTER_RULES = """
 flush ruleset
@@ -53,12 +54,13 @@ class Site:
         self.wan_v4 = f"203.0.113.{20 + number}"
         self.wan_v6 = f"2001:db8:ffff::{20 + number}"
         self.router = lab.namespace(f"router{number}")
+        self.ports: dict[str, str] = {}  # host -> the router's end of its link
         self._hosts = 0
         self._mappings = 0
         lab.attach(self.router, "wan0")
         self.router.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
         self.router.ip(
-            "link add lan0 type bridge",
+            f"link add lan0 address {_LAN_MAC} type bridge",
             "link set lan0 up",
             f"addr add 192.168.{number}.1/24 dev lan0",
             f"addr add 2001:db8:{number}::1/64 dev lan0 nodad",
@@ -81,25 +83,35 @@ class Site:
     def host(self, label: str, v4: bool = True, v6: bool = False) -> Namespace:
         """Add a host to the site's network."""
         host = self.lab.namespace(label)
-        self.join(host, v4, v6)
+        port = self._new_port()
+        link(self.router, port, host, "eth0")
+        self._plug(host, port, v4, v6)
         return host
 
-    def join(self, host: Namespace, v4: bool = True, v6: bool = False) -> None:
-        """Plug a host into this site's network; a host that was elsewhere has moved."""
+    def welcome(self, host: Namespace, home: Site) -> None:
+        """Let a host of another site roam to this one: its interface stays and gets other addresses."""
+        port = self._new_port()
+        home.router.ip(f"link set {home.ports[host.label]} netns {self.router.name} name {port}")
+        self.router.ip(f"link set {port} up")
+        host.ip("addr flush dev eth0")
+        self._plug(host, port, True, False)
+
+    def _new_port(self) -> str:
         self._hosts += 1
-        port = f"port{self._hosts}"
-        with contextlib.suppress(RuntimeError):
-            host.ip("link del eth0")
-        link(self.router, port, host, "eth0")
+        return f"port{self._hosts}"
+
+    def _plug(self, host: Namespace, port: str, v4: bool, v6: bool) -> None:
+        self.ports[host.label] = port
         self.router.ip(f"link set {port} master lan0")
+        number = 10 + self._hosts
         if v4:
             host.ip(
-                f"addr add 192.168.{self.number}.{10 + self._hosts}/24 dev eth0",
+                f"addr add 192.168.{self.number}.{number}/24 dev eth0",
                 f"route add default via 192.168.{self.number}.1",
             )
         if v6:
             host.ip(
-                f"addr add 2001:db8:{self.number}::{10 + self._hosts}/64 dev eth0 nodad",
+                f"addr add 2001:db8:{self.number}::{number}/64 dev eth0 nodad",
                 f"route add default via 2001:db8:{self.number}::1",
             )
 
@@ -128,25 +140,31 @@ class Site:
         """Cut the site off."""
         self._drop("drop")
 
+    def partition_from(self, address: str) -> None:
+        """Cut the site off from one address."""
+        self._drop(f"ip saddr {address} drop; ip daddr {address} drop")
+
     def heal(self) -> None:
         """End loss and partition."""
         self._drop("accept")
 
     def reorder(self, host: Namespace, percent: int) -> None:
         """Send that share of a host's packets over a second, slower line to the router."""
-        self._hosts += 1
-        port = f"port{self._hosts}"
+        port = self._new_port()
         link(self.router, port, host, "slow0")
         self.router.ip(f"link set {port} master lan0")
-        host.run(
-            *["tc", "qdisc", "add", "dev", "slow0", "root", "tbf", "rate", "2mbit", "burst", "1600", "latency", "200ms"]
-        )
+        # Nothing comes back over the second line: wireguard-go answers on the interface that it was reached by.
+        host.sysctl(net__ipv4__conf__slow0__arp_ignore=8)
         host.ip(
-            f"route add default via 192.168.{self.number}.1 dev slow0 onlink table 100", "rule add fwmark 1 table 100"
+            f"neigh add 192.168.{self.number}.1 lladdr {_LAN_MAC} dev slow0",
+            f"route add default via 192.168.{self.number}.1 dev slow0 onlink table 100",
+            "rule add fwmark 1 table 100",
         )
+        line = ["rate", "200kbit", "burst", "1600", "latency", "1s"]
+        host.run("tc", "qdisc", "add", "dev", "slow0", "root", "tbf", *line)
         host.nft(
             "table ip reorder { chain output { type route hook output priority mangle; "
-            f"ip protocol udp numgen random mod 100 < {percent} meta mark set 1; }}; }}"
+            f"ip daddr 203.0.113.0/24 numgen random mod 100 < {percent} meta mark set 1; }}; }}"
         )
 
 

@@ -37,6 +37,8 @@ class Device:
             *(f"addr add {address} dev {self.interface} nodad" for address in addresses),
             f"link set {self.interface} mtu {MTU}",
         )
+        self._up = False
+        self._prepared: list[str] = []  # peers, as `wg set` takes them
         self._wg("set", self.interface, "private-key", "/dev/stdin", stdin=self.private_key)
 
     def _wg(self, *words: str, stdin: str | None = None) -> str:
@@ -48,21 +50,30 @@ class Device:
         return self.addresses[0]
 
     def add_peer(self, public_key: str, endpoint: str, allowed: list[str], keepalive: int = 0) -> None:
-        """Add or change a peer; no allowed addresses leaves them as they are."""
-        words = ["peer", public_key, "endpoint", endpoint]
-        if keepalive:
-            words += ["persistent-keepalive", str(keepalive)]
-        if allowed:
-            words += ["allowed-ips", ",".join(allowed)]
-        self._wg("set", self.interface, *words)
+        """Add or change a peer; one that is added before `up` counts from then on."""
+        words = ["peer", public_key, "endpoint", endpoint, "allowed-ips", ",".join(allowed)]
+        words += ["persistent-keepalive", str(keepalive)]
+        if self._up:
+            self._wg("set", self.interface, *words)
+        else:
+            self._prepared += words
 
     def remove_peer(self, public_key: str) -> None:
         self._wg("set", self.interface, "peer", public_key, "remove")
 
     def up(self) -> None:
-        self.host.ip(
-            f"link set {self.interface} up", *(f"route add {network} dev {self.interface}" for network in NETWORKS)
-        )
+        """Bring the interface up and let its peers be known: wireguard-go makes its first handshakes now."""
+        self._up = True
+        routes = [f"route add {network} dev {self.interface}" for network in NETWORKS]
+        self.host.ip(f"link set {self.interface} up", *routes)
+        self._wg("set", self.interface, *self._prepared)
+
+    def rebind(self) -> None:
+        """Open a new socket, as the apps do on a change of network.
+
+        wireguard-go sends from the address it used before until the kernel says EINVAL; recent kernels say ENETUNREACH.
+        """
+        self._wg("set", self.interface, "listen-port", "0")
 
     def handshakes(self) -> dict[str, int]:
         """Public key of each peer -> Unix time of the latest handshake, 0 for none."""
