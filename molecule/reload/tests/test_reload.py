@@ -1,0 +1,33 @@
+import json
+
+from lab import fails, run, status, wait_for
+
+
+def received():
+    """What the receiver counted in each second."""
+    wait_for("iperf3 has written its result", lambda: not fails("right", "test -s /run/iperf3.json"))
+    report = json.loads(run("right", "cat /run/iperf3.json"))
+    return [interval["sum"] for interval in report["intervals"]]
+
+
+def test_no_packet_is_lost_while_a_device_joins_and_leaves():
+    intervals = received()
+    seconds = sum(interval["seconds"] for interval in intervals)
+    packets = sum(interval["packets"] for interval in intervals)
+    lost = sum(interval["lost_packets"] for interval in intervals)
+    assert packets > 0.9 * seconds * 20e6 / 8 / 1300, f"{packets} packets in {seconds:.0f} s are too few to tell"
+    assert lost == 0, f"{lost} of {packets} packets lost in {seconds:.0f} s"
+
+
+def test_the_service_was_not_restarted():
+    assert "Reloaded" in run("relay", "journalctl -b --no-pager -u peer-relay")
+    assert run("relay", "systemctl show --property NRestarts --value peer-relay").strip() == "0"
+    assert run("relay", "journalctl -b --no-pager -u peer-relay").count("Started") == 1
+
+
+def test_nobody_remembers_the_device_that_left():
+    assert {device["name"] for device in status()["devices"]} == {"left", "right"}
+    key = run("late", "wg show pr0 public-key").strip()
+    for name in ["left", "right"]:
+        assert key not in run(name, "wg show pr0 peers")
+        assert key not in run(name, "cat /etc/wireguard/pr0.conf")
