@@ -1,0 +1,49 @@
+# Prints what the role has to know about the host, as JSON. Changes nothing.
+# PACKAGES: those that are needed in any case.
+
+yes_no() { if "$@" >/dev/null 2>&1; then echo true; else echo false; fi; }
+value() { cat "/proc/sys/net/$1" 2>/dev/null || echo "${2:-0}"; }
+
+# A namespace of its own takes the interface away again at once.
+kernel_has_wireguard() { [ -d /sys/module/wireguard ] || unshare --net ip link add probe0 type wireguard; }
+
+strings() { sed 's/.*/"&"/' | paste -s -d , -; } # lines as the elements of a list
+
+missing() { # IMPLEMENTATION
+    for package in $PACKAGES $1; do
+        [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+    done | strings
+}
+
+# Docker and ufw drop what iptables forwards unless told otherwise, from the next boot at the latest.
+iptables_drops_forwarded() {
+    command -v iptables || return 1
+    grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf || command -v dockerd ||
+        iptables -S FORWARD | grep -qx -e '-P FORWARD DROP'
+}
+
+# The kernel stops to learn its default route from router advertisements once it forwards, unless accept_ra is 2.
+advertised_links() {
+    ip -6 route show default proto ra | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u | while read -r link; do
+        [ "$(value "ipv6/conf/$link/accept_ra")" -ge 1 ] && echo "$link"
+    done | strings
+}
+
+kernel=$(yes_no kernel_has_wireguard)
+[ "$kernel" = true ] && implementation= || implementation=wireguard-go
+cat <<JSON
+{
+  "kernel": $kernel,
+  "tun": $(yes_no test -c /dev/net/tun),
+  "missing": [$(missing "$implementation")],
+  "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),
+  "sysctl": {
+    "net.ipv4.ip_forward": $(value ipv4/ip_forward),
+    "net.ipv6.conf.all.forwarding": $(value ipv6/conf/all/forwarding),
+    "net.ipv4.conf.all.src_valid_mark": $(value ipv4/conf/all/src_valid_mark)
+  },
+  "advertised_links": [$(advertised_links)],
+  "iptables_drops": $(yes_no iptables_drops_forwarded),
+  "firewalld": $(yes_no systemctl is-active --quiet firewalld)
+}
+JSON
