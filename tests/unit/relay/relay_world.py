@@ -325,7 +325,8 @@ def check_consistency(switchboard: Switchboard) -> None:
     assert len(own.handshakes) <= len(registered)
     assert not own.sessions.keys() & own.handshakes.keys()
     # Bounds of what strangers can make the relay remember.
-    assert len(switchboard._waiting) <= 4096
+    assert len(switchboard._strangers) <= 1024 * 32
+    assert len(switchboard._arriving) <= 512 * 32
     assert len(switchboard._credit) <= 1024
     assert len(own.strangers) <= 16
     assert set(switchboard._indexes.values()) <= registered

@@ -188,7 +188,7 @@ class Switchboard:
                 self._bind(device, Binding(source, local), now)
             elif device.held:  # it was silent and is back where it was
                 self._release_held(device, now)
-        if self.own.wants_rekey(device, now):
+        if device.binding and self.own.wants_rekey(device, now):
             self._initiate(device, now)
         if inner:
             answer, understood = self.own.answer(device, session, inner)
