@@ -1,7 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put the relay's ports back into the nftables ruleset: python3 -m peer_relay_firewall SETTINGS"""
+"""Put the relay's ports back into the nftables ruleset: python3 DIRECTORY SETTINGS"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .firewall import CommandError, Port, apply_plan
-from .nft import RulesetError
-from .nft_plan import make_plan, read_ruleset
+from peer_relay_firewall.firewall import CommandError, Port, apply_plan
+from peer_relay_firewall.nft import RulesetError
+from peer_relay_firewall.nft_plan import make_plan, read_ruleset
 
 
 def run(argv: list[str], stdin: str = "") -> str:
