@@ -100,20 +100,30 @@ def _control_message(level: int, kind: int, payload: bytes) -> bytes:
 class BatchSocket:
     """A non-blocking UDP socket on one address, with room for a batch in each direction.
 
-    `failed(reason, address, packets, size)` is called for what the system refuses to send.
+    `bound` is a socket that already has this address. `failed(reason, address, packets, size)` is called for what the
+    system refuses to send.
     """
 
-    def __init__(self, host: str, port: int, buffer_size: int, failed: Callable[[str, bytes, int, int], None]):
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        buffer_size: int,
+        failed: Callable[[str, bytes, int, int], None],
+        bound: socket.socket | None = None,
+    ):
         self.local = addresses.pack(host, port)
         self.family = socket.AF_INET if len(self.local) == addresses.V4_SIZE else socket.AF_INET6
         self._address_size = len(self.local)
         self._failed = failed
-        self._socket = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.socket = bound or socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
+            self.socket.setblocking(False)
             self._configure(buffer_size)
-            self._socket.bind((host, port))
+            if bound is None:
+                self.socket.bind((host, port))
         except OSError:
-            self._socket.close()
+            self.socket.close()
             raise
         self._payload = (ctypes.c_char * (RX_SLOTS * _BUFFER_SIZE))()
         self._payload_address = ctypes.addressof(self._payload)
@@ -128,13 +138,12 @@ class BatchSocket:
         self._fresh_headers = bytes(self._rx.header_view)
         self._parsed: dict[bytes, tuple[bytes, int]] = {}
         self._built: dict[tuple[bytes, int], tuple[int, bytes]] = {}
-        self._queued: list[
-            tuple[bytes, bytes, int, object]
-        ] = []  # address, local, segment, what keeps the payload alive
-        self._fd = self._socket.fileno()
+        # For each queued message: address, local address, segment size, and what keeps the payload alive.
+        self._queued: list[tuple[bytes, bytes, int, object]] = []
+        self._fd = self.socket.fileno()
 
     def _configure(self, buffer_size: int) -> None:
-        sock = self._socket
+        sock = self.socket
         for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, forced, buffer_size)
@@ -156,11 +165,11 @@ class BatchSocket:
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        self.socket.close()
 
     def receive_buffer(self) -> int:
         """Return the bytes that the kernel granted for received datagrams (it doubles what is asked for)."""
-        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
     # --- receiving ----------------------------------------------------------------------------------------------------
 
@@ -280,4 +289,4 @@ class BatchSocket:
             control = [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))]
         elif local:
             control = [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))]
-        self._socket.sendmsg([datagram], control, 0, (host, port))
+        self.socket.sendmsg([datagram], control, 0, (host, port))

@@ -70,6 +70,7 @@ class Service:
         self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses))
         self._switchboard.apply(config.devices)
         self._plane = UserspacePlane(self._switchboard)
+        self._plane.adopt(notify.kept())
         self._listen(config)
         self._restore(config)
         self._requests: queue.SimpleQueue[Future[dict[str, Any]]] = queue.SimpleQueue()
@@ -92,6 +93,7 @@ class Service:
                 log.warning("UDP [%s]:%d: this host has no IPv6: going on without it", host, port)
         except OSError as error:
             raise _bind_error(error) from error
+        notify.keep(sock.socket for sock in self._plane.sockets)
         if not self._plane.sockets:
             raise StartError("UDP: no address to listen on: this host has no IPv6: add 0.0.0.0 to listen_addresses")
 

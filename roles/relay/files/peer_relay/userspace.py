@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Iterable
 
@@ -25,8 +26,13 @@ class UserspacePlane:
         self.switchboard = switchboard
         self.sockets: list[BatchSocket] = []
         self._open: dict[tuple[str, int], BatchSocket] = {}
+        self._kept: dict[tuple[str, int], socket.socket] = {}
         self._by_local: dict[bytes, BatchSocket] = {}
         self._by_family: dict[int, BatchSocket] = {}
+
+    def adopt(self, kept: Iterable[socket.socket]) -> None:
+        """Use these bound sockets, which outlived a restart, where `listen` wants their addresses."""
+        self._kept = {sock.getsockname()[:2]: sock for sock in kept}
 
     def listen(self, wanted: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
         """Listen on exactly these (address, port) pairs; sockets that stay lose nothing.
@@ -37,7 +43,9 @@ class UserspacePlane:
         opened, skipped = {}, []
         for host, port in wanted:
             try:
-                opened[host, port] = self._open.get((host, port)) or BatchSocket(host, port, BUFFER_SIZE, self._failed)
+                opened[host, port] = self._open.get((host, port)) or BatchSocket(
+                    host, port, BUFFER_SIZE, self._failed, self._kept.pop((host, port), None)
+                )
             except OSError as error:
                 if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     skipped.append((host, port))
@@ -49,6 +57,9 @@ class UserspacePlane:
         for pair, sock in self._open.items():
             if pair not in opened:
                 sock.close()
+        for unwanted in self._kept.values():
+            unwanted.close()
+        self._kept = {}
         self._open = opened
         self.sockets = list(opened.values())
         # A socket on one address sends for that address; one on the wildcard for its whole family.
