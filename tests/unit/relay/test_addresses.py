@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_ipv6_there_and_back(host: object, port: int, scope: int) -> None:
 
 def test_bytes_are_those_of_the_system() -> None:
     packed = addresses.pack("192.0.2.1", 51820)
-    assert packed == socket.AF_INET.to_bytes(2, __import__("sys").byteorder) + bytes([0xCA, 0x6C, 192, 0, 2, 1])
+    assert packed == socket.AF_INET.to_bytes(2, sys.byteorder) + bytes([0xCA, 0x6C, 192, 0, 2, 1])
 
 
 @pytest.mark.parametrize("host", ["", "example.org", "192.0.2", "192.0.2.1.5", "fe80::1%eth0", "[::1]", "::1%-1"])

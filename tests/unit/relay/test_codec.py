@@ -183,12 +183,6 @@ def test_private_keys_are_clamped_and_new() -> None:
     assert all(key[0] & 7 == 0 and key[31] & 192 == 64 for key in keys)
 
 
-def test_public_key_of_rfc_7748() -> None:
-    private = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0a8ac1e1cc2ad2b3b1f7d")
-    public = bytes.fromhex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a")
-    assert noise.public_key(private) == public
-
-
 @given(st.floats(0, 4e9), st.floats(0, 4e9))
 def test_timestamps_are_ordered_as_time_is(first: float, second: float) -> None:
     one, other = noise.tai64n(first), noise.tai64n(second)

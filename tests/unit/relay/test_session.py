@@ -175,7 +175,7 @@ def test_clock_that_stands_still_or_goes_back_refills_nothing() -> None:
     assert not bucket.take(1, 100.0)
     assert not bucket.take(1, 0.0)
     assert not bucket.take(1, 100.0)
-    assert bucket.take(1, 100.1)
+    assert bucket.take(1, 100.2)
 
 
 @given(

@@ -19,11 +19,14 @@ V4_SIZE, V6_SIZE = _V4.size, _V6.size
 def pack(host: str, port: int) -> bytes:
     """Return the address bytes of a literal IPv4 or IPv6 address and a port; raise ValueError otherwise."""
     literal, _, scope = host.partition("%")
-    wire_port = struct.pack(">H", port)
     address = ip_address(literal)
-    if address.version == 4:
-        return _V4.pack(socket.AF_INET, wire_port, address.packed)
-    return _V6.pack(socket.AF_INET6, wire_port, 0, address.packed, int(scope or 0))
+    try:
+        wire_port = struct.pack(">H", port)
+        if address.version == 4:
+            return _V4.pack(socket.AF_INET, wire_port, address.packed)
+        return _V6.pack(socket.AF_INET6, wire_port, 0, address.packed, int(scope or 0))
+    except struct.error as error:
+        raise ValueError(f"port {port} or scope {scope!r} is out of range") from error
 
 
 def unpack(address: bytes) -> tuple[str, int]:
