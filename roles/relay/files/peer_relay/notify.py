@@ -21,7 +21,8 @@ def send(*lines: str, sockets: Iterable[socket.socket] = ()) -> None:
     address = "\0" + target[1:] if target.startswith("@") else target
     # An error means that the manager is restarting; the next message will arrive.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        socket.send_fds(sock, ["\n".join(lines).encode()], [passed.fileno() for passed in sockets], 0, address)
+        sock.connect(address)
+        socket.send_fds(sock, ["\n".join(lines).encode()], [passed.fileno() for passed in sockets])
 
 
 def watchdog_interval() -> float | None:
