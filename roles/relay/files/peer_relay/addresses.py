@@ -47,3 +47,8 @@ def text(address: bytes) -> str:
 def host_bytes(address: bytes) -> bytes:
     """Return the 4 or 16 bytes of the IP address."""
     return address[4:8] if len(address) == V4_SIZE else address[8:24]
+
+
+def network(address: bytes) -> bytes:
+    """Return what one subscriber holds: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    return address[4:8] if len(address) == V4_SIZE else address[8:16]

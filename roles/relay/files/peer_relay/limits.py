@@ -1,8 +1,10 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A token bucket: the one way in which the relay bounds rates."""
+"""Token buckets: the one way in which the relay bounds rates."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 
 class TokenBucket:
@@ -26,3 +28,22 @@ class TokenBucket:
             return False
         self._tokens -= amount
         return True
+
+
+class FairShares:
+    """A token bucket for each of the latest `sources` sources, so that a loud one is told from the others."""
+
+    def __init__(self, rate: float, burst: float, sources: int):
+        self._rate, self._burst, self._sources = rate, burst, sources
+        self._buckets: OrderedDict[bytes, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, source: bytes, now: float) -> bool:
+        """Take one token of a source's share if it is there."""
+        bucket = self._buckets.pop(source, None) or TokenBucket(self._rate, self._burst)
+        self._buckets[source] = bucket
+        if len(self._buckets) > self._sources:
+            self._buckets.popitem(last=False)
+        return bucket.take(1, now)

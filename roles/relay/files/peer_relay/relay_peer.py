@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from peer_relay import overlay, packets
+from peer_relay import addresses, overlay, packets
 from peer_relay.cookies import CookieMint
 from peer_relay.device import Device
 from peer_relay.drops import Refused
-from peer_relay.limits import TokenBucket
+from peer_relay.limits import FairShares, TokenBucket
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
 from peer_relay.session import REKEY_AFTER, Session
 
@@ -27,6 +27,9 @@ _HANDSHAKE_LIFETIME = 15.0  # seconds that a response to our initiation may take
 _FREE_RATE, _FREE_BURST = 100.0, 300.0
 _PROVEN_RATE, _PROVEN_BURST = 400.0, 400.0
 _COOKIE_RATE, _COOKIE_BURST = 1000.0, 1000.0
+# What one host may ask before it only competes with other loud ones: a flood from a few keeps nobody else out.
+_SHARE_RATE, _SHARE_BURST, _SHARES = 20.0, 50.0, 1024
+_LOUD_RATE, _LOUD_BURST = 200.0, 200.0
 _STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
 
 
@@ -53,6 +56,8 @@ class RelayPeer:
         self._free = TokenBucket(_FREE_RATE, _FREE_BURST)
         self._proven = TokenBucket(_PROVEN_RATE, _PROVEN_BURST)
         self._cookie_replies = TokenBucket(_COOKIE_RATE, _COOKIE_BURST)
+        self._loud_replies = TokenBucket(_LOUD_RATE, _LOUD_BURST)
+        self._shares = FairShares(_SHARE_RATE, _SHARE_BURST, _SHARES)
 
     def owns(self, index: int) -> bool:
         """Tell whether `index` is one of the relay's own."""
@@ -67,13 +72,14 @@ class RelayPeer:
 
     def cookie_if_loaded(self, datagram: bytes, source: bytes, now: float) -> bytes | None:
         """Return the cookie reply to send when the relay is under load and the sender has not proven its address."""
-        if self._free.take(1, now):
+        fair = self._shares.take(addresses.network(source), now)
+        if fair and self._free.take(1, now):
             return None
         if self._mint.valid(datagram, source, now):
             if self._proven.take(1, now):
                 return None
             raise Refused("handshake_limited")
-        if self._cookie_replies.take(1, now):
+        if (self._cookie_replies if fair else self._loud_replies).take(1, now):
             return self._mint.reply(datagram, source, now)
         raise Refused("handshake_limited")
 
