@@ -1,7 +1,7 @@
 # `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
 STEPS := lint sanity unit fuzz integration molecule bench
 
-.PHONY: help demo test setup clean $(STEPS)
+.PHONY: help demo test setup reference clean $(STEPS)
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | column -t -s '|'
@@ -35,6 +35,9 @@ molecule: ## The roles on containers behind real NAT routers
 
 bench: ## Speed and memory, side by side with others
 	@build/venv/bin/python -m pytest tests/bench
+
+reference: ## Write the README's tables from the roles' argument specs
+	@build/venv/bin/python tests/checks/reference.py
 
 clean: ## Remove the lab's containers, and everything below build/
 	@tests/lab/clean

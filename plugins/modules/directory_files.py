@@ -68,7 +68,7 @@ FILE_MODE = 0o644
 
 
 def read(path: Path) -> str | None:
-    """Return the content of a file as it should be; None for anything else: a directory, another's file, another mode."""
+    """Return the content of a file as it should be; None for all else: a directory, another's file, another mode."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) != FILE_MODE or status.st_uid != os.geteuid():
         return None

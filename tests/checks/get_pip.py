@@ -1,4 +1,4 @@
-"""Stands in for the pip installer that ansible-test would download from a host of its own: the package index will do."""
+"""Stands in for the pip installer that ansible-test would download from its own host: the package index will do."""
 
 from __future__ import annotations
 

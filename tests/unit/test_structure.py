@@ -1,0 +1,39 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What several files of the collection say must agree."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_service_has_the_collections_version():
+    package = (ROOT / "roles/relay/files/peer_relay/__init__.py").read_text(encoding="utf-8")
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
+    assert f'__version__ = "{version}"' in package
+
+
+def test_the_action_group_names_every_module():
+    groups = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["action_groups"]
+    assert groups["peer_relay"] == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
+
+
+def test_the_service_is_one_flat_package():
+    """The role relay installs the files of one directory."""
+    folders = [path for path in (ROOT / "roles/relay/files/peer_relay").iterdir() if path.is_dir()]
+    assert [path.name for path in folders if path.name != "__pycache__"] == []
+
+
+def test_the_readmes_reference_is_current():
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tests/checks/reference.py"), "--check"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
