@@ -198,7 +198,7 @@ class World:
         self.wall += pause + wall_jump
         self.switchboard = Switchboard(RelayPeer(self.identity, OVERLAY))
         self.switchboard.apply(self.registered.values())
-        state.restore(self.switchboard, saved, self.now, self.wall)
+        state.restore(self.switchboard, saved, self.now)
 
     # --- who is there -------------------------------------------------------------------------------------------------
 

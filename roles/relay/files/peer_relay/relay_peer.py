@@ -28,7 +28,7 @@ _FREE_RATE, _FREE_BURST = 100.0, 300.0
 _PROVEN_RATE, _PROVEN_BURST = 400.0, 400.0
 _COOKIE_RATE, _COOKIE_BURST = 1000.0, 1000.0
 # What one host may ask before it only competes with other loud ones: a flood from a few keeps nobody else out.
-_SHARE_RATE, _SHARE_BURST, _SHARES = 20.0, 50.0, 1024
+_SHARE_RATE, _SHARE_BURST, _SHARES = 50.0, 150.0, 1024
 _LOUD_RATE, _LOUD_BURST = 200.0, 200.0
 _STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
 

@@ -102,7 +102,7 @@ class Service:
         if saved is not None:
             now, wall = time.monotonic(), time.time()
             try:
-                state.restore(self._switchboard, saved, now, wall)
+                state.restore(self._switchboard, saved, now)
                 behind = float(saved["wall"]) - wall
                 if behind > _CLOCK_SLACK:
                     self._clock_error = (

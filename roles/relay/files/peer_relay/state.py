@@ -8,6 +8,7 @@ A state file that cannot be used is moved aside and the relay starts without it:
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from peer_relay.noise import TIMESTAMP_SIZE
 from peer_relay.switchboard import Switchboard
 
 FORMAT = 1
+_TAI64_END = b"\x80".ljust(TIMESTAMP_SIZE, b"\0")  # labels from here on are reserved; the relay's own never get there
 
 
 class StateError(Exception):
@@ -38,13 +40,20 @@ def export(switchboard: Switchboard, now: float, wall: float) -> dict[str, Any]:
     return {"format": FORMAT, "wall": wall, "timestamp": switchboard.own.last_timestamp.hex(), "devices": devices}
 
 
-def restore(switchboard: Switchboard, state: Any, now: float, wall: float) -> None:
-    """Give the switchboard back what `export` returned; raise StateError, with nothing changed, when it cannot be."""
+def restore(switchboard: Switchboard, state: Any, now: float) -> None:
+    """Give the switchboard back what `export` returned; raise StateError, with nothing changed, when it cannot be.
+
+    Routes get the time that they had left: how long the relay was away is not known for sure, since the clock may have
+    jumped meanwhile, and a route that outlives its session does no harm.
+    """
     try:
         if state["format"] != FORMAT:
             raise StateError(f"format {state['format']!r} instead of {FORMAT}")
-        elapsed = max(0.0, wall - float(state["wall"]))
+        if not math.isfinite(state["wall"]):
+            raise StateError(f"wall {state['wall']!r}")
         last = _timestamp(state["timestamp"])
+        if last >= _TAI64_END:
+            raise StateError(f"timestamp {state['timestamp']}")
         entries = [_entry(key, value) for key, value in state["devices"].items()]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StateError(f"{type(error).__name__}: {error}") from error
@@ -58,8 +67,8 @@ def restore(switchboard: Switchboard, state: Any, now: float, wall: float) -> No
         if binding:
             switchboard.restore(device, binding)
         for index, peer, left in routes:
-            if peer in known and left > elapsed:
-                switchboard.restore_route(device, index, known[peer], now + left - elapsed)
+            if peer in known:
+                switchboard.restore_route(device, index, known[peer], now + left)
 
 
 def _timestamp(text: str) -> bytes:
