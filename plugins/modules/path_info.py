@@ -1,0 +1,189 @@
+#!/usr/bin/python
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: path_info
+short_description: The paths from this device to others of the overlay
+version_added: 1.0.0
+author:
+  - The homelab.peer_relay contributors (@homelab)
+description:
+  - Pings the overlay addresses of other devices, all at once, and tells for each device whether the packets pass the
+    relay or go directly, how long they take, and how old the handshake is.
+  - Says what is wrong with a path that does not work, and what to do. The module itself does not fail then.
+extends_documentation_fragment:
+  - homelab.peer_relay.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  interface:
+    description: The WireGuard interface.
+    type: str
+    default: pr0
+  peers:
+    description: The devices to look at.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The device's name.
+        type: str
+        required: true
+      addresses:
+        description: Its overlay addresses. Each of them has to answer.
+        type: list
+        elements: str
+        required: true
+  relay_addresses:
+    description: The relay's overlay addresses. A peer with the endpoint of theirs is reached by the relay.
+    type: list
+    elements: str
+    required: true
+  count:
+    description: How many answers to wait for, from each address.
+    type: int
+    default: 3
+  timeout:
+    description:
+      - How many seconds to wait for them.
+      - A first handshake takes more than five when its first packet is lost.
+    type: int
+    default: 12
+requirements:
+  - wireguard-tools
+  - ping
+"""
+
+EXAMPLES = r"""
+- name: Look at the path to the NAS
+  homelab.peer_relay.path_info:
+    relay_addresses: [10.77.0.1]
+    peers:
+      - name: nas
+        addresses: [10.77.56.78]
+  register: result
+  until: result.paths | rejectattr('ok') | length == 0
+  retries: 5
+"""
+
+RETURN = r"""
+paths:
+  description: The paths, in the order of O(peers).
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: The device's name.
+      type: str
+    ok:
+      description: Whether all of its addresses answered.
+      type: bool
+    path:
+      description: V(relay), V(direct), or V(none) when no address answered.
+      type: str
+      sample: relay
+    endpoint:
+      description: Where packets for the device go. None when WireGuard knows no endpoint, or no such peer.
+      type: str
+      sample: 192.0.2.1:40000
+    rtt_ms:
+      description: The mean round trip of the fastest address. None when no address answered.
+      type: float
+      sample: 41.2
+    handshake_age_seconds:
+      description: The age of the latest handshake. None when there was none.
+      type: int
+      sample: 12
+    addresses:
+      description: For each address the mean round trip C(rtt_ms), which is none when it did not answer.
+      type: list
+      elements: dict
+      sample: [{"address": "10.77.56.78", "rtt_ms": 41.2}]
+    reason:
+      description: What is wrong. Empty when nothing is.
+      type: str
+    cure:
+      description: What to do about it.
+      type: str
+"""
+
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
+
+AT_ONCE = 16
+
+
+def round_trip(ping: str, interface: str, address: str, count: int, timeout: int) -> float | None:
+    command = [ping, "-n", "-q", "-I", interface, "-i", "0.2", "-c", str(count), "-w", str(timeout), address]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=timeout + 5)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return None
+    return parse_ping(done.stdout)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "interface": {"type": "str", "default": "pr0"},
+            "peers": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "addresses": {"type": "list", "elements": "str", "required": True},
+                },
+            },
+            "relay_addresses": {"type": "list", "elements": "str", "required": True},
+            "count": {"type": "int", "default": 3},
+            "timeout": {"type": "int", "default": 12},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    interface = options["interface"]
+    wg, ping = module.get_bin_path("wg"), module.get_bin_path("ping")
+    for found, package in ((wg, "wireguard-tools"), (ping, "iputils-ping")):
+        if not found:
+            module.fail_json(msg=f"the package {package} is missing: run homelab.peer_relay.site, or install it")
+    pairs = [(number, address) for number, peer in enumerate(options["peers"]) for address in peer["addresses"]]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        trips = list(
+            pool.map(lambda pair: round_trip(ping, interface, pair[1], options["count"], options["timeout"]), pairs)
+        )
+    code, dump, error = module.run_command([wg, "show", interface, "dump"])
+    if code:
+        module.fail_json(
+            msg=f"{interface} does not run here ({error.strip()}): run homelab.peer_relay.site, or look at the journal "
+            f"of wg-quick@{interface}"
+        )
+    try:
+        running = parse_dump(dump)
+    except WireGuardError as problem:
+        module.fail_json(msg=f"{interface}: {problem}")
+    now = time.time()
+    targets = [{"name": peer["name"], "addresses": []} for peer in options["peers"]]
+    for (number, address), trip in zip(pairs, trips, strict=True):
+        targets[number]["addresses"].append({"address": address, "rtt_ms": trip})
+    paths = [judge(target, interface, running, options["relay_addresses"], now) for target in targets]
+    module.exit_json(changed=False, paths=paths)
+
+
+if __name__ == "__main__":
+    main()
