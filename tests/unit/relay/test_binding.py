@@ -337,3 +337,11 @@ def test_relay_renews_the_sessions_that_it_began(world: World, pair: tuple[Stock
     assert packets.message_type(initiation.datagram) == packets.INITIATION
     assert ann.record.current is not began
     assert ann.keepalive() == []
+
+
+def test_clock_gone_back_is_seen_wherever_the_device_is(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    world.wall -= 3600
+    ann.move(AWAY)
+    ann.connect()
+    assert ann.record.drops == {"timestamp_replayed": 1}

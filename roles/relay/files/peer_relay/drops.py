@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peer_relay.device import Device
+
 REASONS = {
     "not_wireguard": "size or type is not that of a WireGuard message",
     "unknown_source": "no device is bound to the source address and the index is not known",
@@ -33,8 +38,9 @@ REASONS = {
 
 
 class Refused(Exception):
-    """A datagram is dropped for `reason`, a key of REASONS."""
+    """A datagram is dropped for `reason`, a key of REASONS; `sender` is the device that has authenticated it."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str, sender: Device | None = None):
         super().__init__(reason)
         self.reason = reason
+        self.sender = sender

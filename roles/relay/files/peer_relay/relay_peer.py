@@ -93,7 +93,7 @@ class RelayPeer:
                 raise Refused("unknown_device")
             timestamp = reader.timestamp()
             if timestamp <= device.timestamp:
-                raise Refused("timestamp_replayed")
+                raise Refused("timestamp_replayed", device)
             index = self._new_index(device)
             answer, keys = reader.respond(index)
         except HandshakeError as error:
@@ -173,7 +173,7 @@ class RelayPeer:
         """
         ends = overlay.addresses(inner)
         if ends is None or ends[0] not in device.settings.addresses:
-            raise Refused("inner_source")
+            raise Refused("inner_source", device)
         reply = overlay.echo_reply(inner) if ends[1] in self.addresses else None
         return session.seal(reply or b""), reply is not None
 

@@ -145,7 +145,7 @@ class Switchboard:
             else:
                 raise Refused("not_wireguard")
         except Refused as refusal:
-            self.drop(refusal.reason, 1, len(datagram), device)
+            self.drop(refusal.reason, 1, len(datagram), refusal.sender or device)
 
     def drop(self, reason: str, count: int, size: int, device: Device | None = None) -> None:
         """Count datagrams that are not forwarded under a name of `drops.REASONS`."""
@@ -194,7 +194,7 @@ class Switchboard:
             answer, understood = self.own.answer(device, session, inner)
             self.outbox.append((answer, Binding(source, local)))
             if not understood:
-                raise Refused("inner_unsupported")
+                raise Refused("inner_unsupported", device)
 
     def _unproven(self, index: int, size: int, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         """A known index from an unknown source is probably a device that moved: ask it."""
