@@ -1,0 +1,101 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judging paths."""
+
+import base64
+
+import pytest
+from ansible_collections.homelab.peer_relay.plugins.filter.overlay_targets import overlay_targets
+from ansible_collections.homelab.peer_relay.plugins.filter.path_rows import path_rows
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import RunningInterface, RunningPeer
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = 1_700_000_000
+ENDPOINT = "192.0.2.1:40000"
+
+
+def peer(number, address, endpoint=ENDPOINT, age=10):
+    key = base64.b64encode(bytes([number]) * 32).decode()
+    handshake = 0 if age is None else NOW - age
+    return RunningPeer(key, False, endpoint, frozenset([f"{address}/32"]), handshake, 0, 0, 0)
+
+
+def path(*peers, rtt=None, address="10.77.1.2", name="nas"):
+    running = RunningInterface("", 0, 0, {p.public_key: p for p in peers})
+    target = {"name": name, "addresses": [{"address": address, "rtt_ms": rtt}]}
+    return judge(target, "pr0", running, ["10.77.0.1"], NOW)
+
+
+RELAY = peer(1, "10.77.0.1")
+
+
+def test_by_way_of_the_relay():
+    found = path(RELAY, peer(2, "10.77.1.2"), rtt=41.2)
+    assert (found["ok"], found["path"], found["endpoint"], found["rtt_ms"]) == (True, "relay", ENDPOINT, 41.2)
+    assert (found["handshake_age_seconds"], found["reason"]) == (10, "")
+
+
+def test_directly():
+    found = path(RELAY, peer(2, "10.77.1.2", endpoint="203.0.113.9:1"), rtt=5)
+    assert (found["ok"], found["path"]) == (True, "direct")
+
+
+@pytest.mark.parametrize(
+    ("peers", "reason"),
+    [
+        ([RELAY], "pr0 has no peer with its address 10.77.1.2"),
+        ([peer(1, "10.77.0.1", age=None), peer(2, "10.77.1.2", age=None)], "no session with the relay"),
+        ([RELAY, peer(2, "10.77.1.2", age=None)], "no handshake was ever answered"),
+        ([RELAY, peer(2, "10.77.1.2", age=500)], "the last handshake was 500 s ago"),
+        ([RELAY, peer(2, "10.77.1.2")], "10.77.1.2 gives no echo"),
+    ],
+)
+def test_faults(peers, reason):
+    found = path(*peers)
+    assert (found["ok"], found["path"], found["rtt_ms"]) == (False, "none", None)
+    assert reason in found["reason"]
+    assert found["cure"]
+
+
+def test_a_relay_that_never_answered():
+    found = path(peer(1, "10.77.0.1", age=None), address="10.77.0.1", name="relay")
+    assert found["cure"] == f"is the relay running, and UDP open on the way to {ENDPOINT}?"
+
+
+def test_ping_is_read():
+    assert parse_ping("x\nrtt min/avg/max/mdev = 0.513/0.612/0.701/0.077 ms\n") == 0.612
+    assert parse_ping("round-trip min/avg/max = 1/2/3 ms") == 2
+    assert parse_ping("3 packets transmitted, 0 received, 100% packet loss") is None
+
+
+@given(st.text())
+def test_any_output_of_ping_is_read(text):
+    parse_ping(text)
+
+
+def test_targets_are_the_relay_and_who_shares_a_group():
+    hosts = {"laptop": {}, "nas": {}, "camera": {"peer_groups": ["cameras"]}, "gone": {"peer_state": "absent"}}
+    relay = {"name": "relay", "addresses": ["10.77.0.1"]}
+    targets = overlay_targets(list(hosts), hosts, ["10.77.0.0/16"], "laptop", relay)
+    assert [target["name"] for target in targets] == ["relay", "nas"]
+    assert targets[0]["addresses"] == ["10.77.0.1"]
+
+
+def test_rows_tell_who_was_not_reached():
+    hosts = {
+        "laptop": {"result": {"paths": [{"name": "phone", "ok": False}, {"name": "relay", "ok": True}]}},
+        "nas": {"result": {"unreachable": True, "msg": "no route"}},
+        "tv": {},
+        "phone": {"peer_managed": "false"},
+    }
+    rows = path_rows(["laptop", "nas", "tv"], hosts, "result")
+    assert [(row["from"], row["to"], row["managed"], row["ok"]) for row in rows] == [
+        ("laptop", "phone", False, False),
+        ("laptop", "relay", True, True),
+        ("nas", "anybody", True, False),
+        ("tv", "anybody", True, False),
+    ]
+    assert [row["reason"] for row in rows[2:]] == ["no route", "Ansible did not reach it"]

@@ -1,0 +1,215 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way from a running interface to the wanted one."""
+
+import base64
+
+import pytest
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import Interface, read_back, render
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import Running, plan, running_from
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
+    RunningInterface,
+    RunningPeer,
+    WireGuardError,
+)
+
+OWN, RELAY, NAS, NEW = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3, 4))
+NOW = 1_700_000_000
+ENDPOINT = "192.0.2.1:40000"
+
+
+def peer(name, key, *allowed_ips, endpoint=ENDPOINT, keepalive=0):
+    return {
+        "name": name,
+        "public_key": key,
+        "endpoint": endpoint,
+        "allowed_ips": list(allowed_ips),
+        "persistent_keepalive": keepalive,
+    }
+
+
+PEERS = [peer("relay", RELAY, "10.77.0.1/32", keepalive=25), peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24")]
+
+
+def wanted(peers=PEERS, **options):
+    defaults = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
+    return Interface.from_options({**defaults, "addresses": ["10.77.1.1/16"], "peers": peers, **options})
+
+
+def running_peer(options, endpoint=ENDPOINT, age=10, psk=False):
+    return RunningPeer(
+        public_key=options["public_key"],
+        has_preshared_key=psk,
+        endpoint=endpoint,
+        allowed_ips=frozenset(options["allowed_ips"]),
+        latest_handshake=NOW - age,
+        rx_bytes=0,
+        tx_bytes=0,
+        persistent_keepalive=options["persistent_keepalive"],
+    )
+
+
+def running(peers=None, fwmark=0, mtu=1420, addresses=("10.77.1.1/16",), prefixes=("192.168.1.0/24",), rules=()):
+    peers = peers or [running_peer(p) for p in PEERS]
+    wireguard = RunningInterface(OWN, 51820, fwmark, {p.public_key: p for p in peers})
+    return Running(wireguard, mtu, frozenset(addresses), frozenset(prefixes), frozenset(rules))
+
+
+def steps(want, have, written=None, resolve=lambda host: [host]):
+    """The commands of a plan, as lines."""
+    written = read_back(render(wanted()) if written is None else written)
+    return [" ".join(step.command) for step in plan(want, have, written, OWN, NOW, resolve)]
+
+
+def test_nothing_to_do():
+    assert steps(wanted(), running()) == []
+
+
+def test_a_new_device_is_one_peer_more():
+    want = wanted([*PEERS, peer("new", NEW, "10.77.1.3/32")])
+    assert steps(want, running()) == [f"wg set pr0 peer {NEW} endpoint {ENDPOINT} allowed-ips 10.77.1.3/32"]
+
+
+def test_a_removed_device_takes_its_subnet_along():
+    assert steps(wanted(PEERS[:1]), running()) == [
+        "ip -4 route del 192.168.1.0/24 metric 4096 dev pr0",
+        f"wg set pr0 peer {NAS} remove",
+    ]
+
+
+def test_a_subnet_moves_in_one_command():
+    new = [peer("relay", RELAY, "10.77.0.1/32", "192.168.1.0/24", keepalive=25), peer("nas", NAS, "10.77.1.2/32")]
+    (line,) = steps(wanted(new), running())
+    assert line == (
+        f"wg set pr0 peer {RELAY} allowed-ips 10.77.0.1/32,192.168.1.0/24 peer {NAS} allowed-ips 10.77.1.2/32"
+    )
+
+
+def test_a_live_session_keeps_the_endpoint_that_it_found():
+    have = running([running_peer(PEERS[0]), running_peer(PEERS[1], endpoint="203.0.113.9:1234")])
+    assert steps(wanted(), have) == []
+
+
+def test_a_dead_session_gets_the_configured_endpoint():
+    have = running([running_peer(PEERS[0]), running_peer(PEERS[1], endpoint="203.0.113.9:1234", age=500)])
+    assert steps(wanted(), have) == [f"wg set pr0 peer {NAS} endpoint {ENDPOINT}"]
+
+
+def test_a_relay_that_moved_is_followed_at_once():
+    moved = [peer("relay", RELAY, "10.77.0.1/32", keepalive=25, endpoint="198.51.100.1:40000"), PEERS[1]]
+    assert steps(wanted(moved), running()) == [f"wg set pr0 peer {RELAY} endpoint 198.51.100.1:40000"]
+
+
+def test_a_name_is_what_it_resolves_to():
+    named = [{**p, "endpoint": "relay.example:40000"} for p in PEERS]
+    addresses = ["2001:db8::1", "192.0.2.1"]
+    assert steps(wanted(named), running(), resolve=lambda host: addresses) == []
+    # A new peer joins the others at the address that they use.
+    more = [*named, peer("new", NEW, "10.77.1.3/32", endpoint="relay.example:40000")]
+    (line,) = steps(wanted(more), running(), resolve=lambda host: addresses)
+    assert f"endpoint {ENDPOINT}" in line
+
+
+def test_an_exit_node_comes_routes_first_rules_last():
+    exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0", "::/0")]
+    assert steps(wanted(exit_peers), running()) == [
+        "wg set pr0 fwmark 28786",
+        f"wg set pr0 peer {NAS} allowed-ips 10.77.1.2/32,192.168.1.0/24,0.0.0.0/0,::/0",
+        "ip -4 route replace 0.0.0.0/0 table 28786 dev pr0",
+        "ip -6 route replace ::/0 table 28786 dev pr0",
+        "ip -4 rule add priority 28785 lookup main suppress_prefixlength 0",
+        "ip -4 rule add priority 28786 not fwmark 28786 lookup 28786",
+        "ip -6 rule add priority 28785 lookup main suppress_prefixlength 0",
+        "ip -6 rule add priority 28786 not fwmark 28786 lookup 28786",
+    ]
+
+
+def test_an_exit_node_goes_rules_first():
+    have = running(
+        fwmark=28786,
+        prefixes=("192.168.1.0/24", "0.0.0.0/0"),
+        rules=((4, 28785), (4, 28786)),
+        peers=[running_peer(PEERS[0]), running_peer(peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0"))],
+    )
+    assert steps(wanted(), have) == [
+        "ip -4 rule del priority 28786",
+        "ip -4 rule del priority 28785",
+        "ip -4 route del 0.0.0.0/0 table 28786 dev pr0",
+        "wg set pr0 fwmark 0",
+        f"wg set pr0 peer {NAS} allowed-ips 10.77.1.2/32,192.168.1.0/24",
+    ]
+
+
+def test_a_new_address_brings_the_routes_back():
+    assert steps(wanted(addresses=["10.77.9.9/16"]), running()) == [
+        "ip address del 10.77.1.1/16 dev pr0",
+        "ip address add 10.77.9.9/16 dev pr0",
+        "ip -4 route replace 192.168.1.0/24 metric 4096 dev pr0",
+    ]
+
+
+def test_mtu_and_preshared_key():
+    have = running([running_peer(PEERS[0]), running_peer(PEERS[1], psk=True)], mtu=1280)
+    assert steps(wanted(), have) == [
+        f"wg set pr0 peer {NAS} preshared-key /dev/null",
+        "ip link set dev pr0 mtu 1420",
+    ]
+
+
+def test_hooks_are_undone_and_done():
+    before = wanted(post_up=["a up %i"], pre_down=["a down %i"])
+    after = wanted(post_up=["b up %i"], pre_down=["b down %i"])
+    assert steps(after, running(), written=render(before)) == ["bash -c a down pr0", "bash -c b up pr0"]
+
+
+def test_another_private_key():
+    (step,) = plan(wanted(), running(), read_back(render(wanted())), NEW, NOW, lambda host: [host])
+    assert " ".join(step.command) == (
+        f"wg set pr0 private-key /etc/wireguard/pr0.key peer {RELAY} persistent-keepalive 25"
+    )
+
+
+def test_routes_of_others_are_left_alone():
+    link = {"mtu": 1420, "addr_info": [{"local": "fe80::1", "prefixlen": 64, "scope": "link"}]}
+    routes = [
+        {"family": 4, "dst": "10.77.0.0/16", "protocol": "kernel"},
+        {"family": 4, "dst": "192.168.1.0/24", "metric": 4096},
+        {"family": 4, "dst": "192.168.2.0/24", "metric": 100},
+        {"family": 4, "dst": "default", "table": "28786"},
+        {"family": 6, "dst": "default", "table": "28786", "metric": 1024},
+        {"family": 6, "dst": "default", "table": "99"},
+    ]
+    rules = {4: [{"priority": 28786, "table": "28786"}, {"priority": 28785, "table": "99"}], 6: []}
+    found = running_from(running().wireguard, link, routes, rules)
+    assert found.addresses == set()
+    assert found.prefixes == {"192.168.1.0/24", "0.0.0.0/0", "::/0"}
+    assert found.rules == {(4, 28786)}
+
+
+def test_the_file_holds_no_secret_and_starts_at_once():
+    text = render(wanted())
+    assert "PrivateKey" not in text
+    assert f"PostUp = wg set %i private-key /etc/wireguard/pr0.key peer {RELAY} persistent-keepalive 25" in text
+    assert "PostUp = ip -4 route replace 192.168.1.0/24 dev %i metric 4096" in text
+    assert read_back(text).endpoints == {RELAY: ENDPOINT, NAS: ENDPOINT}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "a name"}, "interface name"),
+        ({"mtu": 1000}, "mtu 1000"),
+        ({"addresses": ["10.77.1.1/99"]}, "addresses: '10.77.1.1/99'"),
+        ({"peers": [peer("nas", "AAAA", "10.77.1.2/32")]}, "peer nas: public_key 'AAAA'"),
+        ({"peers": [peer("nas", NAS, "10.77.1.2/16")]}, "peer nas: allowed_ips: '10.77.1.2/16'"),
+        ({"peers": [peer("nas", NAS, endpoint="relay")]}, "endpoint 'relay'"),
+        ({"peers": [peer("nas", NAS, keepalive=-1)]}, "peer nas: persistent_keepalive -1"),
+        ({"peers": [peer("n\nas", NAS)]}, "control characters"),
+        ({"peers": [peer("a", NAS), peer("b", NAS)]}, "a and b have the same public_key"),
+        ({"peers": [peer("a", NAS, "10.0.0.0/8"), peer("b", NEW, "10.0.0.0/8")]}, "a and b both have 10.0.0.0/8"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(WireGuardError, match=message):
+        wanted(**options)
