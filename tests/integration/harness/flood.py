@@ -84,7 +84,7 @@ class _IoVec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
 
 
-class _Message(ctypes.Structure):
+class MessageHeader(ctypes.Structure):
     """struct mmsghdr"""
 
     _fields_ = [
@@ -95,7 +95,8 @@ class _Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint32),
+        ("padding", ctypes.c_int),
+        ("length", ctypes.c_uint32),
     ]
 
 
@@ -103,7 +104,7 @@ def _send(interface: str, frames: list[bytes], rate: float, seconds: float) -> t
     """Send the frames in turn; return how many were sent, and in which time."""
     libc = ctypes.CDLL(None, use_errno=True)
     vectors = (_IoVec * len(frames))(*(_IoVec(frame, len(frame)) for frame in frames))
-    messages = (_Message * len(frames))()
+    messages = (MessageHeader * len(frames))()
     for number in range(len(frames)):
         messages[number].vector = ctypes.pointer(vectors[number])
         messages[number].vectors = 1
@@ -113,7 +114,7 @@ def _send(interface: str, frames: list[bytes], rate: float, seconds: float) -> t
         descriptor, start = wire.fileno(), time.monotonic()
         while sent < total:
             position = sent % len(frames)
-            batch = ctypes.byref(messages, position * ctypes.sizeof(_Message))
+            batch = ctypes.byref(messages, position * ctypes.sizeof(MessageHeader))
             done = libc.sendmmsg(descriptor, batch, min(_BATCH, len(frames) - position), 0)
             if done < 0:
                 raise OSError(ctypes.get_errno(), "sendmmsg")
