@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -158,33 +159,14 @@ def test_what_is_not_a_ruleset(text: str) -> None:
         parse_ruleset(text)
 
 
+WORDS = [
+    *("match", "op", "left", "right", "payload", "protocol", "field", "meta", "key", "ct", "set", "elem", "val"),
+    *("range", "concat", "&", "vmap", "data", "xt", "jump", "goto", "target", "accept", "drop", "return"),
+]
+LEAVES = st.none() | st.booleans() | st.integers() | st.sampled_from(["udp", "lo", "new", "@s", "input", "dport", "x"])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.sampled_from(["udp", "lo", "new", "@s", "input", "dport", "x"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "match",
-                    "op",
-                    "left",
-                    "right",
-                    "payload",
-                    "protocol",
-                    "field",
-                    "meta",
-                    "key",
-                    "ct",
-                    "set",
-                    "elem",
-                    "val",
-                ]
-                + ["range", "concat", "&", "vmap", "data", "xt", "jump", "goto", "target", "accept", "drop", "return"]
-            ),
-            inner,
-            max_size=3,
-        )
-    ),
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3),
     max_leaves=12,
 )
 
@@ -197,7 +179,5 @@ def test_any_expression_has_a_fate(rules: list[Any]) -> None:
 
 @given(JSON)
 def test_any_json_is_a_ruleset_or_an_error(value: Any) -> None:
-    try:
+    with suppress(RulesetError):
         assert isinstance(parse_ruleset(json.dumps({"nftables": value})), Ruleset)
-    except RulesetError:
-        pass
