@@ -23,9 +23,9 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / folder) for folder in ("tests/integration", "tests/bench", "roles/relay/files")
 ]
 
-from contestants import Asyncio, Contestant, Coturn, Forwarding, Other, Ours, service_with  # noqa: E402
-from harness.netns import sweep  # noqa: E402
-from load import Hosts, Result, round_trips, throughput  # noqa: E402
+from contestants import Asyncio, Contestant, Coturn, Forwarding, Other, Ours, service_with
+from harness.netns import sweep
+from load import Hosts, Result, round_trips, throughput
 
 _ROOT = Path(__file__).parents[2]
 _SIZES = (1452, 64)
