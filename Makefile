@@ -7,7 +7,7 @@ help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | column -t -s '|'
 
 demo: ## Build two sites behind NAT and a relay in containers, run the playbook on them, measure, clean up
-	@tests/lab/demo
+	@tests/lab/demo/run
 
 test: ## Everything below, one after the other, with a table of times at the end
 	@tests/checks/run setup $(STEPS)
