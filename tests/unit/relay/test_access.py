@@ -191,9 +191,7 @@ def test_keys_out_of_reach_cost_only_so_much(world: World, ann: StockDevice, bob
     assert ann.say(bob)
 
 
-def test_a_used_up_search_does_not_hinder_pairs_that_exist(
-    world: World, pair: tuple[StockDevice, StockDevice]
-) -> None:
+def test_a_used_up_search_does_not_hinder_pairs_that_exist(world: World, pair: tuple[StockDevice, StockDevice]) -> None:
     ann, bob = pair
     stranger = StockDevice(world, "nobody", AWAY)
     for _ in range(150):

@@ -129,9 +129,7 @@ def test_old_address_means_nothing_after_a_move(world: World, pair: tuple[StockD
     assert world.drops() == {"source_unproven": 1}
 
 
-def test_the_address_that_was_written_to_is_answered_from(
-    world: World, pair: tuple[StockDevice, StockDevice]
-) -> None:
+def test_the_address_that_was_written_to_is_answered_from(world: World, pair: tuple[StockDevice, StockDevice]) -> None:
     ann, bob = pair
     ann.keepalive(LOCAL_2)
     assert ann.record.binding == (HOME, LOCAL_2)

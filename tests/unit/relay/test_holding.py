@@ -186,9 +186,7 @@ def test_an_unanswered_initiation_does_not_hinder_the_other_side_for_long(
     assert world.drops() == {"crossed_initiation": 1}
 
 
-def test_forged_initiations_cannot_silence_the_other_side(
-    world: World, pair: tuple[StockDevice, StockDevice]
-) -> None:
+def test_forged_initiations_cannot_silence_the_other_side(world: World, pair: tuple[StockDevice, StockDevice]) -> None:
     """Who knows a device's address and its peer's key can forge what looks like an initiation of that device."""
     ann, bob = pair
     world.wait(10)

@@ -115,9 +115,7 @@ def flood(world: World, sources: list[bytes], count: int) -> list[int]:
     """Send initiations of a stranger who knows the relay's key; return the sizes of the answers."""
     initiation = StockDevice(world, "stranger", STRANGERS[0]).initiation()
     return [
-        len(out.datagram)
-        for number in range(count)
-        for out in world.raw(sources[number % len(sources)], initiation)
+        len(out.datagram) for number in range(count) for out in world.raw(sources[number % len(sources)], initiation)
     ]
 
 
@@ -200,7 +198,9 @@ def altered(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]], int]:
 
 INPUT = st.one_of(
     st.binary(max_size=200),
-    st.builds(lambda kind, rest: bytes([kind, 0, 0, 0]) + rest, st.integers(1, 4), st.binary(min_size=28, max_size=160)),
+    st.builds(
+        lambda kind, rest: bytes([kind, 0, 0, 0]) + rest, st.integers(1, 4), st.binary(min_size=28, max_size=160)
+    ),
     altered(),
 )
 SOURCE = st.one_of(st.sampled_from(STRANGERS), st.sampled_from([at(f"192.0.2.{number}") for number in (1, 2, 3)]))

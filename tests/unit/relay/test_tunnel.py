@@ -5,41 +5,12 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_relay import overlay, packets
-from relay_world import StockDevice, World
-
-# An echo request as Linux sends it, from 10.77.0.2 to 10.77.0.1, and one from fd77::2 to fd77::1, with good checksums.
-REQUEST_BODY = bytes.fromhex("1234000168656c6c6f21")
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071, written another way than in the package: add with the carry at once."""
-    total = 0
-    for high, low in zip(data[::2], data[1::2].ljust(len(data[::2]), b"\0"), strict=True):
-        total += high << 8 | low
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
-
-
-def echo_v4(source: str, destination: str, body: bytes = REQUEST_BODY, kind: int = 8) -> bytes:
-    message = bytes([kind, 0, 0, 0]) + body
-    message = message[:2] + struct.pack(">H", checksum(message)) + message[4:]
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(message), 7, 0x4000, 64, 1, 0)
-    head += ip_address(source).packed + ip_address(destination).packed
-    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + message
-
-
-def echo_v6(source: str, destination: str, body: bytes = REQUEST_BODY, kind: int = 128) -> bytes:
-    ends = ip_address(source).packed + ip_address(destination).packed
-    message = bytes([kind, 0, 0, 0]) + body
-    pseudo = ends + struct.pack(">II", len(message), 58)
-    message = message[:2] + struct.pack(">H", checksum(pseudo + message)) + message[4:]
-    return struct.pack(">IHBB", 0x60000000, len(message), 58, 64) + ends + message
+from relay_world import StockDevice, World, checksum, echo_v4, echo_v6
 
 
 def test_checksum_of_rfc_1071() -> None:

@@ -23,8 +23,8 @@ def findings(status: dict[str, Any]) -> list[Finding]:
     return [*_relay(status), *_devices(status), *_pairs(status)]
 
 
-def _recent(age: float | None) -> bool:
-    return age is not None and age < _RECENT
+def _recent(age: float | None, within: float = _RECENT) -> bool:
+    return age is not None and age < within
 
 
 def _port(status: dict[str, Any]) -> str:
@@ -63,11 +63,17 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                     f"is the device on, and UDP {port} reachable from where it is? "
                     f"Does its relay peer carry key {status['public_key']}?",
                 )
-            else:
-                age = device["last_seen_seconds"] or device["attempt_age_seconds"]
+            elif _recent(device["last_seen_seconds"], within=60):
                 yield Finding(
                     name,
-                    f"silent for {age:.0f} s",
+                    "it sends to other devices, but has no session with the relay",
+                    f"does its relay peer carry key {status['public_key']}, and PersistentKeepalive = 25?",
+                )
+            else:
+                ages = (device["last_seen_seconds"], device["attempt_age_seconds"])
+                yield Finding(
+                    name,
+                    f"silent for {min(age for age in ages if age is not None):.0f} s",
                     "is it switched off, or without PersistentKeepalive = 25 on its relay peer?",
                 )
         elif device["state"] == "handshaking":
@@ -92,8 +98,9 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
         if drops.get("timestamp_replayed"):
             yield Finding(
                 name,
-                "its handshakes are older than one seen before",
-                "set its clock right (NTP; fake-hwclock on a board without a clock)",
+                "handshakes of it are older than one seen before",
+                "set its clock right (NTP; fake-hwclock on a board without a clock); "
+                "if it is right, somebody replays captured packets, which does no harm",
             )
         if drops.get("rate_limited"):
             yield Finding(

@@ -20,6 +20,7 @@ from ipaddress import (
 from pathlib import Path
 from typing import Any
 
+from peer_relay.addresses import pack
 from peer_relay.device import DeviceSettings
 
 if sys.version_info >= (3, 11):
@@ -29,6 +30,7 @@ else:  # Ubuntu 22.04: python3-tomli
 
 DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")
 _MAX_NAME = 64
+_MAX_SOCKET_PATH = 107  # unix(7)
 _BYTES_PER_MBIT = 125_000.0
 _REQUIRED = object()
 # A relay is reached from anywhere, by either family.
@@ -69,12 +71,19 @@ def decode_key(text: str) -> bytes:
     return key
 
 
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 class _Table:
     """One TOML table while it is being read: knows its keys and converts their values."""
 
     def __init__(self, file: Path, where: str, content: Any, known: tuple[str, ...]):
         if not isinstance(content, dict):
-            raise SettingsError(f"{file}: {where} is {content!r}: write a table, as in the example in the README")
+            raise SettingsError(f"{file}: {where} is {_shown(content)}: write a table, as in the example in the README")
         self._file, self._where, self._content = file, where, content
         # First of all: a misspelt key would otherwise be reported as a missing one.
         for key in content.keys() - set(known):
@@ -83,7 +92,7 @@ class _Table:
 
     def error(self, key: str, value: Any, cure: str) -> SettingsError:
         """Return the error for one value."""
-        return SettingsError(f"{self._file}: {self._where} {key} = {value!r}: {cure}")
+        return SettingsError(f"{self._file}: {self._where} {key} = {_shown(value)}: {cure}")
 
     def take(self, key: str, kind: type, convert: Callable[[Any], Any], cure: str, default: Any = _REQUIRED) -> Any:
         """Return the converted value of a key; the conversion says no by ValueError."""
@@ -114,9 +123,15 @@ def _name(value: str) -> str:
 
 
 def _path(value: str) -> Path:
-    if not value.startswith("/"):
+    if not value.startswith("/") or "\0" in value:
         raise ValueError(value)
     return Path(value)
+
+
+def _socket_path(value: str) -> Path:
+    if len(value.encode()) > _MAX_SOCKET_PATH:
+        raise ValueError(value)
+    return _path(value)
 
 
 def _rate(value: int | float) -> float:
@@ -126,9 +141,12 @@ def _rate(value: int | float) -> float:
 
 
 def _literals(values: list[str]) -> tuple[str, ...]:
-    if not values or len(set(values)) != len(values):
+    hosts = tuple(str(ip_address(_string(value))) for value in values)
+    if not hosts or len(set(hosts)) != len(hosts):
         raise ValueError(values)
-    return tuple(str(ip_address(_string(value))) for value in values)
+    for host in hosts:
+        pack(host, 0)  # a scope is given as a number
+    return hosts
 
 
 def _string(value: Any) -> str:
@@ -146,7 +164,9 @@ def _networks(values: list[str]) -> tuple[Network, ...]:
 def _addresses(values: list[str]) -> tuple[Address, ...]:
     if not values:
         raise ValueError(values)
-    return tuple(ip_address(_string(value)) for value in values)
+    if any("%" in _string(value) for value in values):  # a scope means nothing in the overlay
+        raise ValueError(values)
+    return tuple(ip_address(value) for value in values)
 
 
 def _groups(values: list[str]) -> frozenset[str]:
@@ -184,7 +204,7 @@ def load(file: Path) -> Settings:
         raise SettingsError(
             f"{file}: {error.strerror}: create it (role relay does) or name another by --settings"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of more digits than Python reads
         raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-relay check") from error
     return parse(content, file)
 
@@ -204,7 +224,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     for address in addresses:
         _inside(relay, address, networks)
     state_file = relay.take("state_file", str, _path, "an absolute path", "/var/lib/peer-relay/state.json")
-    status = relay.take("status_socket", str, _path, "an absolute path", "/run/peer-relay/status.sock")
+    status = relay.take("status_socket", str, _socket_path, "an absolute path of at most 107 bytes", "/run/peer-relay/status.sock")
     metrics = relay.take(
         "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
     )

@@ -44,6 +44,9 @@ def fetch(unix: Path, timeout: float = 10.0) -> dict[str, Any]:
     if answer.status != 200:
         raise Unreachable(f"{unix}: answered {answer.status} {body[:200]!r}: is it the socket of peer-relay?")
     try:
-        return json.loads(body)
-    except ValueError as error:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
         raise Unreachable(f"{unix}: answered something that is not JSON: is it the socket of peer-relay?") from error
+    if not isinstance(document, dict) or "devices" not in document:
+        raise Unreachable(f"{unix}: answered {body[:100]!r}, no status: is it the socket of peer-relay?")
+    return document

@@ -1,0 +1,427 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is fuzzed: for each parser a function of bytes, what it may raise, and inputs to begin with."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import runpy
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "roles/relay/files"), str(ROOT / "tests/unit/relay")]
+runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils import (
+    firewalld,
+    nft,
+    relay,
+    ufw,
+    wg_quick,
+    wireguard,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import Port
+from peer_relay import overlay, packets, settings, state, status_client
+from peer_relay.cookies import CookieJar
+from peer_relay.datagrams import BatchSocket
+from peer_relay.drops import Refused
+from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
+from peer_relay.session import Session
+from relay_world import World, at, check_consistency, echo_v4, echo_v6
+
+
+class Target(NamedTuple):
+    """One parser."""
+
+    run: Callable[[bytes], object]
+    expected: tuple[type[Exception], ...]
+    corpus: list[bytes]
+    words: list[bytes] = []
+
+
+VECTORS = json.loads((ROOT / "tests/unit/relay/vectors.json").read_text())
+TO_RELAY, FROM_RELAY = (
+    {key: bytes.fromhex(value) for key, value in VECTORS[way].items() if isinstance(value, str)}
+    for way in ("to_relay", "from_relay")
+)
+RELAY, DEVICE = Identity(bytes.fromhex(VECTORS["relay_private"])), Identity(bytes.fromhex(VECTORS["device_private"]))
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def _scene() -> tuple[World, list[bytes]]:
+    """A bound pair, a device that is not bound, and real datagrams of all types."""
+    world = World()
+    ann, bob, cid = (world.add(name, at(f"192.0.2.{number}")) for number, name in enumerate("abc", 1))
+    ann.connect()
+    bob.connect()
+    ann.shake_hands(bob)
+    (challenge,) = world.raw(at("198.18.0.1"), bob.transport(ann, bytes(200)))
+    (forwarded,) = world.raw(ann.address, ann.initiation(bob))
+    real = [
+        ann.initiation(),
+        ann.initiation(bob),
+        cid.initiation(),
+        cid.initiation(ann),
+        ann.transport(None, bytes(60)),
+        ann.transport(),
+        ann.transport(bob, bytes(300)),
+        *bob.receive(challenge.datagram),
+        *bob.receive(forwarded.datagram),
+        bob.mint.reply(forwarded.datagram, b"", world.now),
+    ]
+    world.log.clear()
+    return world, real
+
+
+WORLD, REAL = _scene()
+SOURCES = [*(at(f"192.0.2.{number}") for number in (1, 2, 3)), at("198.18.0.1"), at("2001:db8::1")]
+MAC1_KEYS = [WORLD.identity.mac1_key, *(device.identity.mac1_key for device in WORLD.devices.values())]
+
+
+def _entry(source: int, repair: int, datagram: bytes) -> bytes:
+    return bytes([source, repair]) + struct.pack(">H", len(datagram)) + datagram
+
+
+def switchboard(data: bytes) -> None:
+    """A series of datagrams: each has a source, a choice of keys to repair its mac1 with, and a length before it."""
+    world = copy.deepcopy(WORLD)
+    sent: dict[bytes, int] = {}
+    received: dict[bytes, int] = {}
+    bound = set(world.switchboard.bound)
+    while len(data) > 4:
+        source, repair = SOURCES[data[0] % len(SOURCES)], data[1] % (len(MAC1_KEYS) + 1)
+        size = struct.unpack_from(">H", data, 2)[0] % 1500
+        datagram, data = data[4 : 4 + size], data[4 + size :]
+        if repair and packets.message_type(datagram) in (packets.INITIATION, packets.RESPONSE):
+            datagram = packets.append_macs(datagram[:-32], MAC1_KEYS[repair - 1])
+        received[source] = received.get(source, 0) + len(datagram)
+        world.now += 0.01
+        for out in world.raw(source, datagram):
+            sent[out.binding.address] = sent.get(out.binding.address, 0) + len(out.datagram)
+        bound |= set(world.switchboard.bound)
+    world.switchboard.tick(world.now + 1, world.wall)
+    check_consistency(world.switchboard)
+    for address in sent.keys() - bound:
+        assert sent[address] <= received.get(address, 0), "amplification"
+
+
+def initiation(data: bytes) -> None:
+    """The responder reads and answers."""
+    if packets.message_type(data) == packets.INITIATION:
+        packets.mac1_valid(RELAY.mac1_key, data)
+        reader = InitiationReader(RELAY, data)
+        reader.timestamp()
+        reader.respond(1)
+
+
+WRITER = InitiationWriter(RELAY, DEVICE.public, VECTORS["from_relay"]["relay_index"], bytes(12))
+
+
+def response(data: bytes) -> None:
+    """The initiator reads the answer."""
+    if packets.message_type(data) == packets.RESPONSE:
+        WRITER.finish(data)
+
+
+def cookie_reply(data: bytes) -> None:
+    """The initiator is asked for mac2."""
+    if packets.message_type(data) == packets.COOKIE_REPLY:
+        CookieJar().store(data, DEVICE.public, packets.split_macs(WRITER.datagram)[1], 0.0)
+
+
+def transport(data: bytes) -> None:
+    """A message on the relay's own session."""
+    if packets.message_type(data) == packets.TRANSPORT:
+        reader = InitiationReader(RELAY, TO_RELAY["initiation"])
+        reader.timestamp()
+        Session(reader.respond(1)[1], 1, 0.0, initiator=False).open(data, 1.0)
+
+
+def control(data: bytes) -> None:
+    """The control messages of a received batch."""
+    sock = BatchSocket.__new__(BatchSocket)
+    sock._parsed = {}
+    sock._parse(data)
+
+
+def _control(level: int, kind: int, payload: bytes) -> bytes:
+    return (struct.pack("@Nii", 16 + len(payload), level, kind) + payload).ljust(16 + -(-len(payload) // 8) * 8, b"\0")
+
+
+PINGS = [echo_v4("10.77.1.2", "10.77.0.1"), echo_v6("fd77::2", "fd77::1")]
+
+
+# --- the disk and the service's own answers ---------------------------------------------------------------------------
+
+
+class _File(str):
+    """A file whose content is the input."""
+
+    data: bytes
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+    def with_name(self, name: str) -> _File:
+        return _File(name)
+
+    def replace(self, *_: object) -> None:
+        """Keeping a broken file aside."""
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+
+def _file(name: str, data: bytes) -> _File:
+    file = _File(name)
+    file.data = data
+    return file
+
+
+def settings_toml(data: bytes) -> None:
+    settings.load(_file("relay.toml", data))
+
+
+SETTINGS = b"""[relay]
+name = "relay"
+listen_port = 40000
+listen_addresses = ["0.0.0.0", "::"]
+private_key_file = "/etc/peer-relay/private.key"
+networks = ["10.77.0.0/16", "fd77:7065:6572::/64"]
+addresses = ["10.77.0.1", "fd77:7065:6572::1"]
+state_file = "/var/lib/peer-relay/state.json"
+status_socket = "/run/peer-relay/status.sock"
+metrics_listen = "[::1]:9586"
+[[device]]
+name = "laptop"
+public_key = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+addresses = ["10.77.12.34", "fd77:7065:6572::a:b"]
+groups = ["default"]
+rate_limit_mbit = 2.5
+"""
+
+
+def state_json(data: bytes) -> None:
+    saved, _problem = state.read(_file("state.json", data))
+    world = World()
+    world.add("a", at("192.0.2.1"))
+    world.add("b", at("192.0.2.2"))
+    if saved is not None:
+        try:
+            state.restore(world.switchboard, saved, world.now)
+        finally:
+            world.wait(6)
+            check_consistency(world.switchboard)
+
+
+def status_body(data: bytes) -> None:
+    """What answers on the status socket."""
+    connection = SimpleNamespace(makefile=lambda *_: io.BytesIO(data), sendall=len, close=int)
+
+    def connect(self: status_client._UnixConnection) -> None:
+        self.sock = connection
+
+    status_client._UnixConnection.connect = connect
+    document = status_client.fetch(Path("/run/status.sock"))
+    assert isinstance(document, dict)
+
+
+STATUS = {"version": "1.0.0", "name": "relay", "healthy": True, "devices": [], "pairs": [], "drops": {}}
+
+
+# --- what programs on the hosts say -----------------------------------------------------------------------------------
+
+
+def relay_answers(data: bytes) -> None:
+    relay.query(lambda *words: (0, data.decode(errors="replace"), ""))
+
+
+def wg_dump(data: bytes) -> None:
+    wireguard.parse_dump(data.decode(errors="replace"))
+
+
+def wg_endpoint(data: bytes) -> None:
+    wireguard.parse_endpoint(data.decode(errors="replace"))
+
+
+def wg_quick_file(data: bytes) -> None:
+    wg_quick.read_back(data.decode(errors="replace"))
+
+
+PACKETS = [nft.Packet("udp", 40000), nft.Packet("tcp", None)]
+
+
+def nft_json(data: bytes) -> None:
+    ruleset = nft.parse_ruleset(data.decode(errors="replace"))
+    for chain in ruleset.base_chains("input"):
+        for packet in PACKETS:
+            nft.fate(ruleset, chain, packet)
+
+
+def ufw_rules(data: bytes) -> None:
+    rules = ufw.parse_rules(data.decode(errors="replace"))
+    ufw.fate(ufw.Ufw(True, rules, True), rules, Port("udp", 40000, ""))
+
+
+def firewalld_blocks(data: bytes) -> None:
+    firewalld.parse_blocks(data.decode(errors="replace"))
+
+
+KEY = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+DUMP = (
+    f"{KEY}\t{KEY}\t51820\toff\n"
+    f"{KEY}\t(none)\t192.0.2.1:40000\t10.77.0.1/32,fd77::1/128\t1700000000\t100\t200\t25\n"
+    f"{KEY}\t(none)\t(none)\t(none)\t0\t0\t0\toff\n"
+)
+QUICK = f"""[Interface]
+Address = 10.77.0.2/32, fd77::2/128
+ListenPort = 51820
+MTU = 1420
+PostUp = wg set %i private-key /etc/wireguard/%i.key
+[Peer]
+PublicKey = {KEY}
+Endpoint = [2001:db8::1]:40000
+AllowedIPs = 10.77.0.1/32, 0.0.0.0/0
+PersistentKeepalive = 25
+"""
+_MATCH = {"left": {"payload": {"protocol": "udp", "field": "dport"}}, "op": "==", "right": {"set": [40000, [1, 2]]}}
+RULESET = {
+    "nftables": [
+        {"metainfo": {"version": "1.0.6"}},
+        {
+            "chain": {
+                "family": "inet",
+                "table": "filter",
+                "name": "input",
+                "handle": 1,
+                "type": "filter",
+                "hook": "input",
+                "prio": 0,
+                "policy": "drop",
+            }
+        },
+        {"chain": {"family": "inet", "table": "filter", "name": "other", "handle": 2}},
+        {"set": {"family": "inet", "table": "filter", "name": "ports", "elem": [40000, {"range": [1, 9]}]}},
+        {
+            "rule": {
+                "family": "inet",
+                "table": "filter",
+                "chain": "input",
+                "handle": 3,
+                "expr": [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["new"]}}, {"accept": None}],
+            }
+        },
+        {
+            "rule": {
+                "family": "inet",
+                "table": "filter",
+                "chain": "input",
+                "handle": 4,
+                "expr": [{"match": _MATCH}, {"jump": {"target": "other"}}],
+            }
+        },
+        {
+            "rule": {
+                "family": "inet",
+                "table": "filter",
+                "chain": "other",
+                "handle": 5,
+                "expr": [
+                    {"vmap": {"key": {"meta": {"key": "l4proto"}}, "data": {"set": [["udp", {"drop": None}]]}}},
+                    {
+                        "match": {
+                            "op": "==",
+                            "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+                            "right": "@ports",
+                        }
+                    },
+                    {"reject": {"type": "icmp"}},
+                ],
+            }
+        },
+    ]
+}
+UFW = b"""Added user rules (see 'ufw status' for running firewall):
+ufw allow 22/tcp
+ufw limit from 192.0.2.0/24 to any port 40000 proto udp comment 'peer_relay'
+ufw deny in on eth0 to any app OpenSSH
+ufw allow out 53
+ufw reject 1000:2000/udp
+"""
+FIREWALLD = b"""public (active)
+  target: default
+  interfaces: eth0
+  services: dhcpv6-client ssh
+  ports: 40000/udp 1000-2000/tcp
+  rich rules:
+\trule family="ipv4" source address="192.0.2.0/24" drop
+
+home
+  target: ACCEPT
+"""
+JSON_WORDS = [b"null", b"{}", b"[]", b"[", b"}", b",", b":", b'""', b"-1", b"1e999", b"NaN", b"true", b"0", b'"ff"']
+_SAVED = json.dumps(state.export(WORLD.switchboard, WORLD.now, WORLD.wall)).encode()
+_HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+_BODY = json.dumps(STATUS).encode()
+
+TARGETS = {
+    "switchboard": Target(
+        switchboard,
+        (),
+        [
+            b"".join(_entry(source, 0, datagram) for datagram in REAL[part : part + 3])
+            for source in range(len(SOURCES))
+            for part in (0, 3, 6)
+        ]
+        + [_entry(0, repair, REAL[1]) + _entry(1, repair, REAL[-2]) for repair in range(5)],
+        REAL,
+    ),
+    "initiation": Target(initiation, (HandshakeError,), [TO_RELAY["initiation"]]),
+    "response": Target(response, (HandshakeError,), [FROM_RELAY["response"], TO_RELAY["response"]]),
+    "cookie_reply": Target(cookie_reply, (), [REAL[-1]]),
+    "transport": Target(transport, (Refused,), [TO_RELAY["keepalive"]]),
+    "echo": Target(overlay.echo_reply, (), PINGS),
+    "control": Target(
+        control,
+        (struct.error,),  # the kernel writes whole control messages: what matters is that the end is found
+        [_control(0, 8, bytes(12)), _control(41, 50, bytes(20)), _control(17, 104, bytes(4)), b""],
+    ),
+    "settings": Target(
+        settings_toml,
+        (settings.SettingsError,),
+        [SETTINGS],
+        [b"[", b"]", b'"', b"=", b"{}", b"0x" + b"f" * 40, b"1" * 5000, b"inf", b"nan", b"\\u0000", b"%eth0", b"''"],
+    ),
+    "state": Target(state_json, (state.StateError,), [_SAVED], JSON_WORDS),
+    "status": Target(
+        status_body,
+        (status_client.Unreachable,),
+        [_HTTP % (len(_BODY), _BODY), _HTTP % (2, b"[]"), b"HTTP/1.1 503 no\r\n\r\nproblem", b""],
+        [b"\r\n", b"Transfer-Encoding: chunked\r\n", *JSON_WORDS],
+    ),
+    "relay_answers": Target(
+        relay_answers, (relay.RelayError,), [json.dumps(STATUS | {"findings": []}).encode()], JSON_WORDS
+    ),
+    "wg_dump": Target(
+        wg_dump, (wireguard.WireGuardError,), [DUMP.encode()], [b"\t", b"\n", b"(none)", b"off", b"[::1]:1"]
+    ),
+    "wg_endpoint": Target(wg_endpoint, (wireguard.WireGuardError,), [b"192.0.2.1:40000", b"[2001:db8::1]:1", b"a.b:2"]),
+    "wg_quick": Target(
+        wg_quick_file, (wireguard.WireGuardError, ValueError), [QUICK.encode()], [b"[Peer]\n", b" = ", b"\n"]
+    ),
+    "nft": Target(
+        nft_json, (nft.RulesetError,), [json.dumps(RULESET).encode()], [b"null", b"{}", b"[]", b'"udp"', b'"@ports"']
+    ),
+    "ufw": Target(ufw_rules, (), [UFW], [b"ufw ", b" to ", b" from ", b" any", b" port ", b"/", b":", b",", b"'"]),
+    "firewalld": Target(firewalld_blocks, (), [FIREWALLD], [b"  ", b": ", b"\n", b"ports: ", b"-", b"/udp"]),
+}
