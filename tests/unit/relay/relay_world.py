@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small world for tests of the switchboard: a clock that moves when told, a network, and devices that do as stock ones.
+"""A small world for tests of the switchboard: a clock that moves when told, a network, devices that do as stock ones.
 
 Nothing here opens a socket. The relay's outbox is delivered to whoever receives at the address; what nobody receives
 is lost, and everything is kept in `World.log`.
@@ -331,7 +331,7 @@ def check_consistency(switchboard: Switchboard) -> None:
     assert set(switchboard._indexes.values()) <= registered
 
 
-# --- what is inside the tunnel ------------------------------------------------------------------------------------------
+# --- what is inside the tunnel --------------------------------------------------------------------------------------
 
 REQUEST_BODY = bytes.fromhex("1234000168656c6c6f21")
 

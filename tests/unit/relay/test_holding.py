@@ -125,7 +125,7 @@ def test_held_for_a_device_that_may_not_be_reached_any_more(world: World, ann: S
 def test_strangers_cannot_push_out_what_is_held_for_a_device_that_binds(
     world: World, ann: StockDevice, bob: StockDevice, flood: int
 ) -> None:
-    """Between the handshake with the relay and its confirmation lies a round trip: a flood of that time does no harm."""
+    """Between the handshake with the relay and its confirmation lies a round trip: a flood meanwhile does no harm."""
     bob.connect()
     ann.shake_hands(bob)
     (answer,) = world.raw(ann.address, ann.initiation())

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restart of the relay costs: nothing that it can help (design rule 7); and its state file, whatever is in it."""
+"""What a restart of the relay costs: nothing that it can help (design rule 7); its state file, whatever is in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_tunnels_survive_without_a_new_handshake(world: World, pair: Pair) -> No
 
 
 def test_bindings_keep_the_relays_own_address(world: World, pair: Pair) -> None:
-    ann, bob = pair
+    ann, _bob = pair
     ann.keepalive(LOCAL_2)
     world.restart()
     assert ann.record.binding == (ann.address, LOCAL_2)
@@ -79,7 +79,7 @@ def test_device_that_moved_during_the_restart_is_found_again(world: World, pair:
 
 
 def test_keepalive_on_a_session_of_before_is_counted(world: World, pair: Pair) -> None:
-    ann, bob = pair
+    ann, _bob = pair
     world.restart()
     assert ann.keepalive() == []
     assert world.drops() == {"unknown_index": 1}
@@ -119,7 +119,7 @@ def test_clock_that_jumps_back_while_the_relay_runs(world: World, pair: Pair) ->
 
 
 def test_routes_keep_the_time_that_they_had_left(world: World, pair: Pair) -> None:
-    ann, bob = pair
+    ann, _bob = pair
     world.wait(100)
     world.restart(pause=50)
     (route,) = ann.record.routes.values()
@@ -158,7 +158,7 @@ def test_state_says_nothing_secret(world: World, pair: Pair) -> None:
 
 
 def test_nothing_is_held_for_a_device_that_is_there_after_all(world: World, pair: Pair) -> None:
-    """After a restart it is not known whether a device is still there: a held copy comes on top of the forwarded one."""
+    """After a restart nobody knows whether a device is still there: a held copy follows the forwarded one."""
     ann, bob = pair
     world.restart()
     ann.shake_hands(bob)
@@ -191,7 +191,7 @@ def saved_state() -> tuple[World, dict[str, Any]]:
 
 
 def test_written_and_read_back(tmp_path: Path) -> None:
-    world, saved = saved_state()
+    _world, saved = saved_state()
     file = tmp_path / "state.json"
     state.write(file, saved)
     assert state.read(file) == (saved, None)
@@ -217,7 +217,7 @@ def test_broken_file_is_kept_aside_and_said_so(tmp_path: Path, content: bytes) -
 
 
 def test_half_written_file_of_a_crash_is_not_in_the_way(tmp_path: Path) -> None:
-    world, saved = saved_state()
+    _world, saved = saved_state()
     file = tmp_path / "state.json"
     state.write(file, saved)
     file.with_name("state.json.new").write_text('{"format": 1, "wal')

@@ -123,7 +123,7 @@ def test_index_that_the_relay_waits_on_is_nobody_elses(world: World, pair: tuple
 def test_the_relay_chooses_no_index_that_means_something_to_the_device(
     world: World, pair: tuple[StockDevice, StockDevice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ann, bob = pair
+    ann, _bob = pair
     (taken,) = ann.record.routes
     own = ann.record.current.local_index
     choices = iter([taken, own, 77])

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Strangers get no answer, nothing is amplified, and whatever is not forwarded is counted once (design rules 5 and 6)."""
+"""Strangers get no answer, nothing is amplified, and what is not forwarded is counted once (design rules 5 and 6)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""In the tunnel to the relay: its overlay addresses answer ping, and only their owner speaks from an address (rule 10)."""
+"""In the tunnel: the relay's overlay addresses answer ping, and only its owner speaks from an address (rule 10)."""
 
 from __future__ import annotations
 

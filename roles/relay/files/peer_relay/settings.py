@@ -224,7 +224,9 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     for address in addresses:
         _inside(relay, address, networks)
     state_file = relay.take("state_file", str, _path, "an absolute path", "/var/lib/peer-relay/state.json")
-    status = relay.take("status_socket", str, _socket_path, "an absolute path of at most 107 bytes", "/run/peer-relay/status.sock")
+    status = relay.take(
+        "status_socket", str, _socket_path, "an absolute path of at most 107 bytes", "/run/peer-relay/status.sock"
+    )
     metrics = relay.take(
         "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
     )

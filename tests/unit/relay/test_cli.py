@@ -1,0 +1,140 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command: exit codes, what is printed, and a key that is never replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peer_relay import cli, noise, report, status_client
+from peer_relay.settings import decode_key
+from relay_world import World, at
+from test_report import status
+from test_settings import toml
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    result = tmp_path / "relay.toml"
+    result.write_text(toml({"status_socket": f'"{tmp_path}/status.sock"'}))
+    return result
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the service answers, to be changed by the test."""
+    document = status(World())
+    monkeypatch.setattr(status_client, "fetch", lambda _socket: document)
+    return document
+
+
+def test_check(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--settings", str(file), "check"]) == 0
+    assert capsys.readouterr().out == f"{file}: fine, 2 devices\n"
+    assert cli.main(["--settings", str(file), "check", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [device["name"] for device in document["devices"]] == ["laptop", "nas"]
+
+
+@pytest.mark.parametrize("command", ["check", "status", "doctor", "run"])
+def test_bad_settings(file: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    file.write_text(toml({"listen_port": "0"}))
+    assert cli.main(["--settings", str(file), command]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"peer-relay: {file}: [relay] listen_port = 0: ")
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["check", "--colour"], ["keygen"]])
+def test_bad_usage(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert "usage: peer-relay" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_unreachable(file: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert cli.main(["--settings", str(file), command]) == 3
+    assert "is the service running? systemctl status peer-relay" in capsys.readouterr().err
+
+
+def test_status(file: Path, answer: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--settings", str(file), "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answer
+    assert cli.main(["--settings", str(file), "status"]) == 0
+    assert capsys.readouterr().out.startswith("relay: userspace data plane")
+    answer["healthy"] = False
+    assert cli.main(["--settings", str(file), "status"]) == 1
+
+
+def test_doctor(file: Path, answer: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--settings", str(file), "doctor"]) == 0
+    assert capsys.readouterr().out == "nothing is wrong\n"
+    answer["problems"] = ["fan: broken: mend it"]
+    assert cli.main(["--settings", str(file), "doctor"]) == 1
+    assert capsys.readouterr().out == "relay: fan: broken: mend it\n"
+    assert cli.main(["--settings", str(file), "doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "findings": [{"subject": "relay", "problem": "fan: broken", "cure": "mend it"}]
+    }
+
+
+def test_doctor_of_a_real_document(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.add("ann", at("192.0.2.1"))
+    monkeypatch.setattr(status_client, "fetch", lambda _socket: status(world))
+    assert cli.main(["--settings", str(file), "doctor"]) == 1
+
+
+# --- keygen -----------------------------------------------------------------------------------------------------------
+
+
+def test_keygen_makes_a_private_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "private.key"
+    assert cli.main(["keygen", str(file)]) == 0
+    private = decode_key(file.read_text().strip())
+    assert capsys.readouterr().out.strip() == report.encode_key(noise.public_key(private))
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_keygen_never_replaces_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "private.key"
+    cli.main(["keygen", str(file)])
+    before, first = file.read_text(), capsys.readouterr().out
+    assert cli.main(["keygen", str(file)]) == 0
+    assert file.read_text() == before
+    assert capsys.readouterr().out == first
+
+
+def test_keygen_leaves_a_broken_key_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "private.key"
+    file.write_text("broken")
+    assert cli.main(["keygen", str(file)]) == 2
+    assert file.read_text() == "broken"
+    assert str(file) in capsys.readouterr().err
+
+
+def test_keygen_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (tmp_path / "private.key").symlink_to(victim)
+    assert cli.main(["keygen", str(tmp_path / "private.key")]) == 2
+    assert not victim.exists()
+
+
+def test_keygen_where_there_is_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["keygen", str(tmp_path / "no" / "private.key")]) == 2
+    assert "create its directory" in capsys.readouterr().err
+
+
+def test_umask_does_not_open_the_key(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        cli.main(["keygen", str(tmp_path / "private.key")])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "private.key").stat().st_mode & 0o777 == 0o600

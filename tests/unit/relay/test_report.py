@@ -1,0 +1,267 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the relay tells: the status document, doctor's sentences, the metrics and the tables."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from peer_relay import diagnose, metrics, report, tables
+from relay_world import StockDevice, World, at
+
+AWAY = at("203.0.113.7", 4242)
+Pair = tuple[StockDevice, StockDevice]
+
+
+def status(world: World, **more: Any) -> dict[str, Any]:
+    """Return the document that the service would answer."""
+    head = {
+        "version": "1.0.0",
+        "name": "relay",
+        "data_plane": "userspace",
+        "healthy": True,
+        "problems": [],
+        "uptime_seconds": 5.0,
+        "listen": ["0.0.0.0:40000"],
+    }
+    return json.loads(json.dumps(head | report.traffic(world.switchboard, world.now) | more, allow_nan=False))
+
+
+def doctor(world: World, **more: Any) -> list[str]:
+    return [": ".join(finding) for finding in diagnose.findings(status(world, **more))]
+
+
+def the_only(sentences: list[str]) -> str:
+    (sentence,) = sentences
+    return sentence
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+
+def test_devices_and_pairs(world: World, pair: Pair) -> None:
+    world.wait(10)
+    document = status(world)
+    ann, bob = document["devices"]
+    assert (ann["name"], ann["state"], ann["endpoint"]) == ("ann", "bound", "192.0.2.1:51820")
+    assert (ann["last_seen_seconds"], ann["handshake_age_seconds"], bob["rate_limit_mbit"]) == (10.0, 10.0, 0)
+    assert ann["public_key"] == base64.b64encode(pair[0].identity.public).decode()
+    assert ann["addresses"] == ["10.77.1.2", "fd77::1:2"]
+    there, back = document["pairs"]
+    assert (there["from"], there["to"], there["state"]) == ("ann", "bob", "up")
+    assert (there["initiations"], there["responses"], back["initiations"]) == (1, 1, 0)
+    # The keepalive that confirms, and "hello".
+    assert (there["packets"], there["bytes"], back["packets"]) == (2, 32 + 48, 1)
+
+
+def test_bytes_received_are_bytes_sent_to_the_other_one(world: World, pair: Pair) -> None:
+    ann, bob = status(world)["devices"]
+    before = ann["rx_bytes"], bob["tx_bytes"]
+    for _ in range(10):
+        pair[0].say(pair[1])
+    ann, bob = status(world)["devices"]
+    assert ann["rx_bytes"] - before[0] == bob["tx_bytes"] - before[1] == 480
+
+
+def test_states_of_a_device(world: World, ann: StockDevice) -> None:
+    assert status(world)["devices"][0]["state"] == "absent"
+    world.raw(ann.address, ann.initiation())
+    assert status(world)["devices"][0]["state"] == "handshaking"
+    ann.connect()
+    assert status(world)["devices"][0]["state"] == "bound"
+    world.wait(200)
+    assert status(world)["devices"][0]["state"] == "absent"
+
+
+def test_states_of_a_pair(world: World, ann: StockDevice, bob: StockDevice) -> None:
+    ann.connect()
+    ann.shake_hands(bob)
+    assert status(world)["pairs"][0]["state"] == "waiting"
+    bob.connect()
+    assert status(world)["pairs"][0]["state"] == "up"
+    world.wait(181)
+    bob.connect()
+    assert status(world)["pairs"][0]["state"] == "silent"
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_wrong(world: World, pair: Pair) -> None:
+    assert doctor(world) == []
+
+
+def test_no_handshake_has_ever_arrived(world: World, ann: StockDevice) -> None:
+    sentence = the_only(doctor(world))
+    assert sentence.startswith("ann: no handshake has ever arrived: is the device on, and UDP 40000 reachable")
+    assert base64.b64encode(world.identity.public).decode() in sentence
+
+
+def test_silent(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    world.wait(250)
+    assert the_only(doctor(world)).startswith("ann: silent for 250 s: is it switched off")
+
+
+def test_sends_without_a_session(world: World, pair: Pair) -> None:
+    """As after a restart of the relay, when a device does not answer it."""
+    ann, bob = pair
+    world.restart()
+    ann.say(bob)
+    sentences = doctor(world)
+    assert sentences[0].startswith("ann: it sends to other devices, but has no session with the relay: does its relay")
+
+
+def test_answers_do_not_reach_it(world: World, ann: StockDevice) -> None:
+    world.raw(ann.address, ann.initiation())
+    sentence = the_only(doctor(world))
+    assert sentence.startswith("ann: handshakes arrive from 192.0.2.1:51820, but the relay's answers do not reach it")
+    assert "0.0.0.0:40000" in sentence
+
+
+def test_unregistered_device(world: World) -> None:
+    stranger = world.stranger("new", AWAY)
+    stranger.connect()
+    sentence = the_only(doctor(world))
+    assert sentence.startswith("relay: a device with public key")
+    assert base64.b64encode(stranger.identity.public).decode() in sentence
+    world.wait(301)
+    assert doctor(world) == []
+
+
+def test_peer_with_an_unknown_key(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    ann.send(ann.initiation(StockDevice(world, "nobody", AWAY)))
+    assert the_only(doctor(world)).startswith("ann: it has a peer with a public key that no registered device has")
+
+
+def test_peer_of_another_group(world: World, ann: StockDevice) -> None:
+    hidden = world.add("hidden", at("192.0.2.9"), groups=("other",)).connect()
+    ann.connect()
+    ann.send(ann.initiation(hidden))
+    assert the_only(doctor(world)).startswith("ann: it tries to reach hidden, with which it shares no group")
+    world.register(hidden)
+    assert doctor(world) == []
+
+
+def test_clock_gone_back(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    world.wall -= 3600
+    ann.connect()
+    assert the_only(doctor(world)).startswith("ann: handshakes of it are older than one seen before: set its clock")
+
+
+def test_rate_limit(world: World, ann: StockDevice, bob: StockDevice) -> None:
+    world.register(ann, rate_limit=125_000.0)
+    ann.connect()
+    bob.connect()
+    ann.shake_hands(bob)
+    while not world.drops():
+        world.raw(ann.address, ann.transport(bob, bytes(1400)))
+    assert the_only(doctor(world)).startswith("ann: 1 packets over its rate limit of 1 Mbit/s")
+
+
+def test_foreign_inner_source(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    ann.send(ann.transport(None, b"\xff" * 48))
+    assert the_only(doctor(world)).endswith("its interface must have 10.77.1.2, fd77::1:2")
+
+
+def test_pair_whose_other_end_is_not_there(world: World, ann: StockDevice, bob: StockDevice) -> None:
+    ann.connect()
+    ann.shake_hands(bob)
+    assert doctor(world)[-1] == "ann -> bob: ann asks for bob, which is not connected to the relay: see bob above"
+
+
+def test_pair_that_is_never_answered(world: World, ann: StockDevice, bob: StockDevice) -> None:
+    ann.connect()
+    bob.connect()
+    world.raw(ann.address, ann.initiation(bob))
+    assert the_only(doctor(world)).startswith(
+        "ann -> bob: initiations arrive, bob never answers: its peer entry for ann"
+    )
+
+
+def test_pair_that_is_not_answered_any_more(world: World, pair: Pair) -> None:
+    ann, bob = pair
+    world.wait(181)
+    for device in pair:
+        device.connect()
+    world.raw(ann.address, ann.initiation(bob))
+    assert the_only(doctor(world)).startswith("ann -> bob: bob answered once and does not any more")
+    world.wait(301)
+    assert not [sentence for sentence in doctor(world) if "->" in sentence]
+
+
+def test_the_relays_own_problems_come_first(world: World) -> None:
+    sentences = doctor(
+        world,
+        problems=["receive buffer: too small: raise it", "plain"],
+        drops={"send_buffer_full": {"packets": 3, "bytes": 4}},
+    )
+    assert sentences[0] == "relay: receive buffer: too small: raise it"
+    assert sentences[1].startswith("relay: plain")
+    assert sentences[2].startswith("relay: its send buffer was full")
+
+
+# --- metrics and tables -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(world: World, pair: Pair) -> World:
+    world.add("away", AWAY)
+    world.raw(AWAY, b"junk")
+    pair[0].send(pair[0].transport(None, b"\xff" * 48))
+    return world
+
+
+def test_metrics(busy: World) -> None:
+    lines = metrics.exposition(status(busy)).decode().splitlines()
+    for line in (
+        'peer_relay_info{data_plane="userspace",name="relay",version="1.0.0"} 1.0',
+        "peer_relay_healthy 1.0",
+        'peer_relay_device_bound{device="ann"} 1.0',
+        'peer_relay_device_bound{device="away"} 0.0',
+        'peer_relay_pair_packets_total{from="ann",to="bob"} 2.0',
+        'peer_relay_dropped_packets_total{reason="not_wireguard"} 1.0',
+        'peer_relay_dropped_bytes_total{reason="not_wireguard"} 4.0',
+        'peer_relay_device_dropped_packets_total{device="ann",reason="inner_source"} 1.0',
+    ):
+        assert line in lines
+    assert not [line for line in lines if "last_seen" in line and "away" in line]
+
+
+def test_metrics_of_a_relay_without_devices(world: World) -> None:
+    assert b"peer_relay_info" in metrics.exposition(status(world))
+
+
+def test_tables(busy: World) -> None:
+    text = tables.status(status(busy, problems=["something"]))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "relay: userspace data plane on 0.0.0.0:40000, up 5 s, version 1.0.0"
+    assert "problem: something" in lines
+    assert "away absent - never 0 B 0 B" in lines
+    assert "ann -> bob up 0 s 80 B" in lines
+    assert "not_wireguard 1 4 B" in lines
+
+
+def test_tables_of_a_relay_without_devices(world: World) -> None:
+    assert "device" in tables.status(status(world))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2 * 10**9, "2.0 GB"), (10**15, "1000.0 TB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert tables._size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("age", "text"), [(None, "never"), (0.4, "0 s"), (599, "599 s"), (600, "10 min"), (86400, "24 h")]
+)
+def test_ages(age: float | None, text: str) -> None:
+    assert tables._age(age) == text
