@@ -11,7 +11,7 @@ author:
   - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes the addresses and the list of peers of one device's interface, as
-    M(homelab.peer_relay.wireguard_interface#module) takes them.
+    M(homelab.peer_relay.wireguard_interface) takes them.
   - The peers are the relay, and each device with a known key that shares a group with this one. Each peer's endpoint
     is the relay's.
   - Fails when the inventory contradicts itself, such as one subnet behind two of the peers.

@@ -11,7 +11,7 @@ author:
   - The homelab.peer_relay contributors (@homelab)
 description:
   - Names the relay and the devices that share a group with a device, with their overlay addresses, as
-    M(homelab.peer_relay.path_info#module) takes them.
+    M(homelab.peer_relay.path_info) takes them.
 positional: hostvars, networks, name, relay
 options:
   _input:

@@ -10,8 +10,9 @@ version_added: 1.0.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Joins the results of M(homelab.peer_relay.path_info#module) on several hosts. A host without paths, since it was not
+  - Joins the results of M(homelab.peer_relay.path_info) on several hosts. A host without paths, since it was not
     reached or has no interface, becomes one row that says so.
+  - Leaves out hosts that are not managed, and those that are to be absent.
 positional: hostvars, variable
 options:
   _input:
@@ -37,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The paths. Each has C(from), C(to), C(managed), and what M(homelab.peer_relay.path_info#module) returns.
+  description: The paths. Each has C(from), C(to), C(managed), and what M(homelab.peer_relay.path_info) returns.
   type: list
   elements: dict
 """
@@ -48,6 +49,8 @@ from ansible.module_utils.parsing.convert_bool import boolean
 def path_rows(hosts, hostvars, variable):
     rows = []
     for host in hosts:
+        if not _is_managed(hostvars, host) or hostvars[host].get("peer_state", "present") == "absent":
+            continue
         result = hostvars[host].get(variable) or {}
         if "paths" not in result:
             rows.append(
@@ -64,10 +67,14 @@ def path_rows(hosts, hostvars, variable):
             continue
         for path in result["paths"]:
             to = str(path["name"])
-            managed = boolean(hostvars[to].get("peer_managed", True)) if to in hostvars else True
             details = {key: value for key, value in path.items() if key != "name"}
-            rows.append({"from": str(host), "to": to, "managed": managed, **details})
+            rows.append({"from": str(host), "to": to, "managed": _is_managed(hostvars, to), **details})
     return rows
+
+
+def _is_managed(hostvars, name):
+    # The relay goes by a name that need not be in the inventory.
+    return name not in hostvars or boolean(hostvars[name].get("peer_managed", True))
 
 
 class FilterModule:

@@ -10,7 +10,7 @@ version_added: 1.0.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Makes lines of text from the results of M(homelab.peer_relay.path_info#module).
+  - Makes lines of text from the results of M(homelab.peer_relay.path_info).
 options:
   _input:
     description:

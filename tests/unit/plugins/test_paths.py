@@ -90,8 +90,9 @@ def test_rows_tell_who_was_not_reached():
         "nas": {"result": {"unreachable": True, "msg": "no route"}},
         "tv": {},
         "phone": {"peer_managed": "false"},
+        "gone": {"peer_state": "absent"},
     }
-    rows = path_rows(["laptop", "nas", "tv"], hosts, "result")
+    rows = path_rows(list(hosts), hosts, "result")
     assert [(row["from"], row["to"], row["managed"], row["ok"]) for row in rows] == [
         ("laptop", "phone", False, False),
         ("laptop", "relay", True, True),
