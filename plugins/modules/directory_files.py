@@ -92,6 +92,8 @@ def write_all(directory: Path, files: dict[str, str]) -> None:
             directory.rename(old)
         new.rename(directory)
     finally:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
