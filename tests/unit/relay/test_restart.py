@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peer_relay import packets, state
+from peer_relay.device import DeviceSettings
 from peer_relay.noise import tai64n
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency
 
@@ -178,6 +179,18 @@ def test_two_devices_that_were_at_one_address_in_the_state(world: World, pair: P
     state.restore(world.switchboard, saved, world.now)
     check_consistency(world.switchboard)
     assert len(world.switchboard.bound) == 1
+
+
+def test_key_that_no_private_key_belongs_to_stops_nothing(world: World, pair: Pair) -> None:
+    """The settings cannot know; the state then says that it was bound."""
+    saved = state.export(world.switchboard, world.now, world.wall)
+    bad = (1).to_bytes(32, "little")
+    saved["devices"][bad.hex()] = {"binding": [AWAY.hex(), LOCAL.hex()], "timestamp": "00" * 12, "routes": []}
+    world.registered = {"bad": DeviceSettings("bad", bad, ()), **world.registered}
+    world.start()
+    state.restore(world.switchboard, saved, world.now)
+    world.wait(6)
+    assert all(device.record.current for device in pair)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

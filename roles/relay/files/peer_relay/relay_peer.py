@@ -121,7 +121,10 @@ class RelayPeer:
         for index in [index for index, pending in self.handshakes.items() if pending.device is device]:
             del self.handshakes[index]
         index = self._new_index(device)
-        writer = InitiationWriter(self.identity, device.public_key, index, timestamp, device.cookies.current(now))
+        try:
+            writer = InitiationWriter(self.identity, device.public_key, index, timestamp, device.cookies.current(now))
+        except HandshakeError as error:  # a public key that no private key belongs to
+            raise Refused("handshake_invalid", device) from error
         self.handshakes[index] = _Handshake(writer, device, now)
         device.last_challenge = now
         return writer.datagram

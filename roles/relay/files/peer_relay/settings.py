@@ -68,6 +68,8 @@ def decode_key(text: str) -> bytes:
         raise ValueError("not base64") from error
     if len(key) != 32 or base64.b64encode(key).decode() != text:
         raise ValueError(f"{len(key)} bytes instead of 32" if len(key) != 32 else "not canonical base64")
+    if not any(key):
+        raise ValueError("only zeros, which is no key")
     return key
 
 

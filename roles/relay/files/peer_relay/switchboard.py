@@ -9,6 +9,7 @@ themselves. Addresses are opaque, hashable bytes. `now` is monotonic time and `w
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -414,7 +415,8 @@ class Switchboard:
             self._greetings.popleft()
             # Bound devices only: one that was removed, or that has shaken hands meanwhile, needs no greeting.
             if device.binding and device.current is None and self.devices.get(device.public_key) is device:
-                self._initiate(device, now)
+                with contextlib.suppress(Refused):
+                    self._initiate(device, now)
                 if tries > 1:
                     self._greetings.append((device, now + HANDSHAKE_RETRY, tries - 1))
 
