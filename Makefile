@@ -25,7 +25,7 @@ unit: ## Unit tests, with the newest and the oldest supported Ansible
 	@tests/checks/unit
 
 fuzz: ## Fuzz every parser for a bounded time
-	@build/venv/bin/python -m pytest tests/fuzz
+	@tests/fuzz/run
 
 integration: ## The service with stock WireGuard over network namespaces
 	@build/venv/bin/python -m pytest tests/integration

@@ -98,7 +98,7 @@ def parse_ruleset(text: str) -> Ruleset:
                 ruleset.chains[body["family"], body["table"], body["chain"]].rules.append(rule)
             elif kind in ("set", "map"):
                 ruleset.sets[body["family"], body["table"], body["name"]] = list(body.get("elem", []))
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
+    except (ValueError, OverflowError, TypeError, KeyError, AttributeError, StopIteration, RecursionError) as error:
         raise RulesetError(f"not a ruleset as 'nft -j list ruleset' prints it: {error!r}") from error
     return ruleset
 

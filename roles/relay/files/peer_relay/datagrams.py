@@ -199,7 +199,7 @@ class BatchSocket:
                 local = payload[4:8]
             elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
                 local = payload[:16]
-            elif (level, kind) == (_SOL_UDP, _UDP_GRO):
+            elif (level, kind) == (_SOL_UDP, _UDP_GRO) and len(payload) >= 4:
                 segment = struct.unpack_from("@i", payload)[0]
             offset += max(socket.CMSG_SPACE(len(payload)), _cmsg_head.size)
         if len(self._parsed) >= _CACHE_SIZE:
