@@ -9,7 +9,7 @@ module: directory_files
 short_description: Put a directory of text files in place, all at once
 version_added: 1.0.0
 author:
-  - The homelab.peer_relay contributors
+  - The homelab.peer_relay contributors (@homelab)
 description:
   - Makes a directory that holds the given files and nothing else, in one step instead of one for each file.
   - The new directory is made beside the old one and takes its place when it is complete, so nobody sees a mixture.
