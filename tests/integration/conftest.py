@@ -23,7 +23,6 @@ _FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--flood-seconds", type=float, default=10, help="how long strangers flood the relay")
-    parser.addoption("--flood-tunnel-mbit", type=float, default=100, help="what the tunnel carries meanwhile")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,6 +23,7 @@ from peer_relay import packets
 
 Figure = Callable[..., None]
 _RATE = 20_000  # packets a second
+_TUNNEL_RATES = (100, 50, 25)  # Mbit/s
 _TUNNEL_LOSS = 0.01
 _MEMORY_GROWTH = 4 * 2**20
 
@@ -51,10 +52,13 @@ def _tunnel_loss(one: Device, other: Device, megabits: float, seconds: float) ->
 
 def test_strangers(trio_up: Trio, figure: Figure, pytestconfig: pytest.Config) -> None:
     seconds = pytestconfig.getoption("flood_seconds")
-    megabits = pytestconfig.getoption("flood_tunnel_mbit")
     ann, bob = trio_up.devices[:2]
     relay = trio_up.relay
-    calm_loss, calm_rate = _tunnel_loss(ann, bob, megabits, 3)
+    # What wireguard-go and this machine can carry at all: the flood is judged by what it takes from that.
+    for megabits in _TUNNEL_RATES:
+        calm_loss, calm_rate = _tunnel_loss(ann, bob, megabits, 3)
+        if calm_loss < _TUNNEL_LOSS / 5:
+            break
     before, kernel_before = _counted(relay), _kernel_drops(relay)
     with Capture(relay.host, "eth0", f"udp and src port {PORT} and dst net {STRANGER_NETWORK}") as capture:
         strangers = _start_flood(trio_up, seconds)
