@@ -223,6 +223,18 @@ def test_response_and_cookie_reply_from_a_new_source_are_challenged_too(
     assert bob.record.binding.address == AWAY
 
 
+def test_a_third_device_cannot_take_the_challenge_away(world: World, pair: tuple[StockDevice, StockDevice]) -> None:
+    """It has seen an index of the pair on the wire, and lets another device have it too."""
+    ann, bob = pair
+    cid = world.add("cid", at("192.0.2.3")).connect()
+    dan = world.add("dan", at("192.0.2.4")).connect()
+    cid.send(cid.initiation(dan, bob.current[ann.identity.public].local_index))
+    assert cid.say(dan)
+    ann.move(AWAY)
+    ann.send(ann.transport(bob, bytes(200)))
+    assert ann.record.binding.address == AWAY
+
+
 def test_unanswered_challenge_is_forgotten(world: World, pair: tuple[StockDevice, StockDevice]) -> None:
     ann, bob = pair
     (challenge,) = world.raw(AWAY, ann.transport(bob, bytes(200)))

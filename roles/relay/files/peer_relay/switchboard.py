@@ -323,8 +323,14 @@ class Switchboard:
         if self.own.owns(index) or (known and known.pair.peer is not toward and known.expires > now):
             raise Refused("index_collision")
         holder.add_route(index, toward, expires)
-        self._indexes[index] = holder
+        self._note_index(index, holder)
         self.changes += 1
+
+    def _note_index(self, index: int, holder: Device) -> None:
+        """Remember who sends with an index; whoever chooses the same one later must not take a challenge away."""
+        if index not in self._indexes.get(index, holder).routes:
+            del self._indexes[index]
+        self._indexes.setdefault(index, holder)
 
     @staticmethod
     def _count_forwarded(device: Device, size: int, now: float) -> None:
@@ -391,7 +397,7 @@ class Switchboard:
         """Give a device a route that it had before a restart."""
         if device.may_reach(peer):
             device.add_route(index, peer, expires)
-            self._indexes[index] = device
+            self._note_index(index, device)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
