@@ -126,7 +126,7 @@ def rules_of() -> dict:
 
 
 def key_command(interface: Interface, device: str) -> list:
-    # Setting a keepalive again lets the packet that waits for the private key go at once.
+    # The keepalives come with the key, and make the first handshake start at once: earlier ones would show a null key.
     command = ["wg", "set", device, "private-key", interface.private_key_file]
     for peer in interface.peers:
         if peer.persistent_keepalive:
@@ -164,8 +164,6 @@ def render(interface: Interface) -> str:
             f"Endpoint = {peer.endpoint}",
             f"AllowedIPs = {', '.join(peer.allowed_ips)}",
         ]
-        if peer.persistent_keepalive:
-            lines.append(f"PersistentKeepalive = {peer.persistent_keepalive}")
     return "\n".join(lines) + "\n"
 
 

@@ -190,6 +190,7 @@ def test_routes_of_others_are_left_alone():
 def test_the_file_holds_no_secret_and_starts_at_once():
     text = render(wanted())
     assert "PrivateKey" not in text
+    assert "PersistentKeepalive" not in text, "wireguard-go would send a handshake before it has the key"
     assert f"PostUp = wg set %i private-key /etc/wireguard/pr0.key peer {RELAY} persistent-keepalive 25" in text
     assert "PostUp = ip -4 route replace 192.168.1.0/24 dev %i metric 4096" in text
     assert read_back(text).endpoints == {RELAY: ENDPOINT, NAS: ENDPOINT}
