@@ -68,7 +68,7 @@ class Capture:
             "--immediate-mode",
             "-U",
             "-s",
-            "0",
+            "2048",
             "-B",
             "16384",
             "-Z",
