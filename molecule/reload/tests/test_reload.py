@@ -15,7 +15,7 @@ def test_no_packet_is_lost_while_a_device_joins_and_leaves():
     seconds = sum(interval["seconds"] for interval in intervals)
     packets = sum(interval["packets"] for interval in intervals)
     lost = sum(interval["lost_packets"] for interval in intervals)
-    assert packets > 0.9 * seconds * 20e6 / 8 / 1300, f"{packets} packets in {seconds:.0f} s are too few to tell"
+    assert packets > 0.9 * seconds * 5e6 / 8 / 1300, f"{packets} packets in {seconds:.0f} s are too few to tell"
     assert lost == 0, f"{lost} of {packets} packets lost in {seconds:.0f} s"
 
 
@@ -27,7 +27,7 @@ def test_the_service_was_not_restarted():
 
 def test_nobody_remembers_the_device_that_left():
     assert {device["name"] for device in status()["devices"]} == {"left", "right"}
-    key = run("late", "wg show pr0 public-key").strip()
+    key = run("late", "cat /run/public-key").strip()
     for name in ["left", "right"]:
         assert key not in run(name, "wg show pr0 peers")
         assert key not in run(name, "cat /etc/wireguard/pr0.conf")
