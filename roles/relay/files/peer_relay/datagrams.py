@@ -121,6 +121,8 @@ class BatchSocket:
             self.socket.setblocking(False)
             self._configure(buffer_size)
             if bound is None:
+                if self.family == socket.AF_INET6:
+                    self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # only before it is bound
                 self.socket.bind((host, port))
         except OSError:
             self.socket.close()
@@ -153,7 +155,6 @@ class BatchSocket:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
         else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
         with contextlib.suppress(OSError):  # before Linux 5.0: no trains, everything else works
