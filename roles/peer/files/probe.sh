@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Prints what the role has to know about the host, as JSON. Changes nothing.
 # PACKAGES: those that are needed in any case.
 
