@@ -52,7 +52,7 @@ def fails(name: str, command: str) -> bool:
 def play(playbook: str, *arguments: str) -> dict[str, dict[str, int]]:
     """Run a playbook on the scenario's machines; its statistics for each host."""
     command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], playbook, *arguments]
-    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_CALLBACKS_ENABLED": ""}
+    environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_NOCOLOR": "1"}
     result = subprocess.run(command, capture_output=True, check=False, text=True, env=environment)
     assert result.returncode == 0, f"{playbook}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
     return json.loads(result.stdout)["stats"]
