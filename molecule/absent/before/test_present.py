@@ -17,7 +17,7 @@ def test_the_overlay_works():
     [
         ("relay", ["/etc/peer-relay/private.key", "peer-relay:", "peer-relay.service", ":40000", "homelab.peer_relay"]),
         ("laptop", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0"]),
-        ("home", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "ip_forward = 1", "masquerade"]),
+        ("home", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "masquerade"]),
     ],
 )
 def test_the_picture_shows_it(name, left):
