@@ -128,11 +128,11 @@ class BatchSocket:
             self.socket.close()
             raise
         self._payload = (ctypes.c_char * (RX_SLOTS * _BUFFER_SIZE))()
-        self._payload_address = ctypes.addressof(self._payload)
+        self.payload_address = ctypes.addressof(self._payload)
         self.payload = memoryview(self._payload).cast("B")
         self._rx, self._tx = _Slots(RX_SLOTS, self._address_size), _Slots(TX_SLOTS, self._address_size)
         for slot, part in enumerate(self._rx.parts):
-            part.base = self._payload_address + slot * _BUFFER_SIZE
+            part.base = self.payload_address + slot * _BUFFER_SIZE
             part.size = _BUFFER_SIZE
         for head in self._tx.heads:
             # The system wants a whole sockaddr_in; the bytes behind the address stay zero.
@@ -210,16 +210,16 @@ class BatchSocket:
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
-    def forward(self, sender: BatchSocket, offset: int, size: int, address: bytes, local: bytes, segment: int) -> None:
-        """Queue bytes of this socket's receive buffer to go out through `sender`, as one datagram or a train."""
-        sender._queue(self._payload_address + offset, size, address, local, segment, None)
-
     def send(self, datagram: bytes, address: bytes, local: bytes) -> None:
         """Queue one datagram."""
         pointer = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
-        self._queue(pointer, len(datagram), address, local, 0, datagram)
+        self.queue(pointer, len(datagram), address, local, 0, datagram)
 
-    def _queue(self, pointer: int, size: int, address: bytes, local: bytes, segment: int, keep: object) -> None:
+    def queue(self, pointer: int, size: int, address: bytes, local: bytes, segment: int, keep: object = None) -> None:
+        """Queue `size` bytes at the memory address `pointer`, as one datagram or a train; `keep` keeps them alive.
+
+        What `receive` returned lies at `payload_address` plus its offset, and stays there until the next batch.
+        """
         slot = len(self._queued)
         if slot == TX_SLOTS:
             self.flush()

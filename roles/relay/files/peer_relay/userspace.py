@@ -92,15 +92,13 @@ class UserspacePlane:
     def _empty_outbox(self) -> None:
         outbox = self.switchboard.outbox
         for datagram, binding in outbox:
-            sender = self._sender(binding)
+            address, local = binding
+            sender = self._by_local.get(local) or self._by_family.get(len(address))
             if sender:
-                sender.send(datagram, binding.address, binding.local)
+                sender.send(datagram, address, local)
             else:
-                self._failed("send_failed", binding.address, 1, len(datagram))
+                self._failed("send_failed", address, 1, len(datagram))
         outbox.clear()
-
-    def _sender(self, binding: Binding) -> BatchSocket | None:
-        return self._by_local.get(binding.local) or self._by_family.get(len(binding.address))
 
     def _single(self, sock: BatchSocket, offset: int, size: int, source: bytes, local: bytes, now: float) -> None:
         if size >= packets.TRANSPORT_MIN_SIZE:
@@ -153,11 +151,12 @@ class UserspacePlane:
             self._single(sock, start, min(step, offset + size - start), source, local, now)
 
     def _forward(self, sock: BatchSocket, offset: int, size: int, binding: Binding, segment: int) -> None:
-        sender = self._sender(binding)
+        address, local = binding
+        sender = self._by_local.get(local) or self._by_family.get(len(address))
         if sender:
-            sock.forward(sender, offset, size, binding.address, binding.local, segment)
+            sender.queue(sock.payload_address + offset, size, address, local, segment)
         else:
-            self._failed("send_failed", binding.address, 1, size)
+            self._failed("send_failed", address, 1, size)
 
     def _failed(self, reason: str, address: bytes, count: int, size: int) -> None:
         self.switchboard.drop(reason, count, size, self.switchboard.bound.get(address))
