@@ -1,7 +1,7 @@
 """The overlay as its devices see it."""
 
 import pytest
-from lab import capture, device, machine, overlay, pair_state, ping, run, source_address, status, wait_for
+from lab import capture, device, machine, overlay, pair_state, ping, play, run, source_address, status, wait_for
 
 DEVICES = ["laptop", "home"]
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
@@ -67,3 +67,10 @@ def test_the_exit_node_lends_its_address(relay, seen):
     with capture("relay", "wan", "icmp[icmptype] == icmp-echo or (icmp6 and ip6[40] == 128)") as packets:
         ping("laptop", relay)
     assert {source_address(packet) for packet in packets} == {seen}
+
+
+def test_the_playbook_verify_proves_every_pair_and_changes_nothing():
+    stats = play("homelab.peer_relay.verify")
+    assert all(result["failures"] == result["unreachable"] == result["changed"] == 0 for result in stats.values()), (
+        stats
+    )
