@@ -97,6 +97,15 @@ def _control_message(level: int, kind: int, payload: bytes) -> bytes:
     return (head + payload).ljust(socket.CMSG_SPACE(len(payload)), b"\0")
 
 
+def _source_choice(local: bytes) -> list[tuple[int, int, bytes]]:
+    """Return the control message (level, type, payload) that sends from the address `local`; none for b""."""
+    if not local:
+        return []
+    if len(local) == 4:
+        return [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))]
+    return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))]
+
+
 class BatchSocket:
     """A non-blocking UDP socket on one address, with room for a batch in each direction.
 
@@ -236,11 +245,7 @@ class BatchSocket:
 
     def _build(self, local: bytes, segment: int) -> tuple[int, bytes]:
         """Return the control messages that choose the source address and cut a train: their size, and a full slot."""
-        control = b""
-        if len(local) == 4:
-            control += _control_message(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))
-        elif local:
-            control += _control_message(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))
+        control = b"".join(_control_message(*message) for message in _source_choice(local))
         if segment:
             control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
         if len(self._built) >= _CACHE_SIZE:
@@ -285,9 +290,4 @@ class BatchSocket:
 
     def _send_one(self, datagram: bytes, address: bytes, local: bytes) -> None:
         host, port = addresses.unpack(address)
-        control = []
-        if len(local) == 4:
-            control = [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))]
-        elif local:
-            control = [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))]
-        self.socket.sendmsg([datagram], control, 0, (host, port))
+        self.socket.sendmsg([datagram], _source_choice(local), 0, (host, port))
