@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from harness.client import Client, random_index
@@ -32,7 +33,7 @@ def _transport_head(index: int) -> bytes:
     return struct.pack("<IIQ", packets.TRANSPORT, index, 0)
 
 
-class Contestant:
+class Contestant(ABC):
     """Has a name, a route through it, and perhaps a process."""
 
     def __init__(self, name: str, hosts: Hosts):
@@ -45,8 +46,9 @@ class Contestant:
         if self.process:
             pin(self.process.pid)
 
+    @abstractmethod
     def start(self) -> Route:
-        raise NotImplementedError
+        """Make it forward; return the route through it."""
 
     def stop(self) -> None:
         if self.process:
