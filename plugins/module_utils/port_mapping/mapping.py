@@ -1,0 +1,91 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every protocol of port mapping has in common: the wish, what a router granted, and how it can fail.
+
+A mapping is for this host only: a router in secure mode takes it from nobody else. For IPv6 there is no translation: the
+mapping is a pinhole in the router's firewall, and its external address is the host's own.
+
+Standard library only: the role port_forward also installs this package on the target, for the lease keeper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class MappingError(Exception):
+    """A mapping could not be had; the message names the router, its words and the cure."""
+
+
+class Unreachable(MappingError):
+    """No router answered, or none that speaks the protocol."""
+
+
+class Malformed(MappingError):
+    """What answered does not keep to the protocol."""
+
+
+class Refused(MappingError):
+    """The router said no; the message translates its answer."""
+
+
+class Conflict(MappingError):
+    """The external port is somebody else's on the router."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A mapping that is to be."""
+
+    internal_port: int
+    external_port: int
+    protocol: str = "udp"  # or "tcp"
+    family: int = 4  # or 6: a pinhole
+    lease: int = 3600  # seconds to ask for
+    description: str = "homelab.peer_relay"  # shown by routers that keep one
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A mapping that is."""
+
+    external_address: str  # "" when the router does not tell
+    external_port: int
+    lease: int  # seconds from now; 0: until it is deleted
+
+
+@dataclass(frozen=True)
+class Life:
+    """A sign of life of the router, to tell from two of them whether it restarted in between.
+
+    PCP and NAT-PMP count seconds since the mappings were lost (`epoch`); UPnP numbers its starts (`boot_id`).
+    """
+
+    external_address: str = ""  # "" when the router does not tell
+    epoch: int | None = None
+    boot_id: int | None = None
+
+
+class Client(Protocol):
+    """A router that was found, and how to talk to it. Every call raises MappingError."""
+
+    method: str  # "pcp", "nat-pmp" or "upnp"
+    gateway: str  # the router's address
+    local_address: str  # this host's address towards it
+
+    def look(self) -> Life:
+        """Ask for a sign of life, which changes nothing."""
+
+    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+        """Return (internal address, internal port, mapping) of whoever has the external port.
+
+        None when it is free; raises NotImplementedError for protocols that cannot be asked (PCP, NAT-PMP).
+        """
+
+    def map(self, wanted: Wanted) -> Granted:
+        """Make the mapping or renew its lease. Never takes the external port from anybody, nor takes another port."""
+
+    def unmap(self, wanted: Wanted) -> None:
+        """Delete the mapping; one that is not there is as good."""
