@@ -1,0 +1,42 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: nat_verdict
+short_description: Whether a router's external address is on the Internet
+version_added: 1.1.0
+author:
+  - The homelab.peer_relay contributors (@homelab)
+description:
+  - Tells from a router's external address whether a port forwarded there is reachable from the Internet.
+options:
+  _input:
+    description: The external address, empty if unknown.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+verdict: "{{ '100.64.3.7' | homelab.peer_relay.nat_verdict }}"
+# => {'kind': 'cgnat', 'explanation': '...'}
+"""
+
+RETURN = r"""
+_value:
+  description: The C(kind), one of V(public), V(cgnat), V(double_nat), V(ds_lite) and V(unknown), and an C(explanation).
+  type: dict
+"""
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import verdict
+
+
+def nat_verdict(address):
+    found = verdict(str(address))
+    return {"kind": found.kind, "explanation": found.explanation}
+
+
+class FilterModule:
+    def filters(self):
+        return {"nat_verdict": nat_verdict}
