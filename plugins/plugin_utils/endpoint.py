@@ -74,8 +74,8 @@ def _host(value, relay: str, variable: str) -> str:
         if _NAME.fullmatch(text):
             return text
     raise EndpointError(
-        f"{relay}: {variable} is {text!r}, neither an address nor a name: write it without brackets, and give the port as "
-        "relay_external_port"
+        f"{relay}: {variable} is {text!r}, neither an address nor a name: write it without brackets, and "
+        "give the port as relay_external_port"
     )
 
 

@@ -301,6 +301,7 @@ class Service:
             "healthy": self._settings_error is None,
             "problems": self._problems(),
             "listen": self._listening(),
+            "endpoint": self._settings.public_endpoint or None,
             "settings_file": str(self._settings.file),
             "settings_error": self._settings_error,
             **report.traffic(self._switchboard, now),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Settings:
     state_file: Path
     status_socket: Path
     metrics_listen: tuple[str, int] | None
+    public_endpoint: str
     devices: tuple[DeviceSettings, ...]
 
 
@@ -184,6 +186,13 @@ def _host_port(value: str) -> tuple[str, int] | None:
     return str(ip_address(host.strip("[]"))), _port(int(port))
 
 
+def _endpoint(value: str) -> str:
+    parts = re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", value)
+    if value and not (parts and _port(int(parts[1]))):
+        raise ValueError(value)
+    return value
+
+
 _RELAY_KEYS = (
     "name",
     "listen_port",
@@ -194,6 +203,7 @@ _RELAY_KEYS = (
     "state_file",
     "status_socket",
     "metrics_listen",
+    "public_endpoint",
 )
 _DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
 
@@ -232,6 +242,9 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     metrics = relay.take(
         "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
     )
+    endpoint = relay.take(
+        "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
+    )
     return Settings(
         file=file,
         name=name,
@@ -242,6 +255,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         state_file=state_file,
         status_socket=status,
         metrics_listen=metrics,
+        public_endpoint=endpoint,
         devices=_devices(file, devices, networks, frozenset(addresses), name),
     )
 
