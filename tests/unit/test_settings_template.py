@@ -36,6 +36,7 @@ def render(**variables) -> dict:
         "relay_addresses": ["10.77.0.1"],
         "relay_metrics_listen": "",
         "relay_devices": [],
+        "__relay_public_endpoint": "192.0.2.1:40000",
         "__relay_key": "/k",
         "__relay_state_directory": "/s",
         "__relay_status_socket": "/r",
