@@ -1,0 +1,63 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find the router and a protocol that it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import natpmp_client, pcp_client, routes
+from .mapping import Client, MappingError, Unreachable
+
+METHODS = [
+    "pcp",
+    "nat-pmp",
+    "upnp",
+]  # from the one that says most about failures and restarts to the one that says least
+
+
+class Attempt(NamedTuple):
+    """One protocol: the client, or why there is none."""
+
+    method: str
+    client: Client | None
+    problem: str
+
+
+def survey(gateway: str, local_address: str, family: int, methods: list[str]) -> Iterator[Attempt]:
+    """Try the protocols one after the other, as far as the caller goes on."""
+    for method in methods:
+        try:
+            yield Attempt(method, _find(method, gateway, local_address, family), "")
+        except MappingError as error:
+            yield Attempt(method, None, str(error))
+
+
+def find(method: str = "auto", gateway: str = "", family: int = 4) -> Client:
+    """Return the first protocol that answers; without a gateway it is the one of the default route."""
+    gateway = gateway or routes.default_gateway(family)
+    local_address = routes.local_address(gateway, family)
+    problems = []
+    for attempt in survey(gateway, local_address, family, METHODS if method == "auto" else [method]):
+        if attempt.client:
+            return attempt.client
+        problems.append(f"{attempt.method}: {attempt.problem}")
+    raise Unreachable(
+        f"the router {gateway} opens no port for this host ({'; '.join(problems)}): turn on UPnP or NAT-PMP/PCP in the "
+        "router's settings, or choose another backend"
+    )
+
+
+def _find(method: str, gateway: str, local_address: str, family: int) -> Client:
+    if method == "pcp":
+        return pcp_client.find(gateway, local_address)
+    if method == "nat-pmp":
+        if family == 6:
+            raise Unreachable("NAT-PMP knows IPv4 only")
+        return natpmp_client.find(gateway, local_address)
+    # By far the largest part, which most routers' hosts never need.
+    from . import upnp_client
+
+    return upnp_client.find(gateway, local_address, family)

@@ -1,0 +1,73 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A router that speaks NAT-PMP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import natpmp
+from .answers import translate
+from .mapping import Conflict, Granted, Life, Malformed, Refused, Wanted
+from .udp import exchange
+
+_LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
+
+
+class NatPmpClient:
+    """See mapping.Client."""
+
+    method = "nat-pmp"
+
+    def __init__(self, gateway: str, local_address: str) -> None:
+        self.gateway = gateway
+        self.local_address = local_address
+
+    def look(self) -> Life:
+        response = self._exchange(natpmp.address_request(), natpmp.read_address, _LOOK)
+        return Life(external_address=response.address, epoch=response.epoch)
+
+    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+        raise NotImplementedError
+
+    def map(self, wanted: Wanted) -> Granted:
+        granted = self._ask(wanted, wanted.external_port, wanted.lease)
+        if granted.external_port != wanted.external_port:
+            # The router tells of an older mapping of the same internal port, or gave what was free. Take neither.
+            self.unmap(wanted)
+            granted = self._ask(wanted, wanted.external_port, wanted.lease)
+        if granted.external_port != wanted.external_port:
+            self.unmap(wanted)
+            raise Conflict(
+                f"the router {self.gateway} does not give external port {wanted.external_port}/{wanted.protocol} to "
+                f"this host, but offered {granted.external_port}: somebody else has it, or the router's rules deny it: "
+                "choose another external port, or free it on the router"
+            )
+        return Granted(self.look().external_address, granted.external_port, granted.lifetime)
+
+    def unmap(self, wanted: Wanted) -> None:
+        self._ask(wanted, 0, 0)
+
+    def _ask(self, wanted: Wanted, external_port: int, lifetime: int) -> natpmp.Response:
+        def read(datagram: bytes) -> natpmp.Response:
+            response = natpmp.read_map(datagram, wanted.protocol, wanted.internal_port)
+            if lifetime and response.result == natpmp.SUCCESS and not response.external_port:
+                raise Malformed("its NAT-PMP response grants external port 0")
+            return response
+
+        request = natpmp.map_request(wanted.protocol, wanted.internal_port, external_port, lifetime)
+        return self._exchange(request, read, _CHANGE)
+
+    def _exchange(self, request: bytes, read: Callable[[bytes], natpmp.Response], patience: float) -> natpmp.Response:
+        response = exchange(self.gateway, natpmp.PORT, request, read, patience=patience, source=self.local_address)
+        if response.result != natpmp.SUCCESS:
+            answer = translate("NAT-PMP", response.result, natpmp.RESULTS)
+            raise Refused(f"the router {self.gateway} refused: {answer}")
+        return response
+
+
+def find(gateway: str, local_address: str) -> NatPmpClient:
+    client = NatPmpClient(gateway, local_address)
+    client.look()
+    return client

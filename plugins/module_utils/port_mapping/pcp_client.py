@@ -1,0 +1,97 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A router that speaks PCP."""
+
+from __future__ import annotations
+
+from . import nonce, pcp
+from .answers import translate
+from .mapping import Conflict, Granted, Life, Malformed, MappingError, Refused, Wanted
+from .udp import exchange
+
+_LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
+
+
+class PcpClient:
+    """See mapping.Client."""
+
+    method = "pcp"
+
+    def __init__(self, gateway: str, local_address: str) -> None:
+        self.gateway = gateway
+        self.local_address = local_address
+
+    def look(self) -> Life:
+        """The server tells its epoch; its external address it tells only with a mapping."""
+        request = pcp.announce(self.local_address)
+        response = self._exchange(request, lambda datagram: pcp.read(datagram, pcp.ANNOUNCE), _LOOK)
+        if response.result != pcp.SUCCESS:
+            raise self._refusal(response.result)
+        return Life(epoch=response.epoch)
+
+    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+        raise NotImplementedError
+
+    def map(self, wanted: Wanted) -> Granted:
+        response = self._ask(wanted, wanted.lease, prefer_failure=True)
+        if response.result == pcp.CANNOT_PROVIDE_EXTERNAL:
+            # A mapping of this very internal port that lies on another external port stands in the way, too, and it
+            # is this host's own: the server takes the nonce for its end from nobody else.
+            self.unmap(wanted)
+            response = self._ask(wanted, wanted.lease, prefer_failure=True)
+        elif response.result == pcp.UNSUPPORTED_OPTION:
+            response = self._ask(wanted, wanted.lease, prefer_failure=False)
+        if response.result == pcp.CANNOT_PROVIDE_EXTERNAL:
+            raise Conflict(
+                f"the router {self.gateway} does not give external port {wanted.external_port}/{wanted.protocol} to "
+                f"this host ({pcp.RESULTS[response.result].name}): somebody else has it, or the router's rules deny "
+                "it: choose another external port, or free it on the router"
+            )
+        if response.result != pcp.SUCCESS:
+            raise self._refusal(response.result)
+        granted = response.mapping
+        if granted.external_port != wanted.external_port:
+            self.unmap(wanted)
+            raise Conflict(
+                f"the router {self.gateway} has external port {wanted.external_port}/{wanted.protocol} for somebody "
+                f"else, and offered {granted.external_port}: choose that one, or free the other on the router"
+            )
+        return Granted(granted.external_address, granted.external_port, response.lifetime)
+
+    def unmap(self, wanted: Wanted) -> None:
+        response = self._ask(wanted, 0, prefer_failure=False)
+        if response.result != pcp.SUCCESS:
+            raise self._refusal(response.result)
+
+    def _ask(self, wanted: Wanted, lifetime: int, prefer_failure: bool) -> pcp.Response:
+        mapping = pcp.Mapping(
+            nonce.of_mapping(wanted.protocol, wanted.internal_port),
+            pcp.PROTOCOLS[wanted.protocol],
+            wanted.internal_port,
+            wanted.external_port if lifetime else 0,
+        )
+
+        def read(datagram: bytes) -> pcp.Response:
+            response = pcp.read(datagram, pcp.MAP)
+            if response.mapping and not response.mapping.is_answer_to(mapping):
+                raise Malformed("its PCP response is about another mapping")
+            if response.mapping and lifetime and response.result == pcp.SUCCESS and not response.mapping.external_port:
+                raise Malformed("its PCP response grants external port 0")
+            return response
+
+        request = pcp.map_request(self.local_address, mapping, lifetime, prefer_failure)
+        return self._exchange(request, read, _CHANGE)
+
+    def _exchange(self, request, read, patience: float) -> pcp.Response:
+        # The server compares the sender with the address inside the request.
+        return exchange(self.gateway, pcp.PORT, request, read, patience=patience, source=self.local_address)
+
+    def _refusal(self, result: int) -> MappingError:
+        return Refused(f"the router {self.gateway} refused: {translate('PCP', result, pcp.RESULTS)}")
+
+
+def find(gateway: str, local_address: str) -> PcpClient:
+    client = PcpClient(gateway, local_address)
+    client.look()
+    return client
