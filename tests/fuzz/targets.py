@@ -28,7 +28,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils import (
     wireguard,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import Port
-from peer_relay import overlay, packets, settings, state, status_client
+from peer_relay import overlay, packets, probe, settings, state, status_client
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
 from peer_relay.drops import Refused
@@ -71,6 +71,7 @@ def _scene() -> tuple[World, list[bytes]]:
         ann.initiation(bob),
         cid.initiation(),
         cid.initiation(ann),
+        probe.make(world.identity, world.wall),
         ann.transport(None, bytes(60)),
         ann.transport(),
         ann.transport(bob, bytes(300)),
@@ -381,7 +382,7 @@ TARGETS = {
         [
             b"".join(_entry(source, 0, datagram) for datagram in REAL[part : part + 3])
             for source in range(len(SOURCES))
-            for part in (0, 3, 6)
+            for part in (0, 3, 6, 9)
         ]
         + [_entry(0, repair, REAL[1]) + _entry(1, repair, REAL[-2]) for repair in range(5)],
         REAL,

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_relay import cli, noise, report, status_client
+from peer_relay import cli, noise, packets, report, settings, status_client
 from peer_relay.settings import decode_key
 from relay_world import World, at
 from test_report import status
@@ -40,7 +43,7 @@ def test_check(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [device["name"] for device in document["devices"]] == ["laptop", "nas"]
 
 
-@pytest.mark.parametrize("command", ["check", "status", "doctor", "run"])
+@pytest.mark.parametrize("command", ["check", "status", "doctor", "run", "probe"])
 def test_bad_settings(file: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     file.write_text(toml({"listen_port": "0"}))
     assert cli.main(["--settings", str(file), command]) == 2
@@ -89,6 +92,64 @@ def test_doctor_of_a_real_document(file: Path, monkeypatch: pytest.MonkeyPatch) 
     world.add("ann", at("192.0.2.1"))
     monkeypatch.setattr(status_client, "fetch", lambda _socket: status(world))
     assert cli.main(["--settings", str(file), "doctor"]) == 1
+
+
+# --- probe ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def key(tmp_path: Path, file: Path) -> noise.Identity:
+    """The relay's own key, in its file."""
+    path = tmp_path / "private.key"
+    cli.main(["keygen", str(path)])
+    file.write_text(toml({"private_key_file": f'"{path}"', "listen_addresses": '["192.0.2.9", "2001:db8::9"]'}))
+    return noise.Identity(decode_key(path.read_text().strip()))
+
+
+def test_probes_are_answered_by_the_relay_with_this_key(
+    file: Path, key: noise.Identity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["--settings", str(file), "probe", "--count", "3", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["public_key"] == report.encode_key(key.public)
+    assert len(set(document["initiations"])) == 3
+    for initiation in map(bytes.fromhex, document["initiations"]):
+        reader = noise.InitiationReader(key, initiation)
+        assert reader.initiator == key.public
+        assert abs(noise.tai64n_to_unix(reader.timestamp()) - time.time()) < 10
+
+
+def test_probe_without_json(file: Path, key: noise.Identity, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["--settings", str(file), "probe"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(bytes.fromhex(line)) == packets.INITIATION_SIZE
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "2049", "many"])
+def test_probe_of_an_impossible_count(file: Path, count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--settings", str(file), "probe", "--count", count])
+    assert stop.value.code == 2
+    assert "--count" in capsys.readouterr().err
+
+
+def test_own_endpoints(file: Path, key: noise.Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings.load(file)
+    assert cli.own_endpoints(config) == ["192.0.2.9:40000", "[2001:db8::9]:40000"]
+    towards = {"192.0.2.1": "192.168.1.10", "2001:db8::1": None}
+    monkeypatch.setattr(cli, "_source_address", lambda _family, destination: towards[destination])
+    config = dataclasses.replace(config, listen=(("0.0.0.0", 40000), ("::", 40000)))
+    assert cli.own_endpoints(config) == ["192.168.1.10:40000"]
+    # A host whose way to the Internet is an exit node has no address to offer.
+    towards["192.0.2.1"] = str(config.networks[0][9])
+    assert cli.own_endpoints(config) == []
+
+
+def test_a_host_without_a_way_to_the_internet_has_no_endpoint() -> None:
+    assert cli._source_address(socket.AF_INET, "255.255.255.255") is None
+    assert cli._source_address(socket.AF_INET, "127.0.0.1") == "127.0.0.1"
 
 
 # --- keygen -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from peer_relay import drops, packets, report
+from peer_relay import drops, packets, probe, report
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency
 
 NAMES = ["ann", "bob", "cid", "dan"]
@@ -74,6 +74,10 @@ class Relay(RuleBasedStateMachine):
     def load(self, name: str, loaded: bool) -> None:
         self.device(name).loaded = loaded
 
+    @rule(source=ADDRESS, age=st.sampled_from([0.0, 200.0, 400.0]))
+    def probe(self, source: bytes, age: float) -> None:
+        self.world.send(source, self.capture(probe.make(self.world.identity, self.world.wall - age)))
+
     @precondition(lambda self: self.captured)
     @rule(data=st.data(), source=ADDRESS, flip=st.one_of(st.none(), st.integers(0, 147)))
     def replay(self, data: st.DataObject, source: bytes, flip: int | None) -> None:
@@ -108,6 +112,12 @@ class Relay(RuleBasedStateMachine):
     def consistent(self) -> None:
         check_consistency(self.world.switchboard)
         assert self.world.switchboard.drops.keys() <= drops.REASONS.keys()
+
+    @invariant()
+    def spent_probes_are_bounded(self) -> None:
+        own = self.world.switchboard.own
+        assert len(own.probes) <= own.probes.answered
+        assert own.identity.public not in own.strangers
 
     @invariant()
     def reported(self) -> None:

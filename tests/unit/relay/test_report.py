@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from peer_relay import diagnose, metrics, report, tables
+from peer_relay import diagnose, metrics, packets, probe, report, tables
 from relay_world import StockDevice, World, at
 
 AWAY = at("203.0.113.7", 4242)
@@ -85,6 +85,19 @@ def test_states_of_a_pair(world: World, ann: StockDevice, bob: StockDevice) -> N
     world.wait(181)
     bob.connect()
     assert status(world)["pairs"][0]["state"] == "silent"
+
+
+def test_answered_probes(world: World) -> None:
+    datagram = probe.make(world.identity, world.wall)
+    world.raw(AWAY, datagram)
+    world.wait(3)
+    document = status(world)
+    index = packets.sender_index(datagram)
+    assert document["probes"] == [{"source": "203.0.113.7:4242", "index": index, "age_seconds": 3.0}]
+    assert document["probes_answered"] == 1
+    assert "203.0.113.7:4242 3 s" in [" ".join(line.split()) for line in tables.status(document).splitlines()]
+    assert "peer_relay_probes_answered_total 1.0" in metrics.exposition(document).decode().splitlines()
+    assert doctor(world) == []
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_the_relay_chooses_no_index_that_means_something_to_the_device(
     own = ann.record.current.local_index
     choices = iter([taken, own, 77])
     private = noise.generate_private_key()
-    monkeypatch.setattr(relay_peer.os, "urandom", lambda size: next(choices).to_bytes(size, "little"))
+    monkeypatch.setattr(relay_peer, "random_index", lambda: next(choices))
     monkeypatch.setattr(noise, "generate_private_key", lambda: private)
     ann.send(ann.initiation())
     assert ann.record.current.local_index == 77
@@ -141,7 +141,7 @@ def test_an_answer_to_a_device_is_not_taken_for_one_to_the_relay(
     ann, bob = pair
     index = bob.index()
     initiation = bob.initiation(ann, index)
-    monkeypatch.setattr(relay_peer.os, "urandom", lambda size: index.to_bytes(size, "little"))
+    monkeypatch.setattr(relay_peer, "random_index", lambda: index)
     (forwarded,) = world.raw(bob.address, initiation)
     monkeypatch.setattr(noise, "generate_private_key", lambda: bytes([64] * 32))
     world.switchboard._initiate(cid.record, world.now)

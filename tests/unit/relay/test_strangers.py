@@ -14,7 +14,7 @@ import peer_relay
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peer_relay import drops, packets
+from peer_relay import drops, packets, probe
 from relay_world import StockDevice, World, at, check_consistency
 
 STRANGERS = [at("198.18.0.1", port) for port in range(1, 5)] + [at("2001:db8::bad", 7)]
@@ -178,6 +178,7 @@ class Scene:
             self.cid.initiation(),
             self.cid.initiation(self.ann),
             StockDevice(world, "stranger", STRANGERS[0]).initiation(),
+            probe.make(world.identity, world.wall),
             self.ann.transport(),
             self.ann.transport(None, bytes(100)),
             self.ann.transport(self.bob, bytes(1400)),
@@ -186,6 +187,9 @@ class Scene:
             challenge.datagram,
             *self.bob.receive(forwarded.datagram),
         ]
+        # An answered probe is a real datagram too.
+        self.real += [probe.make(world.identity, world.wall)]
+        world.raw(STRANGERS[0], self.real[-1])
         self.real += [packets.HEAD.pack(packets.COOKIE_REPLY, packets.sender_index(challenge.datagram)) + bytes(56)]
         world.switchboard.drops.clear()
 
@@ -194,7 +198,7 @@ class Scene:
 def altered(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]], int]:
     """Return (number of a real datagram, changed bytes, change of its length)."""
     changes = draw(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=3))
-    return draw(st.integers(0, 12)), changes, draw(st.sampled_from([0, 0, 0, 0, -1, 1, -16, 16]))
+    return draw(st.integers(0, 14)), changes, draw(st.sampled_from([0, 0, 0, 0, -1, 1, -16, 16]))
 
 
 INPUT = st.one_of(

@@ -11,16 +11,21 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
+import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from peer_relay import __version__, diagnose, noise, report, settings, status_client, tables
+from peer_relay import __version__, addresses, diagnose, noise, probe, report, settings, status_client, tables
 from peer_relay.service import Service, StartError
 
 FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
 # Levels as journald reads them at the start of a line (sd-daemon(3)).
 _PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
+# Documentation addresses stand for the Internet.
+_TOWARDS_INTERNET = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}  # noqa: S104
 
 
 class _JournalFormatter(logging.Formatter):
@@ -91,6 +96,54 @@ def _keygen(arguments: argparse.Namespace) -> int:
     return FINE
 
 
+def _probe(arguments: argparse.Namespace) -> int:
+    """Make probes; the running service answers each of them once, as long as it has the same key."""
+    config = settings.load(arguments.settings)
+    identity = noise.Identity(settings.read_private_key(config.private_key_file))
+    initiations = [probe.make(identity, time.time()).hex() for _ in range(arguments.count)]
+    if arguments.json:
+        document = {
+            "public_key": report.encode_key(identity.public),
+            "own_endpoints": own_endpoints(config),
+            "initiations": initiations,
+        }
+        print(json.dumps(document))
+    else:
+        print("\n".join(initiations))
+    return FINE
+
+
+def own_endpoints(config: settings.Settings) -> list[str]:
+    """Return the host:port under which the relay's own network reaches it, best of all where no NAT is needed.
+
+    Where it listens everywhere, that is the address that this host uses towards the Internet.
+    """
+    found = []
+    for host, port in config.listen:
+        if host in _TOWARDS_INTERNET:
+            host = _source_address(*_TOWARDS_INTERNET[host])
+        if host and not any(ip_address(host) in network for network in config.networks):
+            found.append(addresses.text(addresses.pack(host, port)))
+    return found
+
+
+def _source_address(family: int, destination: str) -> str | None:
+    """Return the address that this host would send from; nothing is sent."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as way:
+            way.connect((destination, 9))
+            return way.getsockname()[0]
+    except OSError:
+        return None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= probe.MOST:
+        raise argparse.ArgumentTypeError(f"{number} is not between 1 and {probe.MOST}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peer-relay", description="A relay for stock WireGuard devices.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -101,11 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "check the settings file", True),
         ("status", _status, "show devices, pairs and drops of the running service", True),
         ("doctor", _doctor, "say what is wrong, for each device and pair, and what to do", True),
+        ("probe", _probe, "make initiations that prove, sent from anywhere, that this relay is reached", True),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         if has_json:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "probe":
+            command.add_argument("--count", type=_count, default=1, help="how many (%(default)s)")
     keygen = commands.add_parser("keygen", help="make a private key unless there is one; print the public key")
     keygen.add_argument("file", type=Path)
     keygen.set_defaults(function=_keygen)

@@ -26,6 +26,8 @@ REASONS = {
     "timestamp_replayed": "a handshake with the relay no newer than the last one: replay, or a clock gone back",
     "cookie_required": "under load: answered by a cookie reply, the sender must prove its address",
     "handshake_limited": "under load: more handshakes than the relay answers",
+    "probe_replayed": "a reachability probe that was answered before",
+    "probe_expired": "a reachability probe older than 300 s or than the relay's start, or from a clock that was ahead",
     "replayed": "a transport message that was received before",
     "transport_invalid": "a transport message to the relay that does not authenticate",
     "session_expired": "a transport message to the relay on a session older than 180 s",

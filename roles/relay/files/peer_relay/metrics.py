@@ -51,6 +51,9 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
         for device in devices:
             family.add_metric([device["name"]], device[key])
         yield family
+    yield CounterMetricFamily(
+        "peer_relay_probes_answered", "Reachability probes that were answered", value=status["probes_answered"]
+    )
     device_drops = CounterMetricFamily(
         "peer_relay_device_dropped_packets",
         "Packets of the device that were not forwarded",

@@ -75,6 +75,11 @@ def generate_private_key() -> bytes:
     return bytes(key)
 
 
+def random_index() -> int:
+    """Return a sender index."""
+    return int.from_bytes(os.urandom(4), "little")
+
+
 def public_key(private: bytes) -> bytes:
     """Return the X25519 public key of a private key (32 bytes each)."""
     return bindings.crypto_scalarmult_base(private)

@@ -7,7 +7,6 @@ Nothing here sends or binds: methods take a datagram and return what the switchb
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from peer_relay.cookies import CookieMint
 from peer_relay.device import Device
 from peer_relay.drops import Refused
 from peer_relay.limits import FairShares, TokenBucket
-from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
+from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, random_index, tai64n
+from peer_relay.probe import Probes
 from peer_relay.session import REKEY_AFTER, Session
 
 HANDSHAKE_RETRY = 5.0  # seconds (REKEY-TIMEOUT)
@@ -51,6 +51,7 @@ class RelayPeer:
         self.sessions: dict[int, tuple[Device, Session]] = {}
         self.handshakes: dict[int, _Handshake] = {}
         self.strangers: OrderedDict[bytes, float] = OrderedDict()  # unknown public key -> last seen
+        self.probes = Probes()
         self.last_timestamp = bytes(12)  # of the last initiation sent; never goes back, whatever the clock does
         self._mint = CookieMint(identity.cookie_key)
         self._free = TokenBucket(_FREE_RATE, _FREE_BURST)
@@ -65,7 +66,7 @@ class RelayPeer:
 
     def _new_index(self, device: Device) -> int:
         while True:
-            index = int.from_bytes(os.urandom(4), "little")
+            index = random_index()
             # The device's own routes are looked up first: an index must not mean two things from one source.
             if not self.owns(index) and index not in device.routes:
                 return index
@@ -83,10 +84,17 @@ class RelayPeer:
             return self._mint.reply(datagram, source, now)
         raise Refused("handshake_limited")
 
-    def respond(self, datagram: bytes, source: bytes, now: float, find: Callable[[bytes], Device | None]) -> bytes:
-        """Answer an initiation to the relay: return the response (92 bytes, for 148)."""
+    def respond(
+        self, datagram: bytes, source: bytes, now: float, wall: float, find: Callable[[bytes], Device | None]
+    ) -> tuple[bytes, Device | None]:
+        """Answer an initiation to the relay: return the response (92 bytes, for 148), and the device that it came from.
+
+        There is no device where the relay itself has made it, as a probe.
+        """
         try:
             reader = InitiationReader(self.identity, datagram)
+            if reader.initiator == self.identity.public:
+                return self._answer_probe(reader, datagram, source, now, wall), None
             device = find(reader.initiator)
             if device is None:
                 self._remember_stranger(reader.initiator, now)
@@ -104,6 +112,12 @@ class RelayPeer:
             del self.sessions[device.next.local_index]
         device.next = Session(keys, index, now, initiator=False)
         self.sessions[index] = (device, device.next)
+        return answer, device
+
+    def _answer_probe(self, reader: InitiationReader, datagram: bytes, source: bytes, now: float, wall: float) -> bytes:
+        self.probes.admit(datagram, reader.timestamp(), wall)
+        answer, _ = reader.respond(random_index())
+        self.probes.note(source, reader.sender, now)
         return answer
 
     def _remember_stranger(self, public_key: bytes, now: float) -> None:

@@ -107,4 +107,9 @@ def traffic(switchboard: Switchboard, now: float) -> dict[str, Any]:
             {"public_key": encode_key(key), "last_seen_seconds": _age(now, seen)}
             for key, seen in switchboard.own.strangers.items()
         ],
+        "probes": [
+            {"source": addresses.text(probe.source), "index": probe.index, "age_seconds": _age(now, probe.time)}
+            for probe in switchboard.own.probes.latest
+        ],
+        "probes_answered": switchboard.own.probes.answered,
     }

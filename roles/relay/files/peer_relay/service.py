@@ -17,7 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from peer_relay import __version__, addresses, notify, report, settings, state
-from peer_relay.noise import Identity
+from peer_relay.noise import Identity, tai64n
 from peer_relay.relay_peer import RelayPeer
 from peer_relay.settings import Settings, SettingsError
 from peer_relay.status_server import StatusServer
@@ -69,6 +69,7 @@ class Service:
         private = settings.read_private_key(config.private_key_file)
         self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses))
         self._switchboard.apply(config.devices)
+        self._switchboard.own.probes.since = tai64n(time.time())  # which of them a run before answered is not known
         self._plane = UserspacePlane(self._switchboard)
         self._plane.adopt(notify.kept())
         self._listen(config)

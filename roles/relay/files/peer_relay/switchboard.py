@@ -230,12 +230,14 @@ class Switchboard:
             self._forward_initiation(device, self._addressee(device, datagram, now), datagram, now)
 
     def _handshake(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
+        self.own.probes.refuse_spent(datagram)
         cookie = self.own.cookie_if_loaded(datagram, source, now)
         if cookie:
             self.outbox.append((cookie, Binding(source, local)))
             raise Refused("cookie_required")
-        answer = self.own.respond(datagram, source, now, self.devices.get)
-        self._arriving.add(source, self._strangers.take(source, now), now)
+        answer, device = self.own.respond(datagram, source, now, now + self._wall_offset, self.devices.get)
+        if device:
+            self._arriving.add(source, self._strangers.take(source, now), now)
         self.outbox.append((answer, Binding(source, local)))
 
     def _addressee(self, device: Device, datagram: bytes, now: float) -> Device:

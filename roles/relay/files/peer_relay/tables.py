@@ -61,6 +61,9 @@ def status(document: dict[str, Any]) -> str:
     ]
     if pairs:
         parts.append("\n" + _table(("pair", "state", "last packet", "forwarded"), pairs))
+    probes = [(probe["source"], _age(probe["age_seconds"])) for probe in document["probes"]]
+    if probes:
+        parts.append("\n" + _table(("probe answered", "age"), probes))
     drops = [(reason, str(count["packets"]), _size(count["bytes"])) for reason, count in document["drops"].items()]
     if drops:
         parts.append("\n" + _table(("not forwarded", "packets", "bytes"), drops))
