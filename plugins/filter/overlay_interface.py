@@ -52,6 +52,10 @@ options:
         description: The C(host:port) where the device reaches it.
         type: str
         required: true
+      inner_endpoint:
+        description: The C(host:port) where a device of the relay's own network reaches it as well.
+        type: str
+        default: ""
       addresses:
         description: Its own overlay addresses.
         type: list
@@ -90,6 +94,7 @@ _value:
       - name: relay
         public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
         endpoint: 192.0.2.1:40000
+        inner_endpoint: ""
         allowed_ips: [10.77.0.1/32]
         persistent_keepalive: 25
 """

@@ -22,6 +22,9 @@ SUBNET_METRIC = 4096
 
 LEAST_MTU = 1280
 
+# A comment to wg-quick, which knows one endpoint only.
+_INNER = "# Inner endpoint:"
+
 DEFAULT_ROUTES = {"0.0.0.0/0", "::/0"}
 
 
@@ -32,6 +35,7 @@ class Peer:
     endpoint: str
     allowed_ips: tuple
     persistent_keepalive: int = 0
+    inner_endpoint: str = ""  # where it is reached as well, from its own network
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def render(interface: Interface) -> str:
             f"# {peer.name}",
             f"PublicKey = {peer.public_key}",
             f"Endpoint = {peer.endpoint}",
+            *([f"{_INNER} {peer.inner_endpoint}"] if peer.inner_endpoint else []),
             f"AllowedIPs = {', '.join(peer.allowed_ips)}",
         ]
     return "\n".join(lines) + "\n"
@@ -173,7 +178,7 @@ class Written:
 
     post_up: tuple
     pre_down: tuple
-    endpoints: dict  # by public key
+    endpoints: dict  # (endpoint, inner endpoint) by public key
 
 
 def read_back(text: str) -> Written:
@@ -181,6 +186,8 @@ def read_back(text: str) -> Written:
     hooks: dict = {"postup": [], "predown": []}
     endpoints, public_key = {}, ""
     for line in text.splitlines():
+        if line.startswith(_INNER) and public_key in endpoints:
+            endpoints[public_key] = (endpoints[public_key][0], line.removeprefix(_INNER).strip())
         name, _equals, value = (part.strip() for part in line.partition("#")[0].partition("="))
         name = name.lower()
         if name.startswith("["):
@@ -190,7 +197,7 @@ def read_back(text: str) -> Written:
         elif name == "publickey":
             public_key = value
         elif name == "endpoint" and public_key:
-            endpoints[public_key] = value
+            endpoints[public_key] = (value, "")
     return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints)
 
 
@@ -202,12 +209,17 @@ def _peer(options: dict) -> Peer:
         raise WireGuardError(f"peer {name}: public_key {key!r} is not 32 bytes of base64")
     if not 0 <= keepalive <= 65535:
         raise WireGuardError(f"peer {name}: persistent_keepalive {keepalive}: give seconds from 0 to 65535")
-    host, port = parse_endpoint(options["endpoint"])
+    endpoint, inner = format_endpoint(*parse_endpoint(options["endpoint"])), options["inner_endpoint"]
+    if inner:
+        host, port = parse_endpoint(inner)
+        inner = format_endpoint(
+            _canonical(ipaddress.ip_address, host, f"peer {name}: inner_endpoint", "192.168.1.10"), port
+        )
     allowed_ips = tuple(
         _canonical(ipaddress.ip_network, text, f"peer {name}: allowed_ips", "192.168.1.0/24")
         for text in options["allowed_ips"]
     )
-    return Peer(name, key, format_endpoint(host, port), allowed_ips, keepalive)
+    return Peer(name, key, endpoint, allowed_ips, keepalive, inner)
 
 
 def _refuse_doubles(peers: tuple) -> None:

@@ -146,7 +146,8 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
     for key in sorted(set(running.peers) - {peer.public_key for peer in wanted.peers}):
         command += ["peer", key, "remove"]
         changes.append(f"peer {key} removed")
-    in_use = [peer.endpoint for peer in running.peers.values() if peer.endpoint]
+    newest_first = sorted(running.peers.values(), key=lambda peer: peer.latest_handshake, reverse=True)
+    in_use = [peer.endpoint for peer in newest_first if peer.endpoint]
     for peer in wanted.peers:
         before = running.peers.get(peer.public_key)
         arguments, what = [], []
@@ -154,7 +155,7 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
             arguments += ["preshared-key", "/dev/null"]
             what.append("preshared key removed")
         if _wants_endpoint(peer, before, written, now):
-            endpoint = _choose(peer.endpoint, before.endpoint if before else "", in_use, resolve)
+            endpoint = _choose(peer, before.endpoint if before else "", in_use, resolve)
             if endpoint:
                 arguments += ["endpoint", endpoint]
                 what.append(f"endpoint {endpoint}")
@@ -181,19 +182,20 @@ def _wants_endpoint(peer, before, written: Written, now: float) -> bool:
     if before is None or not before.endpoint:
         return True
     live = now - before.latest_handshake < REJECT_AFTER
-    return written.endpoints.get(peer.public_key) != peer.endpoint or not live
+    return written.endpoints.get(peer.public_key) != (peer.endpoint, peer.inner_endpoint) or not live
 
 
-def _choose(endpoint: str, current: str, in_use: list, resolve) -> str:
-    """The address to set, or nothing when the current one is among those of the name.
+def _choose(peer, current: str, in_use: list, resolve) -> str:
+    """The address to set, or nothing when the current one is right: it is among those of the name, or the inner one.
 
     The relay sees a device at one source address: prefer what the other peers of this interface use.
     """
-    host, port = parse_endpoint(endpoint)
+    host, port = parse_endpoint(peer.endpoint)
     candidates = [format_endpoint(address, port) for address in resolve(host)]
+    candidates += [peer.inner_endpoint] if peer.inner_endpoint else []
     if current in candidates:
         return ""
-    return next((candidate for candidate in candidates if candidate in in_use), candidates[0])
+    return next((endpoint for endpoint in in_use if endpoint in candidates), candidates[0])
 
 
 def _prefix(route: dict) -> str:

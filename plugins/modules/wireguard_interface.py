@@ -76,6 +76,13 @@ options:
         description: The C(host:port) where packets for the peer go. An IPv6 address is in brackets.
         type: str
         required: true
+      inner_endpoint:
+        description:
+          - Another address and port where the peer is reached, from its own network. A running peer may have either.
+          - The address is a literal one.
+        type: str
+        default: ""
+        version_added: 1.1.0
       allowed_ips:
         description: The networks that are behind the peer.
         type: list
@@ -355,6 +362,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "public_key": {"type": "str", "required": True, "no_log": False},
                     "endpoint": {"type": "str", "required": True},
+                    "inner_endpoint": {"type": "str", "default": ""},
                     "allowed_ips": {"type": "list", "elements": "str", "required": True},
                     "persistent_keepalive": {"type": "int", "default": 0, "no_log": False},
                 },

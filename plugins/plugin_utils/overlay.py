@@ -106,6 +106,7 @@ def interface_of(devices: list[Device], name: str, networks, relay: dict) -> dic
             "name": relay["name"],
             "public_key": _public_key(relay["public_key"], relay["name"], "relay_public_key"),
             "endpoint": relay["endpoint"],
+            "inner_endpoint": relay.get("inner_endpoint", ""),
             "allowed_ips": [_host_route(address) for address in relay["addresses"]],
             "persistent_keepalive": KEEPALIVE,
         }
@@ -127,6 +128,7 @@ def interface_of(devices: list[Device], name: str, networks, relay: dict) -> dic
                 "name": device.name,
                 "public_key": device.public_key,
                 "endpoint": relay["endpoint"],
+                "inner_endpoint": relay.get("inner_endpoint", ""),
                 "allowed_ips": [*map(_host_route, device.addresses), *device.subnets, *exits],
                 "persistent_keepalive": 0,
             }

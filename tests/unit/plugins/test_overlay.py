@@ -27,6 +27,7 @@ RELAY = {
     "name": "relay",
     "public_key": key(99),
     "endpoint": "192.0.2.1:40000",
+    "inner_endpoint": "192.168.1.10:40000",
     "addresses": ["10.77.0.1", "fd77:7065:6572::1"],
 }
 
@@ -212,6 +213,7 @@ def test_an_interface_has_the_relay_and_its_groups_peers():
             "name": "relay",
             "public_key": key(99),
             "endpoint": "192.0.2.1:40000",
+            "inner_endpoint": "192.168.1.10:40000",
             "allowed_ips": ["10.77.0.1/32", "fd77:7065:6572::1/128"],
             "persistent_keepalive": 25,
         },
@@ -219,6 +221,7 @@ def test_an_interface_has_the_relay_and_its_groups_peers():
             "name": "nas",
             "public_key": key(2),
             "endpoint": "192.0.2.1:40000",
+            "inner_endpoint": "192.168.1.10:40000",
             "allowed_ips": ["10.77.1.2/32", "fd77:7065:6572::b/128", "192.168.1.0/24"],
             "persistent_keepalive": 0,
         },

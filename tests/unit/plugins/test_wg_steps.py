@@ -17,13 +17,15 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard impor
 OWN, RELAY, NAS, NEW = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3, 4))
 NOW = 1_700_000_000
 ENDPOINT = "192.0.2.1:40000"
+INNER = "192.168.7.10:40000"
 
 
-def peer(name, key, *allowed_ips, endpoint=ENDPOINT, keepalive=0):
+def peer(name, key, *allowed_ips, endpoint=ENDPOINT, inner="", keepalive=0):
     return {
         "name": name,
         "public_key": key,
         "endpoint": endpoint,
+        "inner_endpoint": inner,
         "allowed_ips": list(allowed_ips),
         "persistent_keepalive": keepalive,
     }
@@ -111,6 +113,43 @@ def test_a_name_is_what_it_resolves_to():
     assert f"endpoint {ENDPOINT}" in line
 
 
+def with_inner(peers=PEERS, inner=INNER, endpoint=ENDPOINT):
+    return [{**p, "endpoint": endpoint, "inner_endpoint": inner} for p in peers]
+
+
+@pytest.mark.parametrize("age", [10, 500], ids=["live", "dead"])
+@pytest.mark.parametrize("now_at", [ENDPOINT, INNER])
+def test_either_endpoint_is_right(now_at, age):
+    want = wanted(with_inner())
+    have = running([running_peer(p, endpoint=now_at, age=age) for p in PEERS])
+    assert steps(want, have, written=render(want)) == []
+    assert steps(want, have, written=render(wanted())) == [], "when the inner one comes"
+    moved = wanted(with_inner(endpoint="198.51.100.1:40000"))
+    there = [f"peer {key} endpoint 198.51.100.1:40000" for key in (RELAY, NAS)] if now_at == ENDPOINT else []
+    assert steps(moved, have, written=render(want)) == ([f"wg set pr0 {' '.join(there)}"] if there else [])
+
+
+def test_a_new_peer_joins_the_others_where_they_are_now():
+    want = wanted(with_inner([*PEERS, peer("new", NEW, "10.77.1.3/32")]))
+    have = running([running_peer(PEERS[0], endpoint=INNER), running_peer(PEERS[1], age=500)])
+    assert steps(want, have, written=render(want)) == [
+        f"wg set pr0 peer {NEW} endpoint {INNER} allowed-ips 10.77.1.3/32"
+    ]
+
+
+def test_an_inner_endpoint_that_goes_is_left():
+    have = running([running_peer(p, endpoint=INNER) for p in PEERS])
+    assert steps(wanted(), have, written=render(wanted(with_inner()))) == [
+        f"wg set pr0 peer {RELAY} endpoint {ENDPOINT} peer {NAS} endpoint {ENDPOINT}"
+    ]
+
+
+def test_the_inner_endpoint_is_a_comment_to_wg_quick():
+    text = render(wanted(with_inner(inner="[FD00::10]:40000")))
+    assert read_back(text).endpoints == dict.fromkeys((RELAY, NAS), (ENDPOINT, "[fd00::10]:40000"))
+    assert all(line.startswith("#") for line in text.splitlines() if "fd00" in line)
+
+
 def test_an_exit_node_comes_routes_first_rules_last():
     exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0", "::/0")]
     assert steps(wanted(exit_peers), running()) == [
@@ -193,7 +232,7 @@ def test_the_file_holds_no_secret_and_starts_at_once():
     assert "PersistentKeepalive" not in text, "wireguard-go would send a handshake before it has the key"
     assert f"PostUp = wg set %i private-key /etc/wireguard/pr0.key peer {RELAY} persistent-keepalive 25" in text
     assert "PostUp = ip -4 route replace 192.168.1.0/24 dev %i metric 4096" in text
-    assert read_back(text).endpoints == {RELAY: ENDPOINT, NAS: ENDPOINT}
+    assert read_back(text).endpoints == {RELAY: (ENDPOINT, ""), NAS: (ENDPOINT, "")}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +244,8 @@ def test_the_file_holds_no_secret_and_starts_at_once():
         ({"peers": [peer("nas", "AAAA", "10.77.1.2/32")]}, "peer nas: public_key 'AAAA'"),
         ({"peers": [peer("nas", NAS, "10.77.1.2/16")]}, "peer nas: allowed_ips: '10.77.1.2/16'"),
         ({"peers": [peer("nas", NAS, endpoint="relay")]}, "endpoint 'relay'"),
+        ({"peers": [peer("nas", NAS, inner="192.168.7.10")]}, "endpoint '192.168.7.10'"),
+        ({"peers": [peer("nas", NAS, inner="nas:1")]}, "peer nas: inner_endpoint: 'nas' is wrong"),
         ({"peers": [peer("nas", NAS, keepalive=-1)]}, "peer nas: persistent_keepalive -1"),
         ({"peers": [peer("n\nas", NAS)]}, "control characters"),
         ({"peers": [peer("a", NAS), peer("b", NAS)]}, "a and b have the same public_key"),
