@@ -1,0 +1,200 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Map ports at a UPnP Internet gateway, of version 1 or 2."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import igd, ssdp, upnp_errors
+from .http import same_host
+from .mapping import Conflict, Granted, Life, Malformed, MappingError, Unreachable, Wanted
+from .markup import printable
+from .upnp_errors import Fault
+from .upnp_gateway import Gateway
+from .upnp_pinholes import PinholeClient
+from .upnp_search import search
+
+_LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
+_MOST_MAPPINGS = 256
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """An entry of the router's list, whoever made it."""
+
+    protocol: str
+    external_port: int
+    internal_address: str
+    internal_port: int
+    lease: int
+    description: str
+
+
+class UpnpClient:
+    """A gateway that was found; implements mapping.Client for IPv4."""
+
+    method = "upnp"
+
+    def __init__(self, gateway: Gateway):
+        self.gateway = gateway.address
+        self.local_address = gateway.local_address
+        self._gateway = gateway
+
+    def look(self) -> Life:
+        boot_id = self._gateway.boot_id()
+        return Life(external_address=self._external_address(), boot_id=boot_id)
+
+    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+        try:
+            entry = self._gateway.call("GetSpecificPortMappingEntry", _key(wanted))
+        except Fault as fault:
+            if fault.code in (upnp_errors.NO_SUCH_MAPPING, upnp_errors.NO_SUCH_INDEX):
+                return None
+            if fault.code in (upnp_errors.INVALID_ACTION, upnp_errors.NOT_IMPLEMENTED):
+                raise NotImplementedError(str(fault)) from fault
+            raise
+        address = printable(entry.get("NewInternalClient", ""))
+        granted = Granted(self._external_address(), wanted.external_port, _lease(entry))
+        return address, _port(entry, "NewInternalPort"), granted
+
+    def map(self, wanted: Wanted) -> Granted:
+        self._check_free(wanted)  # some routers give anybody's port to whoever asks last
+        lease = min(wanted.lease, _LONGEST)
+        try:
+            self._add(wanted, lease)
+        except Fault as fault:
+            if fault.code == upnp_errors.CONFLICT:
+                self._check_free(wanted)  # says who was faster
+            # Routers without leases should answer 725; some say that the lease is an invalid argument.
+            if not lease or fault.code not in (upnp_errors.PERMANENT_ONLY, upnp_errors.INVALID_ARGUMENTS):
+                raise
+            lease = 0
+            self._add(wanted, lease)
+        entry = self._holder(wanted)
+        granted = entry[2].lease if entry is not None else 0  # not every router tells, or keeps to what was asked for
+        return Granted(self._external_address(), wanted.external_port, granted or lease)
+
+    def unmap(self, wanted: Wanted) -> None:
+        entry = self._holder(wanted)
+        if entry is not None and self._is_mine(entry, wanted):
+            self.remove(wanted)
+
+    def remove(self, wanted: Wanted) -> None:
+        """Delete the mapping of the external port, whoever's it is."""
+        try:
+            self._gateway.call("DeletePortMapping", _key(wanted))
+        except Fault as fault:
+            if fault.code != upnp_errors.NO_SUCH_MAPPING:
+                raise
+
+    def mappings(self) -> Iterator[Mapping]:
+        """List what the router maps; it may keep to itself what is not this host's."""
+        for index in range(_MOST_MAPPINGS):
+            try:
+                entry = self._gateway.call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index})
+            except Fault:
+                return  # 713 by the specification, but routers end their lists with all kinds of errors
+            yield Mapping(
+                protocol=printable(entry.get("NewProtocol", ""), 10).lower(),
+                external_port=_port(entry, "NewExternalPort"),
+                internal_address=printable(entry.get("NewInternalClient", "")),
+                internal_port=_port(entry, "NewInternalPort"),
+                lease=_lease(entry),
+                description=printable(entry.get("NewPortMappingDescription", "")),
+            )
+
+    def _add(self, wanted: Wanted, lease: int) -> None:
+        arguments = _key(wanted) | {
+            "NewInternalPort": wanted.internal_port,
+            "NewInternalClient": self.local_address,
+            "NewEnabled": 1,
+            "NewPortMappingDescription": wanted.description,
+            "NewLeaseDuration": lease,
+        }
+        self._gateway.call("AddPortMapping", arguments)
+
+    def _holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+        try:
+            return self.holder(wanted)
+        except NotImplementedError:
+            return None
+
+    def _is_mine(self, entry: tuple[str, int, Granted], wanted: Wanted) -> bool:
+        return same_host(entry[0], self.local_address) and entry[1] == wanted.internal_port
+
+    def _check_free(self, wanted: Wanted) -> None:
+        entry = self._holder(wanted)
+        if entry is not None and not self._is_mine(entry, wanted):
+            raise Conflict(
+                f"the router {self.gateway} maps its {wanted.protocol} port {wanted.external_port} to"
+                f" {entry[0]}:{entry[1]} already, not to {self.local_address}:{wanted.internal_port}: choose another"
+                " external_port, or delete that mapping in the router"
+            )
+
+    def _external_address(self) -> str:
+        try:
+            said = self._gateway.call("GetExternalIPAddress").get("NewExternalIPAddress", "")
+        except Fault:
+            return ""  # what some routers say without an uplink; others say nothing, or zeros
+        try:
+            address = ipaddress.ip_address(said) if said else None
+        except ValueError as error:
+            raise Malformed(
+                f"the router {self.gateway} names an external address that is none: {said[:80]!r}"
+            ) from error
+        return "" if address is None or address.is_unspecified else str(address)
+
+
+def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | PinholeClient:
+    """Find the Internet gateway: the one at the address `gateway`, or else the only other one that is connected."""
+    kinds, client = (igd.PINHOLES, PinholeClient) if family == 6 else (igd.MAPPINGS, UpnpClient)
+    if gateway:
+        for sender, answer in search(gateway, local_address):
+            return client(Gateway(sender, local_address, kinds, gateway, answer))
+    zone = gateway.partition("%")[2]
+    group = ssdp.GROUPS[family] + (f"%{zone}" if zone else "")
+    others: list[Gateway] = []
+    problems: list[str] = []
+    for sender, answer in search(group, local_address):
+        if same_host(sender, gateway):
+            return client(Gateway(gateway, local_address, kinds, group, answer))
+        try:
+            other = Gateway(sender, local_address, kinds, group, answer)
+            if other.connected():
+                others.append(other)
+        except MappingError as error:
+            problems.append(str(error))
+    if len(others) == 1:
+        return client(others[0])
+    if others:
+        problems.append(f"several answered: {', '.join(other.address for other in others)}: set gateway to one of them")
+    where = f"the router {gateway}" if gateway else "no router"
+    raise Unreachable(
+        "; ".join([f"{where} answers no search for UPnP: turn UPnP on in the router's settings", *problems])
+    )
+
+
+def _key(wanted: Wanted) -> dict[str, object]:
+    return {
+        "NewRemoteHost": "",
+        "NewExternalPort": wanted.external_port,
+        "NewProtocol": wanted.protocol.upper(),
+    }
+
+
+def _port(entry: dict[str, str], name: str) -> int:
+    return _number(entry.get(name, ""), name, 65535)
+
+
+def _lease(entry: dict[str, str]) -> int:
+    return _number(entry.get("NewLeaseDuration") or "0", "NewLeaseDuration", 2**32 - 1)
+
+
+def _number(said: str, name: str, most: int) -> int:
+    if not (said.isascii() and said.isdigit() and len(said) <= 10 and int(said) <= most):
+        raise Malformed(f"the router says {printable(said)!r} for {name}, which is no number up to {most}")
+    return int(said)
