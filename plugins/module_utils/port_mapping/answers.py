@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .mapping import Wanted
+
 
 class Answer(NamedTuple):
     """What one result code of a protocol means."""
@@ -22,3 +24,11 @@ UNKNOWN = Answer("unknown to its standard", "it gave no reason that its standard
 def translate(protocol: str, code: int, answers: dict[int, Answer]) -> str:
     answer = answers.get(code, UNKNOWN)
     return f"{answer.words} ({protocol} result {code}, {answer.name}): {answer.cure}"
+
+
+def conflict(gateway: str, wanted: Wanted) -> str:
+    """Neither PCP nor NAT-PMP tells which of the two it is, nor whose the port is."""
+    return (
+        f"the router {gateway} does not give external port {wanted.external_port}/{wanted.protocol} to this host: "
+        "somebody else has it, or the router's rules deny it: choose another external port, or free it on the router"
+    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import natpmp
-from .answers import translate
+from .answers import conflict, translate
 from .mapping import Conflict, Granted, Life, Malformed, Refused, Wanted
+from .starts import Starts
 from .udp import exchange
 
 _LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
@@ -23,10 +24,11 @@ class NatPmpClient:
     def __init__(self, gateway: str, local_address: str) -> None:
         self.gateway = gateway
         self.local_address = local_address
+        self._starts = Starts(gateway, local_address)
 
     def look(self) -> Life:
-        response = self._exchange(natpmp.address_request(), natpmp.read_address, _LOOK)
-        return Life(external_address=response.address, epoch=response.epoch)
+        response = self._ask_address()
+        return Life(response.address, response.epoch, self._starts.number())
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         raise NotImplementedError
@@ -39,15 +41,14 @@ class NatPmpClient:
             granted = self._ask(wanted, wanted.external_port, wanted.lease)
         if granted.external_port != wanted.external_port:
             self.unmap(wanted)
-            raise Conflict(
-                f"the router {self.gateway} does not give external port {wanted.external_port}/{wanted.protocol} to "
-                f"this host, but offered {granted.external_port}: somebody else has it, or the router's rules deny it: "
-                "choose another external port, or free it on the router"
-            )
-        return Granted(self.look().external_address, granted.external_port, granted.lifetime)
+            raise Conflict(conflict(self.gateway, wanted))
+        return Granted(self._ask_address().address, granted.external_port, granted.lifetime)
 
     def unmap(self, wanted: Wanted) -> None:
         self._ask(wanted, 0, 0)
+
+    def _ask_address(self) -> natpmp.Response:
+        return self._exchange(natpmp.address_request(), natpmp.read_address, _LOOK)
 
     def _ask(self, wanted: Wanted, external_port: int, lifetime: int) -> natpmp.Response:
         def read(datagram: bytes) -> natpmp.Response:

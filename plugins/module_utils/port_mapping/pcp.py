@@ -25,11 +25,13 @@ _MAP = struct.Struct(">12sB3xHH16s")  # nonce, protocol, internal port, external
 _PREFER_FAILURE = struct.pack(">BxH", 2, 0)
 
 SUCCESS = 0
+NOT_AUTHORIZED = 2
 UNSUPPORTED_OPTION = 5
+NO_RESOURCES = 8
 CANNOT_PROVIDE_EXTERNAL = 11
 RESULTS = {
     1: Answer("UNSUPP_VERSION", "it speaks another version of PCP", "choose the method nat-pmp or upnp"),
-    2: Answer(
+    NOT_AUTHORIZED: Answer(
         "NOT_AUTHORIZED",
         "it does not let this host map this port, or another program on this host holds a mapping of it",
         "allow it in the router's settings of PCP, or stop the other program",
@@ -41,7 +43,9 @@ RESULTS = {
     7: Answer(
         "NETWORK_FAILURE", "it has no external address at the moment", "see to the router's connection, then try again"
     ),
-    8: Answer("NO_RESOURCES", "its table of mappings is full", "delete mappings on the router, or try again later"),
+    NO_RESOURCES: Answer(
+        "NO_RESOURCES", "its table of mappings is full", "delete mappings on the router, or try again later"
+    ),
     9: Answer("UNSUPP_PROTOCOL", "it does not map this protocol", "choose the method nat-pmp or upnp"),
     10: Answer("USER_EX_QUOTA", "this host has as many mappings as it may have", "delete some, or raise the quota"),
     CANNOT_PROVIDE_EXTERNAL: Answer(

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from . import nonce, pcp
-from .answers import translate
+from .answers import conflict, translate
 from .mapping import Conflict, Granted, Life, Malformed, MappingError, Refused, Wanted
+from .starts import Starts
 from .udp import exchange
 
 _LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
@@ -21,6 +22,7 @@ class PcpClient:
     def __init__(self, gateway: str, local_address: str) -> None:
         self.gateway = gateway
         self.local_address = local_address
+        self._starts = Starts(gateway, local_address)
 
     def look(self) -> Life:
         """The server tells its epoch; its external address it tells only with a mapping."""
@@ -28,7 +30,7 @@ class PcpClient:
         response = self._exchange(request, lambda datagram: pcp.read(datagram, pcp.ANNOUNCE), _LOOK)
         if response.result != pcp.SUCCESS:
             raise self._refusal(response.result)
-        return Life(epoch=response.epoch)
+        return Life(epoch=response.epoch, boot_id=self._starts.number())
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         raise NotImplementedError
@@ -43,25 +45,22 @@ class PcpClient:
         elif response.result == pcp.UNSUPPORTED_OPTION:
             response = self._ask(wanted, wanted.lease, prefer_failure=False)
         if response.result == pcp.CANNOT_PROVIDE_EXTERNAL:
-            raise Conflict(
-                f"the router {self.gateway} does not give external port {wanted.external_port}/{wanted.protocol} to "
-                f"this host ({pcp.RESULTS[response.result].name}): somebody else has it, or the router's rules deny "
-                "it: choose another external port, or free it on the router"
-            )
+            raise Conflict(conflict(self.gateway, wanted))
         if response.result != pcp.SUCCESS:
             raise self._refusal(response.result)
         granted = response.mapping
         if granted.external_port != wanted.external_port:
             self.unmap(wanted)
-            raise Conflict(
-                f"the router {self.gateway} has external port {wanted.external_port}/{wanted.protocol} for somebody "
-                f"else, and offered {granted.external_port}: choose that one, or free the other on the router"
-            )
+            raise Conflict(conflict(self.gateway, wanted))
         return Granted(granted.external_address, granted.external_port, response.lifetime)
 
     def unmap(self, wanted: Wanted) -> None:
         response = self._ask(wanted, 0, prefer_failure=False)
-        if response.result != pcp.SUCCESS:
+        if response.result == pcp.NOT_AUTHORIZED and wanted.family == 6:
+            # miniupnpd forgets at a renewal whose pinhole it is, but still lets it be renewed: for as short as can be.
+            response = self._ask(wanted, 1, prefer_failure=False)
+        # miniupnpd lacks resources for what is not there; no other server can lack any for an end.
+        if response.result not in (pcp.SUCCESS, pcp.NO_RESOURCES):
             raise self._refusal(response.result)
 
     def _ask(self, wanted: Wanted, lifetime: int, prefer_failure: bool) -> pcp.Response:

@@ -1,0 +1,30 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The router's starts, as its UPnP side numbers them."""
+
+from __future__ import annotations
+
+from . import upnp_search
+
+
+class Starts:
+    """Tells of a restart that no epoch tells of.
+
+    Many routers run miniupnpd with the system's uptime as the epoch of PCP and NAT-PMP. It may be restarted alone, as
+    when the router's settings are saved, and lose all mappings; then only its number of UPnP changes.
+    """
+
+    def __init__(self, gateway: str, local_address: str):
+        self._gateway = gateway
+        self._local_address = local_address
+        self._worth_asking = True
+
+    def number(self) -> int | None:
+        """Return the number, or None for a router without UPnP, which is asked but once: it lets one wait."""
+        if not self._worth_asking:
+            return None
+        for _sender, answer in upnp_search.search(self._gateway, self._local_address):
+            return answer.boot_id
+        self._worth_asking = False
+        return None
