@@ -33,8 +33,8 @@ _ERRORS = {
     ),
     606: (
         "its rules do not allow it, to this host or for this port",
-        "allow it in the router's UPnP settings (FRITZ!Box: 'permit independent port sharing' for this device; miniupnpd:"
-        " an 'allow' rule), or choose ports of 1024 or higher",
+        "allow it in the router's UPnP settings (FRITZ!Box: 'permit independent port sharing' for this device;"
+        " miniupnpd: an 'allow' rule), or choose ports of 1024 or higher",
     ),
     701: ("it has no room for one more pinhole", "delete pinholes that are not needed in the router"),
     FIREWALL_OFF: ("its IPv6 firewall is off", "nothing to open: the port is reachable over IPv6 as it is"),
@@ -53,8 +53,8 @@ _ERRORS = {
     715: ("it wants the remote host named", "forward the port in the router by hand"),
     716: ("it wants the external port named", "set external_port"),
     CONFLICT: (
-        "the external port is taken, by another host or by the router itself, or the router maps ports only for the host"
-        " that asks (secure mode)",
+        "the external port is taken, by another host or by the router itself, or the router maps ports only for the"
+        " host that asks (secure mode)",
         f"{_OTHER_PORT}, and ask from the host that the mapping is for",
     ),
     724: ("it maps a port only to the same port", _EQUAL_PORTS),
