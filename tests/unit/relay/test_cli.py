@@ -102,7 +102,12 @@ def key(tmp_path: Path, file: Path) -> noise.Identity:
     """The relay's own key, in its file."""
     path = tmp_path / "private.key"
     cli.main(["keygen", str(path)])
-    file.write_text(toml({"private_key_file": f'"{path}"', "listen_addresses": '["192.0.2.9", "2001:db8::9"]'}))
+    relay = {
+        "private_key_file": f'"{path}"',
+        "listen_addresses": '["192.0.2.9", "2001:db8::9"]',
+        "public_endpoint": '"relay.example.org:40001"',
+    }
+    file.write_text(toml(relay))
     return noise.Identity(decode_key(path.read_text().strip()))
 
 
@@ -113,6 +118,9 @@ def test_probes_are_answered_by_the_relay_with_this_key(
     assert cli.main(["--settings", str(file), "probe", "--count", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["public_key"] == report.encode_key(key.public)
+    assert document["endpoint"] == "relay.example.org:40001"
+    assert document["own_endpoints"] == ["192.0.2.9:40000", "[2001:db8::9]:40000"]
+    assert document["inner_endpoint"] is None
     assert len(set(document["initiations"])) == 3
     for initiation in map(bytes.fromhex, document["initiations"]):
         reader = noise.InitiationReader(key, initiation)
@@ -145,6 +153,23 @@ def test_own_endpoints(file: Path, key: noise.Identity, monkeypatch: pytest.Monk
     # A host whose way to the Internet is an exit node has no address to offer.
     towards["192.0.2.1"] = str(config.networks[0][9])
     assert cli.own_endpoints(config) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "private"),
+    [
+        ("192.168.1.10:40000", True),
+        ("10.0.0.5:1", True),
+        ("172.31.0.1:1", True),
+        ("100.64.0.1:1", True),
+        ("[fd00::1]:40000", True),
+        ("198.51.100.10:40000", False),
+        ("172.32.0.1:1", False),
+        ("[2001:db8::9]:40000", False),
+    ],
+)
+def test_what_is_behind_a_router(endpoint: str, private: bool) -> None:
+    assert cli._is_private(endpoint) == private
 
 
 def test_a_host_without_a_way_to_the_internet_has_no_endpoint() -> None:

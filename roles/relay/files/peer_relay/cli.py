@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import time
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
 _PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
 # Documentation addresses stand for the Internet.
 _TOWARDS_INTERNET = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}  # noqa: S104
+# RFC 1918, 6598 and 4193. Python's is_private is wider.
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
 
 
 class _JournalFormatter(logging.Formatter):
@@ -102,9 +104,12 @@ def _probe(arguments: argparse.Namespace) -> int:
     identity = noise.Identity(settings.read_private_key(config.private_key_file))
     initiations = [probe.make(identity, time.time()).hex() for _ in range(arguments.count)]
     if arguments.json:
+        own = own_endpoints(config)
         document = {
             "public_key": report.encode_key(identity.public),
-            "own_endpoints": own_endpoints(config),
+            "endpoint": config.public_endpoint or None,
+            "own_endpoints": own,
+            "inner_endpoint": next(filter(_is_private, own), None),
             "initiations": initiations,
         }
         print(json.dumps(document))
@@ -125,6 +130,12 @@ def own_endpoints(config: settings.Settings) -> list[str]:
         if host and not any(ip_address(host) in network for network in config.networks):
             found.append(addresses.text(addresses.pack(host, port)))
     return found
+
+
+def _is_private(endpoint: str) -> bool:
+    """Tell whether an address is translated on the way to the Internet."""
+    host = ip_address(endpoint.rpartition(":")[0].strip("[]"))
+    return any(host in network for network in _PRIVATE)
 
 
 def _source_address(family: int, destination: str) -> str | None:
