@@ -1,0 +1,92 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `peer-relay-ports`.
+
+Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from port_keeper import settings, status
+from port_keeper.service import Service, release
+from port_keeper.settings import Settings, SettingsError
+
+FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
+# Levels as journald reads them at the start of a line (sd-daemon(3)).
+_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
+        return prefix + super().format(record)
+
+
+def _run(config: Settings, _arguments: argparse.Namespace) -> int:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JournalFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    Service(config).run()
+    return FINE
+
+
+def _check(config: Settings, _arguments: argparse.Namespace) -> int:
+    print(f"{config.file}: fine, {len(config.mappings)} mappings")
+    return FINE
+
+
+def _status(config: Settings, arguments: argparse.Namespace) -> int:
+    try:
+        document = json.loads(config.status_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        cure = "is the service running? systemctl status peer-relay-ports"
+        print(f"peer-relay-ports: {config.status_file}: {error.strerror}: {cure}", file=sys.stderr)
+        return NOT_RUNNING
+    print(json.dumps(document) if arguments.json else status.text(document, time.time() - document["updated"]))
+    return FINE if status.healthy(document) else PROBLEM
+
+
+def _release(config: Settings, _arguments: argparse.Namespace) -> int:
+    problems = release(config)
+    for problem in problems:
+        print(f"peer-relay-ports: {problem}", file=sys.stderr)
+    return PROBLEM if problems else FINE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peer-relay-ports", description="Keeps ports open in the router.")
+    parser.add_argument("--settings", type=Path, default=settings.DEFAULT_FILE, help="settings file (%(default)s)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", _run, "keep the ports open until stopped; they stay open then"),
+        ("check", _check, "check the settings file"),
+        ("status", _status, "show what the router has opened for the running service"),
+        ("release", _release, "close the ports in the router; stop the service first"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        if function is _status:
+            command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main() -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args()
+    try:
+        return arguments.function(settings.load(arguments.settings), arguments)
+    except SettingsError as error:
+        print(f"peer-relay-ports: {error}", file=sys.stderr)
+        return BAD_SETTINGS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

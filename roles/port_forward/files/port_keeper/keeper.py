@@ -1,0 +1,328 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to ask the router next, and what its answers mean: the whole decision, without any I/O.
+
+One keeper serves one address family. Whoever runs it takes an action from `next`, does it, and brings the outcome to
+`done`; there is at most one action at a time. `now` is a clock that goes on while the host sleeps (CLOCK_BOOTTIME), so
+that a lease that ran out meanwhile is known to have.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from port_mapping.lifetime import restarted
+from port_mapping.mapping import Client, Life, MappingError, Unreachable, Wanted
+
+from port_keeper.held import Held, Mapping, key
+
+_GRACE = 10.0  # seconds of silence before it is a problem: a lost packet is none, nor a router's quick restart
+_SAME_METHOD = 3  # searches by the method that worked, before any other is tried
+_LONG_SILENCE = 600.0  # seconds after which a router that is gone is asked for less often
+_SELDOM = 30.0
+
+
+@dataclass(frozen=True)
+class Find:
+    """Search the router, by this method, or "" for what the settings say."""
+
+    method: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask the router for a sign of life."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask the router whose this mapping is."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Map:
+    """Have the router make the mapping, or renew it."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Unmap:
+    """Have the router delete the mapping."""
+
+    wanted: Wanted
+
+
+Action = Find | Look | Ask | Map | Unmap
+
+
+class Event(NamedTuple):
+    """Something for the journal."""
+
+    level: int
+    text: str
+
+
+class Keeper:
+    """The mappings of one address family."""
+
+    def __init__(self, mappings: Iterable[Mapping], poll: float, now: float, leftover: Iterable[Wanted] = ()):
+        self.held = [Held(mapping, now) for mapping in mappings]
+        self.poll = poll
+        self.router: Client | None = None
+        self.address = ""  # the external one
+        self.address_since: float | None = None
+        self.address_changes = 0
+        self.events: list[Event] = []
+        self._leaving = list(leftover)
+        self._running: Action | None = None
+        self._outdated = False  # what runs is about a router that is not ours any more
+        self._way: tuple[str, str] | None = None
+        self._last: tuple[str, str, str] | None = None  # method, router and own address that were found last
+        self._failures = 0
+        self._silent_since: float | None = None
+        self._silence = self._told = ""
+        self._announced_at = float("-inf")
+        self._life: Life | None = None
+        self._life_at = 0.0
+        self._find_at = self._look_at = now
+        self._look_first = False
+        self._listing = True  # the router can be asked whose a mapping is
+        self._ask: list[Wanted] = []
+        self._complaint = ""  # about signs of life that make no sense
+
+    # --- what to do ---------------------------------------------------------------------------------------------------
+
+    def next(self, now: float) -> Action | None:
+        """Return what to do now, if anything."""
+        if self._running is None:
+            self._running = self._choose(now)
+            return self._running
+        return None
+
+    def _choose(self, now: float) -> Action | None:
+        if self.router is None:
+            if now < self._find_at or not (self.held or self._leaving):
+                return None
+            return Find(self._last[0] if self._last and self._failures <= _SAME_METHOD else "")
+        if self._look_first:
+            return Look()
+        if self._leaving:
+            return Unmap(self._leaving[0])
+        first = min(self.held, key=lambda held: held.due, default=None)
+        if first is not None and first.due <= now:
+            return Map(first.mapping.wanted)
+        if self._ask:
+            return Ask(self._ask.pop())
+        return Look() if self.held and self._look_at <= now else None
+
+    def due(self) -> float:
+        """Return when `next` will have something to do, as far as it is known."""
+        if self._running is not None or not (self.held or self._leaving):
+            return float("inf")
+        if self.router is None:
+            return self._find_at
+        return float("-inf") if self._look_first or self._leaving or self._ask else self._next_due()
+
+    def _next_due(self) -> float:
+        return min(self._look_at, *(held.due for held in self.held))
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    def done(self, now: float, outcome: object) -> None:
+        """Take the outcome of the action that `next` returned last: what the client returned, or a MappingError."""
+        action, self._running = self._running, None
+        if self._outdated:
+            self._outdated = False
+        elif isinstance(outcome, Unreachable):
+            self._unanswered(now, str(outcome))
+        elif isinstance(action, Find):
+            self._found(now, outcome)
+        elif isinstance(action, Look):
+            self._looked(now, outcome)
+        elif isinstance(action, Ask):
+            self._asked(now, action.wanted, outcome)
+        elif isinstance(action, Map):
+            self._mapped(now, action.wanted, outcome)
+        elif isinstance(action, Unmap):
+            self._unmapped(action.wanted, outcome)
+
+    def way(self, now: float, gateway: str, local: str) -> None:
+        """Take the default gateway and this host's address towards it: "" while there is none, which tells nothing."""
+        if not gateway or not local or (gateway, local) == self._way:
+            return
+        before, self._way = self._way, (gateway, local)
+        if before is not None:
+            self._say(f"the router is {gateway} and this host {local}, no longer {before[0]} and {before[1]}")
+            self.search(now)
+
+    def search(self, now: float) -> None:
+        """Forget the router that was found: it is another one, or is to be found in another way."""
+        self._outdated = self._running is not None
+        self.router = self._last = None
+        self._failures = 0
+        self._find_at = now
+
+    def announced(self, now: float) -> None:
+        """Take it that the router says that it, or its address, is new; anybody could, and it costs a renewal."""
+        if self.router is not None and now - self._announced_at >= _GRACE:
+            self._announced_at = now
+            self._say("the router announces itself: renewing the mappings")
+            for held in self.held:
+                held.ask(now)
+
+    def apply(self, now: float, mappings: Iterable[Mapping], poll: float) -> None:
+        """Take other settings."""
+        self.poll = poll
+        before = {key(held.mapping.wanted): held for held in self.held}
+        self.held = []
+        for mapping in mappings:
+            held = before.pop(key(mapping.wanted), None)
+            if held is None:
+                held = Held(mapping, now)
+            elif held.mapping != mapping:
+                held.mapping = mapping
+                held.ask(now)
+            self.held.append(held)
+        kept = {key(held.mapping.wanted) for held in self.held}
+        self._leaving = [wanted for wanted in self._leaving if key(wanted) not in kept]
+        self._leaving += [held.mapping.wanted for held in before.values()]
+        self._ask = []
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------
+
+    def _found(self, now: float, outcome: object) -> None:
+        if isinstance(outcome, MappingError):
+            self._unanswered(now, str(outcome))
+            return
+        self.router = outcome
+        found = (outcome.method, outcome.gateway, outcome.local_address)
+        if found != self._last:
+            self._say(f"router {outcome.gateway} speaks {outcome.method}")
+            self._life = None
+            for held in self.held:
+                held.granted = None
+        self._last = found
+        self._failures = 0
+        self._silent_since = None
+        self._told = ""
+        self._listing = True
+        self._ask = []
+        # Life first: a restart between it and the mapping would not be noticed the other way round. Then all mappings,
+        # since nobody knows what a router did in its silence.
+        self._look_first = True
+        for held in self.held:
+            held.ask(now)
+
+    def _looked(self, now: float, outcome: object) -> None:
+        self._look_first = False
+        self._look_at = now + self.poll
+        if isinstance(outcome, MappingError):
+            self._complain(str(outcome))
+            return
+        self._complain("")
+        before, life = self._life, outcome
+        if before is not None:
+            if life.boot_id is None:  # that question went unanswered, this time
+                life = replace(life, boot_id=before.boot_id)
+            if restarted(before, self._life_at, life, now):
+                self._restarted(now)
+        self._life, self._life_at = life, now
+        if life.external_address and self._set_address(now, life.external_address):
+            for held in self.held:
+                held.ask(now)
+        if self._listing and not self._ask:
+            self._ask = [held.mapping.wanted for held in self.held if held.live(now)]
+
+    def _asked(self, now: float, wanted: Wanted, outcome: object) -> None:
+        held = self._find_held(wanted)
+        if isinstance(outcome, MappingError | NotImplementedError):
+            self._listing = False
+            self._ask = []
+        elif held is not None and held.live(now):
+            holder = outcome[:2] if outcome else None
+            if holder == (self.router.local_address, wanted.internal_port):
+                held.listed = True
+            elif holder is not None or held.listed:  # some routers never list what they granted
+                self._say(f"{held.mapping.name}: the router has dropped the mapping", logging.WARNING)
+                held.forget(now)
+
+    def _mapped(self, now: float, wanted: Wanted, outcome: object) -> None:
+        held = self._find_held(wanted)
+        if held is None:
+            return  # taken off the settings meanwhile, and about to be deleted
+        if isinstance(outcome, MappingError):
+            if held.refuse(now, outcome):
+                self._say(f"{held.mapping.name}: {outcome}", logging.WARNING)
+            return
+        news = held.grant(now, outcome)
+        if news:
+            port = f"{wanted.protocol} {outcome.external_port}"
+            self._say(f"{held.mapping.name}: {port} is open{' again' if news == 'again' else ''}")
+        if outcome.external_address and not (self._life and self._life.external_address):
+            self._set_address(now, outcome.external_address)
+
+    def _unmapped(self, wanted: Wanted, outcome: object) -> None:
+        if isinstance(outcome, MappingError):
+            self._say(f"{wanted.protocol} {wanted.external_port} stays open in the router: {outcome}", logging.WARNING)
+        self._leaving = [other for other in self._leaving if key(other) != key(wanted)]
+
+    # --- the router ---------------------------------------------------------------------------------------------------
+
+    def _unanswered(self, now: float, text: str) -> None:
+        self.router = None
+        self._failures += 1
+        if self._silent_since is None:
+            self._silent_since = now
+        silent = now - self._silent_since
+        # A first failure may be a lost packet, or an address of the router's that its restart has changed.
+        wait = 0.0 if self._failures == 1 and self._last else self.poll if silent < _LONG_SILENCE else _SELDOM
+        self._find_at = now + wait
+        self._silence = text
+        if silent >= _GRACE and text != self._told:
+            self._say(text, logging.WARNING)
+            self._told = text
+
+    def _restarted(self, now: float) -> None:
+        self._say("the router has restarted: making the mappings again", logging.WARNING)
+        for held in self.held:
+            held.forget(now)
+
+    def _set_address(self, now: float, address: str) -> bool:
+        """Note the external address; return whether it is another one than before."""
+        before, self.address = self.address, address
+        if address == before:
+            return False
+        self.address_since = now
+        if not before:
+            return False
+        self.address_changes += 1
+        self._say(f"the external address is {address}, no longer {before}", logging.WARNING)
+        return True
+
+    def _complain(self, text: str) -> None:
+        if text and text != self._complaint:
+            self._say(text, logging.WARNING)
+        self._complaint = text
+
+    # --- for others to read -------------------------------------------------------------------------------------------
+
+    def problems(self, now: float) -> list[str]:
+        """Return what is wrong with the router itself."""
+        silent = self._silent_since is not None and (self._last is None or now - self._silent_since >= _GRACE)
+        return [text for text in (self._silence if silent else "", self._complaint) if text]
+
+    def remembered(self) -> list[Wanted]:
+        """Return the mappings that the router may have, to be deleted once nobody wants them any more."""
+        return [held.mapping.wanted for held in self.held if held.was_granted] + self._leaving
+
+    def _find_held(self, wanted: Wanted) -> Held | None:
+        return next((held for held in self.held if key(held.mapping.wanted) == key(wanted)), None)
+
+    def _say(self, text: str, level: int = logging.INFO) -> None:
+        self.events.append(Event(level, text))

@@ -1,0 +1,90 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does what a keeper decided: everything here may block for seconds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from port_mapping import discovery, routes, stun
+from port_mapping.mapping import Client, MappingError, Unreachable
+
+from port_keeper.keeper import Action, Ask, Find, Look, Map
+from port_keeper.settings import Settings
+
+
+def clock() -> float:
+    """Return seconds of a clock that goes on while the host sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _gateway(settings: Settings, family: int) -> str:
+    return settings.gateway if (":" in settings.gateway) == (family == 6) else ""
+
+
+def way(settings: Settings, family: int) -> tuple[str, str]:
+    """Return the router's address and this host's own towards it; "" where there is none."""
+    try:
+        gateway = _gateway(settings, family) or routes.default_gateway(family)
+        return gateway, routes.local_address(gateway, family)
+    except Unreachable:
+        return "", ""
+
+
+def seen_address(settings: Settings) -> str:
+    """Return this host's IPv4 address as the STUN server sees it."""
+    return stun.seen_address(settings.stun_server)
+
+
+class Router:
+    """The router of one address family, as far as talking to it goes."""
+
+    def __init__(self, family: int):
+        self._family = family
+        self._client: Client | None = None
+
+    def perform(self, action: Action, settings: Settings) -> object:
+        """Do one action; return what it brought, or raise MappingError or NotImplementedError."""
+        if isinstance(action, Find):
+            method = action.method or settings.method
+            self._client = discovery.find(method, _gateway(settings, self._family), self._family)
+            return self._client
+        if isinstance(action, Look):
+            return self._client.look()
+        if isinstance(action, Ask):
+            return self._client.holder(action.wanted)
+        if isinstance(action, Map):
+            return self._client.map(action.wanted)
+        return self._client.unmap(action.wanted)
+
+
+class Worker:
+    """One thread for what may block, one job at a time. The outcome goes to the inbox with the time it was there."""
+
+    def __init__(self, name: str, inbox: queue.SimpleQueue):
+        self._inbox = inbox
+        self._jobs: queue.SimpleQueue[tuple[object, Callable[[], object]]] = queue.SimpleQueue()
+        self.busy_since: float | None = None
+        # A daemon: a router that does not answer must not delay the end of the service.
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def submit(self, owner: object, job: Callable[[], object]) -> None:
+        """Have a job done for an owner, who gets (owner, time, outcome)."""
+        self.busy_since = time.monotonic()
+        self._jobs.put((owner, job))
+
+    def _work(self) -> None:
+        while True:
+            owner, job = self._jobs.get()
+            try:
+                outcome = job()
+            except (MappingError, NotImplementedError) as error:
+                outcome = error
+            except Exception as error:
+                # A defect here must not end the thread, and with it all watching over the mappings, unnoticed.
+                outcome = MappingError(f"{type(error).__name__}: {error}: please report this as a defect of the keeper")
+            self.busy_since = None
+            self._inbox.put((owner, clock(), outcome))

@@ -1,0 +1,74 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The status document, for `peer-relay-ports status`, the relay service and Ansible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from port_mapping.verdict import verdict
+
+from port_keeper.held import Held
+from port_keeper.keeper import Keeper
+
+
+def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now: float, wall: float) -> dict[str, Any]:
+    """Return the status; `seen` is this host's address as others see it, `wall` the Unix time of `now`."""
+    main = next((keeper for keeper in keepers if keeper.held), keepers[0])
+    judged = verdict(main.address, seen)
+    return {
+        "updated": round(wall, 3),
+        "router": {"address": main.router.gateway, "method": main.router.method} if main.router else None,
+        "external_address": main.address,
+        "seen_address": seen,
+        "address_since": None if main.address_since is None else round(wall - (now - main.address_since), 3),
+        "address_changes": main.address_changes,
+        "nat": judged.kind,
+        "explanation": judged.explanation,
+        "mappings": [_mapping(keeper, held, now, wall) for keeper in keepers for held in keeper.held],
+        "problems": [*problems, *(problem for keeper in keepers for problem in keeper.problems(now))],
+    }
+
+
+def _mapping(keeper: Keeper, held: Held, now: float, wall: float) -> dict[str, Any]:
+    wanted, granted = held.mapping.wanted, held.granted if held.live(now) else None
+    return {
+        "name": held.mapping.name,
+        "protocol": wanted.protocol,
+        "family": wanted.family,
+        "internal_port": wanted.internal_port,
+        "external_port": wanted.external_port,
+        "external_address": (granted.external_address or keeper.address) if granted else "",
+        "state": held.state(now),
+        "lease_seconds": granted.lease if granted else 0,
+        "expires": round(wall + held.expires - now, 3) if granted and held.expires is not None else None,
+        "renewals": held.renewals,
+        "restores": held.restores,
+        "problem": held.problem,
+    }
+
+
+def healthy(status: dict[str, Any]) -> bool:
+    """Whether everything is open, as far as the router says."""
+    return not status["problems"] and all(mapping["state"] == "mapped" for mapping in status["mappings"])
+
+
+def text(status: dict[str, Any], age: float) -> str:
+    """Return the document for people."""
+    router = status["router"]
+    head = f"router {router['address']} by {router['method']}" if router else "no router"
+    lines = [
+        f"{head}, external address {status['external_address'] or 'unknown'}, {age:.0f} s ago",
+        *([status["explanation"]] if status["nat"] not in ("public", "unknown") else []),
+        *(f"problem: {problem}" for problem in status["problems"]),
+    ]
+    for mapping in status["mappings"]:
+        left = "" if mapping["expires"] is None else f", {mapping['expires'] - status['updated']:.0f} s left"
+        lines.append(
+            f"{mapping['name']}: {mapping['protocol']} {mapping['external_port']} -> {mapping['internal_port']} "
+            f"(IPv{mapping['family']}): {mapping['state']}{left}"
+        )
+        if mapping["problem"]:
+            lines.append(f"  {mapping['problem']}")
+    return "\n".join(lines)
