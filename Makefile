@@ -27,8 +27,8 @@ unit: ## Unit tests, with the newest and the oldest supported Ansible
 fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
-integration: ## The service with stock WireGuard over network namespaces
-	@build/venv/bin/python -m pytest tests/integration
+integration: ## The service with stock WireGuard over network namespaces, and the backends of the role port_forward
+	@build/venv/bin/python -m pytest tests/integration tests/backends
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule
