@@ -10,8 +10,8 @@ version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Whether Ansible finds a collection on the control node, so that a role can name a missing one before it includes tasks
-    that need it.
+  - Whether Ansible finds a collection on the control node, so that a role can name a missing one before it includes
+    tasks that need it.
 options:
   _input:
     description: The collection's name.
