@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "module_utils"))  # port_mapping
 
 from harness.netns import sweep
 from harness.service import Relay

@@ -11,6 +11,8 @@ internet --- router   11.22.33.21, 2001:db8:ffff::21   (miniupnpd serves no addr
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 
 from harness.processes import Process, wait_until
 from harness.topology import Lab
@@ -76,11 +78,14 @@ class Home:
     def _is_listening(self) -> bool:
         if not self._process.running:
             raise AssertionError(f"miniupnpd ended:\n{self._process.text()}")
-        return f"miniupnpd[{self._process.pid}]: Listening for NAT-PMP" in self._process.text()
+        # The last socket that it opens: NAT-PMP's and PCP's, or else SSDP's.
+        port = 5351 if "enable_natpmp=yes" in self._settings.read_text() else 1900
+        return f":{port:04X} " in Path(f"/proc/{self._process.pid}/net/udp").read_text()
 
     def stop(self) -> None:
-        """Stop the daemon; its mappings stay in the packet filter."""
-        self._process.stop()
+        """End the daemon, as a loss of power does; its mappings stay in the packet filter."""
+        if self._process:
+            self._process.stop(signal.SIGKILL)
 
     def forget(self) -> None:
         """Lose every mapping, as a router does that loses power; for a daemon that is stopped."""
