@@ -101,6 +101,7 @@ def exchange(where: Url, source: str, method: str, headers: Mapping[str, str], b
     head = f"{method} {where.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     try:
         with socket.create_connection((where.host, where.port), _SECONDS, (source, 0)) as sock:
+            sock.settimeout(_left(deadline))
             sock.sendall(head.encode("ascii") + b"\r\n" + body)  # in one piece: some routers read only once
             return _receive(io.BufferedReader(_Bounded(sock, where.host, deadline)))
     except (http.client.HTTPException, ValueError) as error:

@@ -66,5 +66,5 @@ def text(element: Element, name: str) -> str:
 
 def printable(words: str, most: int = 100) -> str:
     """Return a stranger's words fit for a message: one line, no control characters, not too long."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in words.strip())
+    clean = "".join(letter if letter.isprintable() else " " for letter in words).strip()
     return clean if len(clean) <= most else clean[: most - 1] + "…"

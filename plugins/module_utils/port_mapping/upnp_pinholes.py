@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from .mapping import Granted, Life, Malformed, Refused, Wanted
 from .markup import printable
 from .upnp_errors import FIREWALL_OFF, NO_SUCH_PINHOLE, PINHOLES_OFF, Fault
@@ -30,7 +32,10 @@ class PinholeClient:
         self._gateway = gateway
 
     def look(self) -> Life:
-        return Life(external_address=self.local_address, boot_id=self._gateway.boot_id())
+        boot_id = self._gateway.boot_id()
+        with contextlib.suppress(Fault):  # also a no is a sign of life
+            self._gateway.call("GetFirewallStatus")
+        return Life(external_address=self.local_address, boot_id=boot_id)
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         raise NotImplementedError("UPnP has no question for the pinholes of a port")

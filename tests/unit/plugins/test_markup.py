@@ -1,0 +1,77 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of a stranger's XML is read, and what is refused."""
+
+import pytest
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import markup
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Malformed
+
+BILLION_LAUGHS = b"""<?xml version="1.0"?>
+<!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>
+<root>&c;</root>"""
+OUTSIDE_ENTITY = b"""<!DOCTYPE root [<!ENTITY x SYSTEM "file:///etc/passwd">]><root>&x;</root>"""
+OUTSIDE_TYPE = b"""<!DOCTYPE root SYSTEM "http://192.0.2.1/evil.dtd"><root/>"""
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<root><service><name> x </name></service></root>",
+        b'<root xmlns="urn:a"><service><name>x</name></service></root>',
+        b'<u:root xmlns:u="urn:a"><u:service><u:name>x</u:name></u:service></u:root>',
+        b"<u:root><service><v:name>x</v:name></service></u:root>",  # prefixes that are declared nowhere
+        b"\r\n<?xml version='1.0'?><root><service><name>x</name></service></root>\r\n\0",
+        b"<?xml version='1.0' encoding='iso-8859-1'?><root><!-- \xe4 --><service><name>x</name></service></root>",
+    ],
+)
+def test_local_names_whatever_the_prefixes_and_encoding(document):
+    (service,) = markup.parse(document).iter("service")
+    assert markup.text(service, "name") == "x"
+
+
+def test_text_that_is_not_there():
+    assert markup.text(markup.parse(b"<a><b/></a>"), "b") == ""
+    assert markup.text(markup.parse(b"<a><b/></a>"), "c") == ""
+
+
+@pytest.mark.parametrize("document", [BILLION_LAUGHS, OUTSIDE_ENTITY, OUTSIDE_TYPE])
+def test_refuses_a_document_type(document):
+    with pytest.raises(Malformed, match="document type"):
+        markup.parse(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"\0\0",
+        b"404 Not Found",
+        b"<a>",
+        b"<a></b>",
+        b"<a/><a/>",
+        b"<a>&undeclared;</a>",
+        b"<?xml version='1.0' encoding='no-such'?><a/>",
+        b"<?xml version='1.0' encoding='utf-7'?><a/>",
+        b"<a>\xff</a>",
+    ],
+)
+def test_refuses_what_is_not_xml(document):
+    with pytest.raises(Malformed, match="what should be XML is not"):
+        markup.parse(document)
+
+
+def test_bounded_in_depth():
+    markup.parse(b"<a>" * 32 + b"</a>" * 32)
+    with pytest.raises(Malformed, match="nested more than 32 deep"):
+        markup.parse(b"<a>" * 33 + b"</a>" * 33)
+
+
+def test_bounded_in_size():
+    with pytest.raises(Malformed, match="more than 262144"):
+        markup.parse(b"<a>" + b" " * 262144 + b"</a>")
+
+
+def test_words_fit_for_a_message():
+    assert markup.printable(" no\x1b[31m\nway\0 ") == "no [31m way"
+    assert markup.printable("ä" * 200, 5) == "ääää…"
