@@ -36,7 +36,7 @@ def way(settings: Settings, family: int) -> tuple[str, str]:
 
 def seen_address(settings: Settings) -> str:
     """Return this host's IPv4 address as the STUN server sees it."""
-    return stun.seen_address(settings.stun_server)
+    return stun.ask(settings.stun_server)
 
 
 class Router:

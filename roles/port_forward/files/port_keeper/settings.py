@@ -100,8 +100,7 @@ def _is_address(value: str) -> bool:
 
 
 def _is_server(value: str) -> bool:
-    host, _, port = value.rpartition(":")
-    return not value or (_is_name(host) and port in map(str, range(1, 65536)))
+    return not value or _is_name(value)
 
 
 def load(file: Path) -> Settings:
@@ -128,7 +127,7 @@ def _parse(content: dict[str, Any], file: Path) -> Settings:
         file=file,
         method=router.take("method", str, METHODS.__contains__, f"one of {', '.join(METHODS)}", "auto"),
         gateway=router.take("gateway", str, _is_address, 'the router\'s address, or "" for the default gateway', ""),
-        stun_server=router.take("stun_server", str, _is_server, 'like "stun.example.org:3478", or "" for none', ""),
+        stun_server=router.take("stun_server", str, _is_server, '"HOST" or "HOST:PORT", or "" for none', ""),
         poll_seconds=router.take("poll_seconds", int, range(1, 61).__contains__, "seconds, from 1 to 60", 3),
         status_file=Path(
             keeper.take("status_file", str, _is_path, "an absolute path", "/run/peer-relay-ports/status.json")
