@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import natpmp_client, pcp_client, routes
+from . import natpmp_client, pcp_client, routes, upnp_client
 from .mapping import Client, MappingError, Unreachable
 
-METHODS = [
-    "pcp",
-    "nat-pmp",
-    "upnp",
-]  # from the one that says most about failures and restarts to the one that says least
+# From the one that says most about failures and restarts to the one that says least.
+METHODS = ["pcp", "nat-pmp", "upnp"]
 
 
 class Attempt(NamedTuple):
@@ -29,25 +26,35 @@ class Attempt(NamedTuple):
 def survey(gateway: str, local_address: str, family: int, methods: list[str]) -> Iterator[Attempt]:
     """Try the protocols one after the other, as far as the caller goes on."""
     for method in methods:
-        try:
-            yield Attempt(method, _find(method, gateway, local_address, family), "")
-        except MappingError as error:
-            yield Attempt(method, None, str(error))
+        yield _try(method, gateway, local_address, family)
 
 
 def find(method: str = "auto", gateway: str = "", family: int = 4) -> Client:
     """Return the first protocol that answers; without a gateway it is the one of the default route."""
     gateway = gateway or routes.default_gateway(family)
     local_address = routes.local_address(gateway, family)
-    problems = []
+    attempts = []
     for attempt in survey(gateway, local_address, family, METHODS if method == "auto" else [method]):
         if attempt.client:
             return attempt.client
-        problems.append(f"{attempt.method}: {attempt.problem}")
-    raise Unreachable(
-        f"the router {gateway} opens no port for this host ({'; '.join(problems)}): turn on UPnP or NAT-PMP/PCP in the "
-        "router's settings, or choose another backend"
+        attempts.append(attempt)
+    raise Unreachable(nobody(gateway, attempts))
+
+
+def nobody(gateway: str, attempts: list[Attempt]) -> str:
+    """Say that all attempts failed, why, and what to do."""
+    problems = "; ".join(f"{attempt.method}: {attempt.problem}" for attempt in attempts)
+    return (
+        f"the router {gateway} opens no port for this host ({problems}): turn on UPnP or NAT-PMP/PCP in the router's "
+        "settings, or choose another backend"
     )
+
+
+def _try(method: str, gateway: str, local_address: str, family: int) -> Attempt:
+    try:
+        return Attempt(method, _find(method, gateway, local_address, family), "")
+    except MappingError as error:
+        return Attempt(method, None, str(error))
 
 
 def _find(method: str, gateway: str, local_address: str, family: int) -> Client:
@@ -57,7 +64,4 @@ def _find(method: str, gateway: str, local_address: str, family: int) -> Client:
         if family == 6:
             raise Unreachable("NAT-PMP knows IPv4 only")
         return natpmp_client.find(gateway, local_address)
-    # By far the largest part, which most routers' hosts never need.
-    from . import upnp_client
-
     return upnp_client.find(gateway, local_address, family)

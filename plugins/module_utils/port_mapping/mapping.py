@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What every protocol of port mapping has in common: the wish, what a router granted, and how it can fail.
 
-A mapping is for this host only: a router in secure mode takes it from nobody else. For IPv6 there is no translation: the
-mapping is a pinhole in the router's firewall, and its external address is the host's own.
+A mapping is for this host only: a router in secure mode takes it from nobody else. For IPv6 there is no translation:
+the mapping is a pinhole in the router's firewall, and its external address is the host's own.
 
 Standard library only: the role port_forward also installs this package on the target, for the lease keeper.
 """

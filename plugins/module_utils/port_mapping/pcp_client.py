@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import nonce, pcp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, Life, Malformed, MappingError, Refused, Wanted
+from .mapping import Conflict, Granted, Life, Malformed, Refused, Wanted
 from .starts import Starts
 from .udp import exchange
 
@@ -36,6 +38,11 @@ class PcpClient:
         raise NotImplementedError
 
     def map(self, wanted: Wanted) -> Granted:
+        if wanted.family == 6 and wanted.external_port != wanted.internal_port:
+            raise Refused(
+                f"a pinhole translates no ports: set external_port ({wanted.external_port}) to internal_port "
+                f"({wanted.internal_port}) for IPv6"
+            )
         response = self._ask(wanted, wanted.lease, prefer_failure=True)
         if response.result == pcp.CANNOT_PROVIDE_EXTERNAL:
             # A mapping of this very internal port that lies on another external port stands in the way, too, and it
@@ -82,11 +89,11 @@ class PcpClient:
         request = pcp.map_request(self.local_address, mapping, lifetime, prefer_failure)
         return self._exchange(request, read, _CHANGE)
 
-    def _exchange(self, request, read, patience: float) -> pcp.Response:
+    def _exchange(self, request: bytes, read: Callable[[bytes], pcp.Response], patience: float) -> pcp.Response:
         # The server compares the sender with the address inside the request.
         return exchange(self.gateway, pcp.PORT, request, read, patience=patience, source=self.local_address)
 
-    def _refusal(self, result: int) -> MappingError:
+    def _refusal(self, result: int) -> Refused:
         return Refused(f"the router {self.gateway} refused: {translate('PCP', result, pcp.RESULTS)}")
 
 

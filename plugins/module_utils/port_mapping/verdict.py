@@ -24,6 +24,7 @@ _HELP = (
 )
 _EXPLANATIONS = {
     "public": "The router's external address {external} is public: the Internet can reach a port that is mapped there.",
+    "public_v6": "The address {external} is public: the Internet can reach a port that the router's firewall lets through.",
     "cgnat": (
         "The router's external address {external} belongs to the provider's own network (100.64.0.0/10, carrier-grade "
         "NAT): the provider shares one public address among its customers, so nobody outside can reach a port of this "
@@ -72,5 +73,6 @@ def verdict(external: str, seen: str = "") -> Verdict:
     kind = next((kind for kind, network in _NETWORKS if address in network), "public")
     if kind == "public" and seen not in ("", str(address)):
         kind = "differs"
-    explanation = _EXPLANATIONS[kind].format(external=external, seen=seen)
+    version = "_v6" if kind == "public" and address.version == 6 else ""
+    explanation = _EXPLANATIONS[kind + version].format(external=external, seen=seen)
     return Verdict("unknown" if kind in ("local", "unusable") else kind, explanation)
