@@ -24,7 +24,7 @@ _HELP = (
 )
 _EXPLANATIONS = {
     "public": "The router's external address {external} is public: the Internet can reach a port that is mapped there.",
-    "public_v6": "The address {external} is public: the Internet can reach a port that the router's firewall lets through.",
+    "public_v6": "The address {external} is public: the Internet can reach a port that the router's firewall opens.",
     "cgnat": (
         "The router's external address {external} belongs to the provider's own network (100.64.0.0/10, carrier-grade "
         "NAT): the provider shares one public address among its customers, so nobody outside can reach a port of this "
