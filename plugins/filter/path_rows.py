@@ -43,38 +43,32 @@ _value:
   elements: dict
 """
 
-from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.hosts import expected, is_managed, why_missing
 
 
 def path_rows(hosts, hostvars, variable):
     rows = []
-    for host in hosts:
-        if not _is_managed(hostvars, host) or hostvars[host].get("peer_state", "present") == "absent":
-            continue
+    for host in expected(hosts, hostvars):
         result = hostvars[host].get(variable) or {}
         if "paths" not in result:
+            reason, cure = why_missing(result)
             rows.append(
                 {
-                    "from": str(host),
+                    "from": host,
                     "to": "anybody",
                     "managed": True,
                     "ok": False,
                     "path": "none",
-                    "reason": str(result.get("msg") or "Ansible did not reach it").strip(),
-                    "cure": "" if "msg" in result else "is it on, and its ansible_host right?",
+                    "reason": reason,
+                    "cure": cure,
                 }
             )
             continue
         for path in result["paths"]:
             to = str(path["name"])
             details = {key: value for key, value in path.items() if key != "name"}
-            rows.append({"from": str(host), "to": to, "managed": _is_managed(hostvars, to), **details})
+            rows.append({"from": host, "to": to, "managed": is_managed(hostvars, to), **details})
     return rows
-
-
-def _is_managed(hostvars, name):
-    # The relay goes by a name that need not be in the inventory.
-    return name not in hostvars or boolean(hostvars[name].get("peer_managed", True))
 
 
 class FilterModule:

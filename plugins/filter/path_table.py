@@ -38,22 +38,23 @@ _value:
 """
 
 
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import milliseconds, table
+
+
 def path_table(paths):
-    rows = [("FROM", "TO", "PATH", "VIA", "ROUND TRIP", "HANDSHAKE")]
-    for path in paths:
-        rtt, age = path.get("rtt_ms"), path.get("handshake_age_seconds")
-        rows.append(
-            (
-                str(path["from"]),
-                str(path["to"]),
-                str(path.get("path") or "-"),
-                str(path.get("endpoint") or "-"),
-                "-" if rtt is None else f"{rtt:.1f} ms",
-                "-" if age is None else f"{age} s ago",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table(("FROM", "TO", "PATH", "VIA", "ROUND TRIP", "HANDSHAKE"), map(_row, paths))
+
+
+def _row(path):
+    age = path.get("handshake_age_seconds")
+    return (
+        path["from"],
+        path["to"],
+        path.get("path"),
+        path.get("endpoint"),
+        milliseconds(path.get("rtt_ms")),
+        "" if age is None else f"{age} s ago",
+    )
 
 
 class FilterModule:

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: relay_probe
 short_description: Whether a relay's endpoint answers from here
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:

@@ -1,0 +1,17 @@
+# Copyright: The homelab.peer_relay contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables of text, as the playbooks show them."""
+
+from __future__ import annotations
+
+
+def table(head, rows) -> list[str]:
+    """The lines of a table with aligned columns; what is missing or empty is a dash."""
+    cells = [head, *([str(cell or "-") for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def milliseconds(value) -> str:
+    return "" if value is None else f"{value:.1f} ms"
