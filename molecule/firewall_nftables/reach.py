@@ -34,9 +34,9 @@ with ThreadPoolExecutor(len(questions)) as pool:
 """
 
 
-def answers(*questions: tuple[str, str, int, str]) -> list[bool]:
+def answers(*questions: tuple[str, str, int, str], asker: str = "stranger") -> list[bool]:
     """For each (udp or tcp, host, port, source): whether the echo, or the greeting of the SSH server, came back."""
-    result = machine("stranger").run("python3 -c %s %s", ASK, json.dumps(questions))
+    result = machine(asker).run("python3 -c %s %s", ASK, json.dumps(questions))
     assert result.rc == 0, result.stderr
     return json.loads(result.stdout)
 

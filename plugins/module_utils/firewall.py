@@ -32,9 +32,16 @@ class Port(NamedTuple):
     protocol: str
     port: int
     comment: str
+    destination: str = ""  # the address behind this host that has the port; empty: this host
 
     def __str__(self) -> str:
-        return f"{self.port}/{self.protocol}"
+        where = f" of {self.destination}" if self.destination else ""
+        return f"{self.port}/{self.protocol}{where}"
+
+    @property
+    def version(self) -> int:
+        """The one version of IP that the port is for, 0 for both."""
+        return (6 if ":" in self.destination else 4) if self.destination else 0
 
     @property
     def tag(self) -> str:

@@ -1,13 +1,14 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read an nftables ruleset (`nft -j list ruleset`) and tell what an input chain does with a new packet from a stranger.
+"""Read an nftables ruleset (`nft -j list ruleset`) and tell what a base chain does with a new packet from a stranger.
 
 Standard library only: the role firewall also installs this file on the target, for start-up.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ MAX_DEPTH = 16  # the kernel's own limit of nested jumps
 STATEMENTS = {"counter", "log", "mangle", "notrack", "comment", "set", "map", "flow", "secmark", "ct helper"}
 TRANSPORTS = {"tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "igmp", "esp", "ah", "comp"}
 PROTOCOL_NUMBERS = {6: "tcp", 17: "udp"}
+TRANSLATIONS = ("dnat", "redirect")
 VERDICTS = ("accept", "drop", "reject", "return", "jump", "goto", "continue", "queue")
 
 
@@ -37,12 +39,15 @@ class Packet(NamedTuple):
 
     protocol: str
     port: int | None
+    destination: str = ""  # an address that rules may name; empty: some address of this host
+    translated: bool = False  # a DNAT rule has sent it there
 
 
 class Rule(NamedTuple):
     handle: int
     comment: str
     exprs: list[dict[str, Any]]
+    text: str = ""  # where iptables, which keeps the rule, has told it
 
     @property
     def ours(self) -> bool:
@@ -78,7 +83,7 @@ class Ruleset(NamedTuple):
 class Outcome(NamedTuple):
     """What becomes of a packet in a chain, and the index of the rule that decides (the chain's length: its end)."""
 
-    verdict: str  # "accept", "drop", or "end": the chain ends without a decision
+    verdict: str  # "accept", "drop", "nat" (sent elsewhere), or "end": the chain ends without a decision
     index: int
 
 
@@ -131,8 +136,8 @@ class _Walk:
                         continue
                 elif verdict == "return":
                     result = "end"
-                if result == "drop" and level >= BROAD:
-                    return Outcome("drop", index)
+                if result in ("drop", "nat") and level >= BROAD:
+                    return Outcome(result, index)
                 if result == "accept" and level == ALWAYS:
                     return Outcome("accept", index)
                 if result == "end" and (level == ALWAYS or (level == BROAD and likely_end_drops)):
@@ -152,6 +157,8 @@ class _Walk:
             for name, body in expr.items():
                 if name in VERDICTS:
                     yield (level, *_verdict(name, body))
+                elif name in TRANSLATIONS:
+                    yield level, "nat", ""
                 elif name == "vmap" and isinstance(body, dict):
                     for key, verdict in self.map_entries(body.get("data")):
                         for kind, detail in verdict.items():
@@ -206,12 +213,14 @@ class _Walk:
         key = body.get("key") if isinstance(body, dict) else None
         if kind == "meta" and key == "l4proto":
             return self.protocol(values, negated)
-        if kind == "meta" and key in ("iif", "iifname"):
+        if kind == "meta" and key in ("iif", "iifname", "oif", "oifname"):
             return ALWAYS if values == ["lo"] and negated else NEVER if values == ["lo"] else BROAD
         if kind == "meta" and key == "nfproto":
-            return BROAD
+            return self.version(values, negated)
         if kind == "ct" and key == "state":
             return BROAD if ("new" in values) != negated else SOME
+        if kind == "ct" and key == "status" and values == ["dnat"]:
+            return ALWAYS if self.packet.translated != negated else NEVER
         if kind == "payload" and isinstance(body, dict):
             return self.payload(str(body.get("protocol")), str(body.get("field")), values, negated)
         return SOME
@@ -238,7 +247,16 @@ class _Walk:
             return min(BROAD, self.protocol(values, negated))
         if field == "saddr" and negated:
             return BROAD  # "everybody but": strangers are meant
+        if field == "daddr" and self.packet.destination:
+            found = any(_covers_address(value, self.packet.destination) for value in values)
+            return NEVER if found == negated else ALWAYS
         return SOME
+
+    def version(self, values: list[Any], negated: bool) -> int:
+        if not self.packet.destination:
+            return BROAD
+        name = "ipv6" if ":" in self.packet.destination else "ipv4"
+        return NEVER if (name in values) == negated else ALWAYS
 
     def protocol(self, values: list[Any], negated: bool) -> int:
         names = [PROTOCOL_NUMBERS.get(value, value) if isinstance(value, int) else value for value in values]
@@ -256,6 +274,23 @@ def _covers(value: Any, port: int) -> bool:
         low, high = value["range"]
         return isinstance(low, int) and isinstance(high, int) and low <= port <= high
     return value == port
+
+
+def _covers_address(value: Any, address: str) -> bool:
+    """Whether a value of an address match is, or holds, the address."""
+    low = high = value
+    try:
+        if isinstance(value, dict) and isinstance(value.get("prefix"), dict):
+            prefix = value["prefix"]
+            network = ipaddress.ip_network((str(prefix.get("addr")), int(prefix.get("len"))), strict=False)
+            low, high = network[0], network[-1]
+        elif isinstance(value, dict) and isinstance(value.get("range"), list):
+            low, high = value["range"]
+        bounds = [ipaddress.ip_address(str(bound)) for bound in (low, high)]
+        own = ipaddress.ip_address(address)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return {bound.version for bound in bounds} == {own.version} and int(bounds[0]) <= int(own) <= int(bounds[1])
 
 
 def _xt_level(body: Any) -> int:

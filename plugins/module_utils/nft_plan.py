@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Decide which rules an nftables ruleset needs so that ports are reachable, and bring them in.
 
-An accept in one table does not undo a drop in another, so a rule goes into every input chain that drops the port, just
-before the rule that does: bans and limits that stand further up stay in force. Our rules are known by their comment.
+An accept in one table does not undo a drop in another, so a rule goes into every chain of a hook that drops the port,
+just before the rule that does: bans and limits that stand further up stay in force. Ours are known by their comment.
 
 Standard library only: the role firewall also installs this file on the target, for start-up.
 """
@@ -12,11 +12,10 @@ Standard library only: the role firewall also installs this file on the target, 
 from __future__ import annotations
 
 import shlex
-from itertools import pairwise
-from typing import Any
 
-from .firewall import TAG, CommandError, Plan, Port, Run
+from .firewall import CommandError, Plan, Port, Run
 from .nft import OWN_TABLE, Chain, Packet, Rule, Ruleset, fate, parse_ruleset
+from .nft_text import admitted_port, describe_rule, iptables_rule, rule_text, text_of_iptables_rule
 
 # What a host needs besides its open ports: replies, itself, ICMP, and the answers to its own DHCP requests.
 OWN_CHAIN = """\
@@ -34,42 +33,34 @@ table inet peer_relay_firewall {{
 OWN_CHAIN_FIXED_RULES = 5
 
 
-def rule_text(port: Port) -> str:
-    return f'{port.protocol} dport {port.port} accept comment "{port.tag}"'
-
-
-def iptables_rule(port: Port) -> list[str]:
-    match = ["-p", port.protocol, "-m", port.protocol, "--dport", str(port.port)]
-    return [*match, "-m", "comment", "--comment", port.tag, "-j", "ACCEPT"]
-
-
 def owner(chain: Chain) -> str:
     """The firewall manager whose chain this is, or nobody (""). Its chains are its own business."""
     if chain.table == "firewalld":
         return "firewalld"
     jumps = [expr["jump"] for rule in chain.rules for expr in rule.exprs if isinstance(expr.get("jump"), dict)]
     targets = [str(jump.get("target")) for jump in jumps]
-    if "INPUT_ZONES" in targets:  # firewalld with its iptables backend
+    if {"INPUT_ZONES", "FORWARD_IN_ZONES"} & set(targets):  # firewalld with its iptables backend
         return "firewalld"
     return "ufw" if any(target.startswith(("ufw-", "ufw6-")) for target in targets) else ""
 
 
 def read_ruleset(run: Run) -> Ruleset:
-    """The ruleset; rules of iptables' input chains with their comments, which nft does not print."""
+    """The ruleset; rules of iptables' chains with their comments, which nft does not print."""
     ruleset = parse_ruleset(run(["nft", "-j", "list", "ruleset"]))
     for family, program in (("ip", "iptables-nft"), ("ip6", "ip6tables-nft")):
-        chain = ruleset.chains.get((family, "filter", "INPUT"))
-        if chain and chain.hook:
-            try:
-                listing = run([program, "-w", "-S", "INPUT"])
-            except CommandError:  # no iptables here, or not a chain that it understands: an ordinary one then
-                continue
-            ruleset.chains[family, "filter", "INPUT"] = as_iptables_chain(chain, listing)
+        for name in ("INPUT", "FORWARD"):
+            chain = ruleset.chains.get((family, "filter", name))
+            if chain and chain.hook:
+                try:
+                    listing = run([program, "-w", "-S", name])
+                except CommandError:  # no iptables here, or not a chain that it understands: an ordinary one then
+                    continue
+                ruleset.chains[family, "filter", name] = as_iptables_chain(chain, listing)
     return ruleset
 
 
 def as_iptables_chain(chain: Chain, listing: str) -> Chain:
-    """The chain with what `iptables -S` tells about its rules, in the same order: comments, and the form of ours."""
+    """The chain with what `iptables -S` tells about its rules, in the same order: comments, and the text of ours."""
     lines = [shlex.split(line)[2:] for line in listing.splitlines() if line.startswith("-A ")]
     if len(lines) != len(chain.rules):
         return chain
@@ -78,30 +69,25 @@ def as_iptables_chain(chain: Chain, listing: str) -> Chain:
         comment = words[words.index("--comment") + 1] if "--comment" in words else ""
         rule = rule._replace(comment=comment)
         if rule.ours:
-            rule = rule._replace(exprs=_exprs_of_iptables_rule(words, comment))
+            rule = rule._replace(text=text_of_iptables_rule(words, comment))
         rules.append(rule)
     return chain._replace(rules=rules, iptables=True)
 
 
-def _exprs_of_iptables_rule(words: list[str], comment: str) -> list[dict[str, Any]]:
-    values = dict(pairwise(words))
-    port = Port(values.get("-p", ""), int(values.get("--dport", "0").partition(":")[0]), comment.removeprefix(TAG))
-    if words != iptables_rule(port):
-        return [{"xt": None}]
-    left = {"payload": {"protocol": port.protocol, "field": "dport"}}
-    return [{"match": {"op": "==", "left": left, "right": port.port}}, {"accept": None}]
-
-
 def dropping_chains(ruleset: Ruleset, ports: list[Port], hook: str = "input") -> list[Chain]:
     """Base chains that drop one of the ports."""
-    packets = [Packet(port.protocol, port.port) for port in ports]
+    packets = [packet_for(port) for port in ports]
     return [chain for chain in ruleset.base_chains(hook) if _drops(ruleset, chain, packets)]
 
 
 def blocking_chains(ruleset: Ruleset, ports: list[Port]) -> list[Chain]:
     """Input chains that drop one of the ports, or that drop whatever no rule of theirs speaks of."""
-    packets = [Packet(port.protocol, port.port) for port in ports] + [Packet("udp", None), Packet("tcp", None)]
+    packets = [packet_for(port) for port in ports] + [Packet("udp", None), Packet("tcp", None)]
     return [chain for chain in ruleset.base_chains("input") if _drops(ruleset, chain, packets)]
+
+
+def packet_for(port: Port) -> Packet:
+    return Packet(port.protocol, port.port, port.destination, translated=port.version == 4)
 
 
 def _drops(ruleset: Ruleset, chain: Chain, packets: list[Packet]) -> bool:
@@ -117,14 +103,23 @@ def make_plan(ruleset: Ruleset, ports: list[Port], own_chain: list[Port] | None)
 
     own_chain: a chain of our own that drops all but these further ports (SSH) is to be there; None: it is not.
     """
-    edits = [_ChainEdit(ruleset, chain, ports) for chain in ruleset.base_chains("input") if not owner(chain)]
+    chains = chain_plan(ruleset, ports, "input")
     own = _OwnChain(ruleset, None if own_chain is None else own_chain + ports)
-    statements = [line for edit in edits if not edit.chain.iptables for line in edit.statements()]
+    return chains._replace(
+        statements=chains.statements + own.statements(),
+        before=chains.before + own.before,
+        after=chains.after + own.after,
+    )
+
+
+def chain_plan(ruleset: Ruleset, ports: list[Port], hook: str) -> Plan:
+    """What to do to other people's chains so that these let exactly the ports in."""
+    edits = [_ChainEdit(ruleset, chain, ports) for chain in ruleset.base_chains(hook) if not owner(chain)]
     return Plan(
-        statements=(*statements, *own.statements()),
+        statements=tuple(line for edit in edits if not edit.chain.iptables for line in edit.statements()),
         commands=tuple(command for edit in edits if edit.chain.iptables for command in edit.commands()),
-        before=tuple(line for edit in edits for line in edit.before) + own.before,
-        after=tuple(line for edit in edits for line in edit.after) + own.after,
+        before=tuple(line for edit in edits for line in edit.before),
+        after=tuple(line for edit in edits for line in edit.after),
         found=tuple(line for edit in edits for line in edit.found),
         closed_ports=tuple(port for edit in edits for port in edit.closed_ports),
     )
@@ -142,7 +137,9 @@ class _ChainEdit:
         ours = [(index, rule) for index, rule in enumerate(chain.rules) if rule.ours]
         self.before = [f"{chain}: {describe_rule(rule)}" for _index, rule in ours]
         for port in ports:
-            outcome = fate(ruleset, chain, Packet(port.protocol, port.port))
+            if port.version and chain.family not in ("inet", {4: "ip", 6: "ip6"}[port.version]):
+                continue
+            outcome = fate(ruleset, chain, packet_for(port))
             if outcome.verdict != "drop":
                 continue
             self.found.append(f"{chain} drops {port}: {_reason(chain, outcome.index)}")
@@ -155,9 +152,9 @@ class _ChainEdit:
         self.stale = [rule for _index, rule in ours if rule not in self.kept]
         self.closed_ports = [
             port
-            for port in filter(None, (_admitted_port(rule) for rule in self.stale))
-            if not any((port.protocol, port.port) == (wanted.protocol, wanted.port) for wanted in ports)
-            and fate(ruleset, chain, Packet(port.protocol, port.port)).verdict == "drop"
+            for port in filter(None, (admitted_port(rule) for rule in self.stale))
+            if not any(packet_for(port) == packet_for(wanted) for wanted in ports)
+            and fate(ruleset, chain, packet_for(port)).verdict == "drop"
         ]
 
     def statements(self) -> list[str]:
@@ -174,11 +171,11 @@ class _ChainEdit:
         program = ["ip6tables-nft" if self.chain.family == "ip6" else "iptables-nft", "-w"]
         # By number, from the end: the one form that fits whatever somebody made of the rule.
         numbers = [number for number, rule in enumerate(self.chain.rules, 1) if rule in self.stale]
-        lines = [[*program, "-D", "INPUT", str(number)] for number in reversed(numbers)]
+        lines = [[*program, "-D", self.chain.name, str(number)] for number in reversed(numbers)]
         for done, (port, index) in enumerate(self.missing):
             ahead = sum(rule not in self.stale for rule in self.chain.rules[:index])
             done_ahead = sum(other <= index for _port, other in self.missing[:done])
-            lines.append([*program, "-I", "INPUT", str(ahead + done_ahead + 1), *iptables_rule(port)])
+            lines.append([*program, "-I", self.chain.name, str(ahead + done_ahead + 1), *iptables_rule(port)])
         return lines
 
 
@@ -193,46 +190,23 @@ class _OwnChain:
         self.before = tuple(f"{name}: {describe_rule(rule)}" for rule in rules if rule.ours)
         self.after = tuple(f"{name}: {rule_text(port)}" for port in ports or [])
 
-    def statements(self) -> list[str]:
+    def statements(self) -> tuple[str, ...]:
         table = " ".join(OWN_TABLE)
         if self.ports is None:
-            return [f"delete table {table}"] if self.chain else []
+            return (f"delete table {table}",) if self.chain else ()
         if (
             self.chain
             and self.chain.policy == "drop"
             and len(self.chain.rules) == OWN_CHAIN_FIXED_RULES + len(self.ports)
             and self.before == self.after
         ):
-            return []
+            return ()
         # Add, delete, add: replaces the table whether or not it was there.
-        return [
+        return (
             f"table {table} {{}}",
             f"delete table {table}",
             OWN_CHAIN.format(rules="\n".join(f"        {rule_text(port)}" for port in self.ports)),
-        ]
-
-
-def describe_rule(rule: Rule) -> str:
-    port = _admitted_port(rule)
-    return rule_text(port) if port else f'(changed by somebody) comment "{rule.comment}"'
-
-
-def _admitted_port(rule: Rule) -> Port | None:
-    """The port of a rule as this file writes them, or None."""
-    exprs: list[Any] = rule.exprs
-    try:
-        match, accept = exprs
-        payload, port = match["match"]["left"]["payload"], match["match"]["right"]
-        if (
-            match["match"]["op"] == "=="
-            and payload["field"] == "dport"
-            and isinstance(port, int)
-            and "accept" in accept
-        ):
-            return Port(payload["protocol"], port, rule.comment.removeprefix(TAG))
-    except (KeyError, TypeError, ValueError):
-        pass
-    return None
+        )
 
 
 def _reason(chain: Chain, index: int) -> str:

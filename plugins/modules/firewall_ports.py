@@ -134,10 +134,9 @@ own_chain:
   returned: success
 """
 
-import shlex
-
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.commands import runner
 from ..module_utils.firewall import CommandError, FirewallError, Port, valid_comment
 from ..module_utils.firewall_host import Decision, Host, Request
 
@@ -186,17 +185,6 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def run(argv: list[str], stdin: str = "") -> str:
-        program = module.get_bin_path(argv[0])
-        if program is None:
-            raise CommandError(f"{argv[0]} is not installed")
-        code, out, err = module.run_command(
-            [program, *argv[1:]], data=stdin or None, environ_update={"LC_ALL": "C", "LANGUAGE": "C"}
-        )
-        if code != 0:
-            raise CommandError(f"'{shlex.join(argv)}' failed ({code}): {(err or out).strip()}")
-        return out
-
     params = module.params
     try:
         request = Request(
@@ -209,7 +197,7 @@ def main() -> None:
             connection_port=params["connection_port"],
             dry_run=module.check_mode,
         )
-        decision: Decision = Host(run, request).settle()
+        decision: Decision = Host(runner(module), request).settle()
     except (CommandError, FirewallError, ValueError) as error:
         module.fail_json(msg=str(error))
     for text in decision.warnings:

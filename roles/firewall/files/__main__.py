@@ -1,7 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put the relay's ports back into the nftables ruleset: python3 DIRECTORY SETTINGS"""
+"""Put the relay's ports or forwards back into the nftables ruleset: python3 DIRECTORY SETTINGS"""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from peer_relay_firewall.firewall import CommandError, Port, apply_plan
-from peer_relay_firewall.nft import RulesetError
+from peer_relay_firewall import nft_forwards
+from peer_relay_firewall.firewall import CommandError, Plan, Port, apply_plan
+from peer_relay_firewall.nft import Ruleset, RulesetError
 from peer_relay_firewall.nft_plan import make_plan, read_ruleset
 
 
@@ -25,19 +26,25 @@ def run(argv: list[str], stdin: str = "") -> str:
     return result.stdout
 
 
-def main() -> None:
-    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+def plan_for(settings: dict, ruleset: Ruleset) -> Plan:
+    if "forwards" in settings:
+        return nft_forwards.make_plan(ruleset, nft_forwards.make_request(settings))
     ports = [
         Port(item.get("protocol", "udp"), int(item["port"]), item.get("comment", "relay")) for item in settings["ports"]
     ]
     ssh_ports = settings["own_chain_ssh_ports"]
     own_chain = None if ssh_ports is None else [Port("tcp", number, "SSH") for number in ssh_ports]
+    return make_plan(ruleset, ports, own_chain)
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        plan = make_plan(read_ruleset(run), ports, own_chain)
+        plan = plan_for(settings, read_ruleset(run))
         apply_plan(run, plan)
     except (CommandError, RulesetError) as error:
         sys.exit(str(error))
-    print("\n".join(plan.lines) or "The ports are let in already.")
+    print("\n".join(plan.lines) or "Nothing is missing.")
 
 
 main()
