@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from lab import capture, machine, run, source_address
+from reach import answers, reboot
+
+TAG = 'comment "homelab.peer_relay: relay"'
+OUTER = ("udp", "198.51.100.21", 51820, "")
+HOLE = ("udp", "2001:db8:1::10", 40000, "")
+INNER = ("udp", "192.168.1.10", 40000, "")
+CLOSED = [
+    ("udp", "198.51.100.21", 40000, ""),
+    ("udp", "198.51.100.21", 40001, ""),
+    ("udp", "2001:db8:1::10", 40001, ""),
+]
+
+
+def is_open() -> bool:
+    """The relay's port is reached from outside and from inside, by its outer and by its inner address; no other is."""
+    outside = answers(OUTER, HOLE, *CLOSED)
+    inside = answers(OUTER, INNER, asker="laptop")
+    return outside == [True, True, False, False, False] and inside == [True, True]
+
+
+def test_the_port_is_forwarded_and_others_are_not() -> None:
+    assert is_open()
+
+
+def test_bans_stay_in_force() -> None:
+    assert answers((*OUTER[:3], "198.51.100.99")) == [False]
+
+
+def test_the_relay_sees_who_comes_from_outside() -> None:
+    """Only what comes from inside is masqueraded: every device outside keeps an address of its own."""
+    with capture("relay", "home", "udp port 40000") as packets:
+        assert answers(OUTER) == [True]
+        assert answers(OUTER, asker="laptop") == [True]
+    assert {source_address(packet) for packet in packets} == {"198.51.100.66", "192.168.1.1", "192.168.1.10"}
+
+
+def test_the_rules_of_others_are_unchanged() -> None:
+    listing = run("router", "nft --stateless list ruleset").partition("table ip peer_relay_forwards")[0].splitlines()
+    before = run("router", "cat /root/somebodys-rules").splitlines()
+    assert [line for line in listing if TAG not in line] == before
+    assert sum(TAG in line for line in listing) == 4  # two chains drop, and there are two versions of IP
+
+
+def test_what_the_role_says() -> None:
+    result = json.loads(run("relay", "cat /root/port_forward_result.json"))
+    expected = {
+        "backend": "nftables",
+        "external_address": "198.51.100.21",
+        "external_port": 51820,
+        "inner_address": "192.168.1.10",
+        "inner_port": 40000,
+        "hairpin": True,
+        "nat": "public",
+    }
+    assert {key: result[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("command", ["reload", "restart"])
+def test_it_stays_open_when_the_ruleset_is_loaded_anew(command: str) -> None:
+    run("router", f"systemctl {command} nftables")
+    assert is_open()
+
+
+def test_it_stays_open_after_a_reboot_of_the_router() -> None:
+    reboot("router")
+    for name in ("laptop", "relay"):
+        run(name, "ip neigh flush all")  # the container has a new hardware address
+    assert is_open()
+    assert machine("router").service("peer-relay-forwards").is_running
