@@ -18,13 +18,15 @@ class Starts:
     def __init__(self, gateway: str, local_address: str):
         self._gateway = gateway
         self._local_address = local_address
-        self._worth_asking = True
+        self._answered = False
+        self._silent = False
 
     def number(self) -> int | None:
-        """Return the number, or None for a router without UPnP, which is asked but once: it lets one wait."""
-        if not self._worth_asking:
+        """Return the number, or None when there is no news. A router without UPnP is asked only once: it takes long."""
+        if self._silent:
             return None
         for _sender, answer in upnp_search.search(self._gateway, self._local_address):
+            self._answered = True
             return answer.boot_id
-        self._worth_asking = False
+        self._silent = not self._answered  # of one that has answered, an answer may get lost
         return None
