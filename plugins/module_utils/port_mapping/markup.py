@@ -9,6 +9,7 @@ dropped: routers differ in their prefixes, some never declare them, and the loca
 
 from __future__ import annotations
 
+import re
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -16,6 +17,8 @@ from .mapping import Malformed
 
 _MOST_BYTES = 256 * 1024  # the longest descriptions of real routers have 30 KiB
 _MOST_DEPTH = 32  # real ones have 12
+# What people call their mappings is passed on as it is by some programs (upnpc) and routers (miniupnpd).
+_BARE_AMPERSAND = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos|#\w{1,8});)")
 
 
 class _Reader:
@@ -53,8 +56,9 @@ def parse(data: bytes) -> Element:
     """Return the root of the document; tags are local names, attributes are left out."""
     if len(data) > _MOST_BYTES:
         raise Malformed(f"the XML has {len(data)} bytes, more than {_MOST_BYTES}")
+    data = _BARE_AMPERSAND.sub(b"&amp;", data.strip(b"\0\t\r\n "))  # some routers send the end of their C string along
     try:
-        return _Reader().read(data.strip(b"\0\t\r\n "))  # some routers send the end of their C string along
+        return _Reader().read(data)
     except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two: an unknown character encoding
         raise Malformed(f"what should be XML is not: {error}") from error
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from .upnp_search import search
 
 _LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
 _MOST_MAPPINGS = 256
+_LISTING = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class UpnpClient:
 
     def mappings(self) -> Iterator[Mapping]:
         """List what the router maps; it may keep to itself what is not this host's."""
+        end = time.monotonic() + _LISTING
         for index in range(_MOST_MAPPINGS):
             try:
                 entry = self._gateway.call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index})
@@ -106,6 +109,8 @@ class UpnpClient:
                 lease=_lease(entry),
                 description=printable(entry.get("NewPortMappingDescription", "")),
             )
+            if time.monotonic() > end:
+                return
 
     def _add(self, wanted: Wanted, lease: int) -> None:
         arguments = _key(wanted) | {
