@@ -14,8 +14,9 @@ from harness.miniupnpd import GATEWAY, INSIDE, INSIDE_V6, NEIGHBOR, WAN_ADDRESS,
 from harness.netns import Namespace
 from harness.processes import wait_until
 from harness.topology import Lab
-from port_mapping import discovery, lifetime
+from port_mapping import discovery, lifetime, stun
 from port_mapping.mapping import Conflict, Granted, Refused, Unreachable, Wanted
+from port_mapping.verdict import verdict
 
 Figure = Callable[..., None]
 METHODS = ["pcp", "nat-pmp", "upnp"]
@@ -209,3 +210,29 @@ def test_a_pinhole_lets_the_internet_in_by_ipv6(home: Home, method: str) -> None
         client.unmap(wanted)
         knocks.wait_silent()
     assert home.pinholes() == 0
+
+
+@pytest.fixture
+def stun_server(home: Home) -> str:
+    """A real STUN server in the Internet."""
+    host = home.lab.relay_host
+    words = "--stun-only --no-tls --no-dtls --no-cli --simple-log --log-file=stdout --listening-ip=203.0.113.10"
+    home.lab.start(host.spawn("turnserver", *words.split(), f"--pidfile={home.lab.folder}/stun.pid", log="stun"))
+    wait_until("coturn listens", lambda: ":3478" in host.run("ss", "-Hlun"), 10)
+    return "203.0.113.10"
+
+
+def test_the_address_that_others_see(home: Home, stun_server: str) -> None:
+    """Another one than the router's own when the provider translates addresses."""
+    with home.inside.inside():
+        seen = stun.ask(stun_server)
+        assert seen == WAN_ADDRESS
+        assert verdict(WAN_ADDRESS, seen).kind == "public"
+    home.lab.wan.nft(
+        "table inet provider { chain postrouting { type nat hook postrouting priority srcnat;"
+        " ip saddr 11.22.33.0/24 snat ip to 203.0.113.1; }; }"
+    )
+    with home.inside.inside():
+        seen = stun.ask(stun_server)
+        assert seen == "203.0.113.1"
+        assert verdict(WAN_ADDRESS, seen).kind == "differs"

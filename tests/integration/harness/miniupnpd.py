@@ -92,11 +92,11 @@ class Home:
         self.router.nft("".join(f"flush chain inet {_TABLE} {chain}\n" for chain in _CHAINS))
 
     def move(self, address: str) -> None:
-        """The provider gives the router another address."""
+        """The provider gives the router another address, from whichever network."""
         self.router.ip(
             f"addr del {self.wan_address}/24 dev wan0",
             f"addr add {address}/24 dev wan0",
-            "route replace default via 11.22.33.1",
+            "route replace default via 11.22.33.1 dev wan0 onlink",
         )
         self.wan_address = address
 
