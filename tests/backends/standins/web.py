@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -127,16 +128,24 @@ class Web:
 
             def setup(self) -> None:
                 # A client of the proxy speaks plain text first, every other TLS at once.
-                if self.request.recv(1, 0x02) == b"\x16":  # MSG_PEEK; the first byte of a TLS handshake
-                    self.request = web.authority.context().wrap_socket(self.request, server_side=True)
+                if self.request.recv(1, socket.MSG_PEEK) == b"\x16":  # how a TLS handshake begins
+                    self._encrypt()
                 super().setup()
 
             def do_CONNECT(self) -> None:
                 self.send_response(200)
                 self.end_headers()
-                self.finish()
-                self.request = web.authority.context().wrap_socket(self.request, server_side=True)
+                super().finish()
+                self._encrypt()
                 super().setup()
+                self.close_connection = False  # whatever HTTP/1.0, which CONNECT comes in, says
+
+            def _encrypt(self) -> None:
+                self.request = web.authority.context().wrap_socket(self.request, server_side=True)
+
+            def finish(self) -> None:
+                super().finish()
+                self.request.close()  # the server knows the plain socket alone
 
             def _serve(self) -> None:
                 address = urlsplit(self.path)
