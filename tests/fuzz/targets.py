@@ -28,6 +28,14 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils import (
     wireguard,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
+    http,
+    igd,
+    ssdp,
+    upnp_client,
+    upnp_gateway,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import MappingError, Wanted
 from peer_relay import overlay, packets, probe, settings, state, status_client
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
@@ -375,6 +383,109 @@ _SAVED = json.dumps(state.export(WORLD.switchboard, WORLD.now, WORLD.wall)).enco
 _HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 _BODY = json.dumps(STATUS).encode()
 
+# --- what routers answer by UPnP --------------------------------------------------------------------------------------
+
+ROUTER, HERE = "192.168.7.1", "192.168.7.10"
+LOCATION = http.Url(ROUTER, 5000, "/rootDesc.xml")
+
+
+def igd_description(data: bytes) -> None:
+    """Wherever a description sends us, it is the router itself."""
+    for service in igd.services(data, LOCATION, igd.MAPPINGS + igd.PINHOLES):
+        assert service.control.host == ROUTER
+        assert 0 < service.control.port < 65536
+        assert service.control.path.isascii() and not set(service.control.path) & set(" \r\n")
+
+
+def soap(data: bytes) -> None:
+    """An answer to a call, or a fault."""
+    for status in (200, 500):
+        igd.response(IGD_SERVICE, "GetExternalIPAddress", status, data)
+
+
+class _Connection(io.BytesIO):
+    """A connection on which the router says this, whatever it hears."""
+
+    recv_into = io.BytesIO.readinto
+    settimeout = sendall = lambda *_: None
+
+
+def upnp(data: bytes) -> None:
+    """All that a client asks; each connection is answered with the bytes up to the next mark."""
+    answers = iter(data.split(UPNP_MARK))
+    http.socket = SimpleNamespace(create_connection=lambda *_: _Connection(next(answers, b"")))
+    upnp_gateway.search = lambda *_: iter(())
+    client = upnp_client.UpnpClient(upnp_gateway.Gateway(ROUTER, HERE, igd.MAPPINGS, ROUTER, UPNP_ANSWER))
+    client.look()
+    client.map(Wanted(40000, 40001))
+    for mapping in client.mappings():
+        assert len(mapping.description) <= 100 and mapping.description.isprintable()
+    client.unmap(Wanted(40000, 40001))
+
+
+IGD_SERVICE = igd.Service(igd.MAPPINGS[0], LOCATION)
+UPNP_MARK = b"\n----\n"
+UPNP_ANSWER = ssdp.Answer(str(LOCATION), 1)
+SSDP = (
+    b"HTTP/1.1 200 OK\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\nEXT:\r\n"
+    b"LOCATION: http://192.168.7.1:5000/rootDesc.xml\r\nBOOTID.UPNP.ORG: 1795437155\r\n\r\n"
+)
+DESCRIPTION = (
+    b'<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><URLBase>http://192.168.7.1:5000/</URLBase>'
+    + b"<device><serviceList>"
+    + b"".join(
+        b"<service><serviceType>%s</serviceType><controlURL>/ctl/%d</controlURL></service>" % (kind.encode(), number)
+        for number, kind in enumerate(igd.MAPPINGS[1:] + igd.PINHOLES)
+    )
+    + b"</serviceList></device></root>"
+)
+
+
+def _soap(action: str, results: dict[str, object]) -> bytes:
+    inner = "".join(f"<{name}>{value}</{name}>" for name, value in results.items())
+    return f"<s:Envelope><s:Body><u:{action}Response>{inner}</u:{action}Response></s:Body></s:Envelope>".encode()
+
+
+def _soap_fault(code: int) -> bytes:
+    error = f"<UPnPError><errorCode>{code}</errorCode><errorDescription>No</errorDescription></UPnPError>"
+    return f"<s:Envelope><s:Body><s:Fault><detail>{error}</detail></s:Fault></s:Body></s:Envelope>".encode()
+
+
+_ADDRESS = _soap("GetExternalIPAddress", {"NewExternalIPAddress": "198.51.100.1"})
+_ENTRY = {
+    "NewExternalPort": 40001,
+    "NewProtocol": "UDP",
+    "NewInternalPort": 40000,
+    "NewInternalClient": HERE,
+    "NewPortMappingDescription": "A&B",
+    "NewLeaseDuration": 3600,
+}
+_SPECIFIC = _soap("GetSpecificPortMappingEntry", _ENTRY)
+_STATUS = _soap("GetStatusInfo", {"NewConnectionStatus": "Connected"})
+UPNP_ANSWERS = [
+    *(DESCRIPTION, _STATUS, _STATUS, _ADDRESS),  # find and look
+    *(_soap_fault(714), _soap_fault(725), _soap("AddPortMapping", {}), _SPECIFIC, _ADDRESS, _ADDRESS),  # map
+    *(_soap("GetGenericPortMappingEntry", _ENTRY), _soap_fault(713)),  # list
+    *(_SPECIFIC, _ADDRESS, _soap("DeletePortMapping", {})),  # unmap
+]
+UPNP_WORDS = [
+    b"<!DOCTYPE a [<!ENTITY b 'c'>]>",
+    b"&b;",
+    b"&",
+    b"<![CDATA[",
+    b"<a>" * 40,
+    b"http://192.0.2.1/",
+    b"//192.0.2.1",
+    b"[::1]",
+    b"encoding='utf-7'",
+    b"<UPnPError>",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Length: 99999999999999\r\n",
+    b"Location: http://192.0.2.1/\r\n",
+    b"HTTP/1.1 302 Found\r\n",
+    b"\r\n\r\n",
+]
+
 TARGETS = {
     "switchboard": Target(
         switchboard,
@@ -423,4 +534,13 @@ TARGETS = {
     "nft": Target(nft_json, (nft.RulesetError,), [json.dumps(RULESET).encode()], [b'"udp"', b'"@ports"', *JSON_WORDS]),
     "ufw": Target(ufw_rules, (), [UFW], [b"ufw ", b" to ", b" from ", b" any", b" port ", b"/", b":", b",", b"'"]),
     "firewalld": Target(firewalld_blocks, (), [FIREWALLD], [b"  ", b": ", b"\n", b"ports: ", b"-", b"/udp"]),
+    "ssdp": Target(ssdp.parse, (MappingError,), [SSDP], [b"\r\n", b":", b"HTTP/1.1 200", b"BOOTID.UPNP.ORG: -1\r\n"]),
+    "igd": Target(igd_description, (MappingError,), [DESCRIPTION], UPNP_WORDS),
+    "soap": Target(soap, (MappingError,), [_ADDRESS, _SPECIFIC, _soap_fault(606)], UPNP_WORDS),
+    "upnp": Target(
+        upnp,
+        (MappingError,),
+        [UPNP_MARK.join(b"HTTP/1.1 200 OK\r\n\r\n" + answer for answer in UPNP_ANSWERS)],
+        [UPNP_MARK, *UPNP_WORDS],
+    ),
 }
