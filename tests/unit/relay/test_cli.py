@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_relay import cli, noise, packets, report, settings, status_client
+from peer_relay import cli, noise, packets, report, status_client
 from peer_relay.settings import decode_key
 from relay_world import World, at
 from test_report import status
@@ -141,40 +139,6 @@ def test_probe_of_an_impossible_count(file: Path, count: str, capsys: pytest.Cap
         cli.main(["--settings", str(file), "probe", "--count", count])
     assert stop.value.code == 2
     assert "--count" in capsys.readouterr().err
-
-
-def test_own_endpoints(file: Path, key: noise.Identity, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings.load(file)
-    assert cli.own_endpoints(config) == ["192.0.2.9:40000", "[2001:db8::9]:40000"]
-    towards = {"192.0.2.1": "192.168.1.10", "2001:db8::1": None}
-    monkeypatch.setattr(cli, "_source_address", lambda _family, destination: towards[destination])
-    config = dataclasses.replace(config, listen=(("0.0.0.0", 40000), ("::", 40000)))
-    assert cli.own_endpoints(config) == ["192.168.1.10:40000"]
-    # A host whose way to the Internet is an exit node has no address to offer.
-    towards["192.0.2.1"] = str(config.networks[0][9])
-    assert cli.own_endpoints(config) == []
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "private"),
-    [
-        ("192.168.1.10:40000", True),
-        ("10.0.0.5:1", True),
-        ("172.31.0.1:1", True),
-        ("100.64.0.1:1", True),
-        ("[fd00::1]:40000", True),
-        ("198.51.100.10:40000", False),
-        ("172.32.0.1:1", False),
-        ("[2001:db8::9]:40000", False),
-    ],
-)
-def test_what_is_behind_a_router(endpoint: str, private: bool) -> None:
-    assert cli._is_private(endpoint) == private
-
-
-def test_a_host_without_a_way_to_the_internet_has_no_endpoint() -> None:
-    assert cli._source_address(socket.AF_INET, "255.255.255.255") is None
-    assert cli._source_address(socket.AF_INET, "127.0.0.1") == "127.0.0.1"
 
 
 # --- keygen -----------------------------------------------------------------------------------------------------------

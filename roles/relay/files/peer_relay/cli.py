@@ -11,23 +11,17 @@ import argparse
 import json
 import logging
 import os
-import socket
 import sys
 import time
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from peer_relay import __version__, addresses, diagnose, noise, probe, report, settings, status_client, tables
+from peer_relay import __version__, diagnose, endpoints, noise, probe, report, settings, status_client, tables
 from peer_relay.service import Service, StartError
 
 FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
 # Levels as journald reads them at the start of a line (sd-daemon(3)).
 _PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
-# Documentation addresses stand for the Internet.
-_TOWARDS_INTERNET = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}  # noqa: S104
-# RFC 1918, 6598 and 4193. Python's is_private is wider.
-_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
 
 
 class _JournalFormatter(logging.Formatter):
@@ -104,48 +98,18 @@ def _probe(arguments: argparse.Namespace) -> int:
     identity = noise.Identity(settings.read_private_key(config.private_key_file))
     initiations = [probe.make(identity, time.time()).hex() for _ in range(arguments.count)]
     if arguments.json:
-        own = own_endpoints(config)
+        own = endpoints.own(config)
         document = {
             "public_key": report.encode_key(identity.public),
             "endpoint": config.public_endpoint or None,
             "own_endpoints": own,
-            "inner_endpoint": next(filter(_is_private, own), None),
+            "inner_endpoint": endpoints.inner(own, config.public_endpoint),
             "initiations": initiations,
         }
         print(json.dumps(document))
     else:
         print("\n".join(initiations))
     return FINE
-
-
-def own_endpoints(config: settings.Settings) -> list[str]:
-    """Return the host:port under which the relay's own network reaches it, best of all where no NAT is needed.
-
-    Where it listens everywhere, that is the address that this host uses towards the Internet.
-    """
-    found = []
-    for host, port in config.listen:
-        if host in _TOWARDS_INTERNET:
-            host = _source_address(*_TOWARDS_INTERNET[host])
-        if host and not any(ip_address(host) in network for network in config.networks):
-            found.append(addresses.text(addresses.pack(host, port)))
-    return found
-
-
-def _is_private(endpoint: str) -> bool:
-    """Tell whether an address is translated on the way to the Internet."""
-    host = ip_address(endpoint.rpartition(":")[0].strip("[]"))
-    return any(host in network for network in _PRIVATE)
-
-
-def _source_address(family: int, destination: str) -> str | None:
-    """Return the address that this host would send from; nothing is sent."""
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as way:
-            way.connect((destination, 9))
-            return way.getsockname()[0]
-    except OSError:
-        return None
 
 
 def _count(text: str) -> int:
