@@ -59,9 +59,8 @@ class UpnpClient:
             if fault.code in (upnp_errors.INVALID_ACTION, upnp_errors.NOT_IMPLEMENTED):
                 raise NotImplementedError(str(fault)) from fault
             raise
-        address = printable(entry.get("NewInternalClient", ""))
-        granted = Granted(self._external_address(), wanted.external_port, _lease(entry))
-        return address, _port(entry, "NewInternalPort"), granted
+        granted = Granted("", wanted.external_port, _lease(entry))  # look() tells the address
+        return printable(entry.get("NewInternalClient", "")), _port(entry, "NewInternalPort"), granted
 
     def map(self, wanted: Wanted) -> Granted:
         self._check_free(wanted)  # some routers give anybody's port to whoever asks last
