@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 T = TypeVar("T")
+_figures: list[str] = []
 
 
 @functools.cache
@@ -49,11 +50,16 @@ def fails(name: str, command: str) -> bool:
     return machine(name).run(command).rc != 0
 
 
-def play(playbook: str, *arguments: str) -> dict[str, dict[str, int]]:
-    """Run a playbook on the scenario's machines; its statistics for each host."""
+def attempt(playbook: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a playbook on the scenario's machines, whichever way it ends; it prints one JSON document."""
     command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], playbook, *arguments]
     environment = os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_NOCOLOR": "1"}
-    result = subprocess.run(command, capture_output=True, check=False, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, check=False, text=True, env=environment)
+
+
+def play(playbook: str, *arguments: str) -> dict[str, dict[str, int]]:
+    """Run a playbook that has to succeed; its statistics for each host."""
+    result = attempt(playbook, *arguments)
     assert result.returncode == 0, f"{playbook}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
     # The scenarios' settings let another callback print its times around the document.
     document, _ = json.JSONDecoder().raw_decode(result.stdout, result.stdout.index("{"))
@@ -158,11 +164,24 @@ def is_wireguard(payload: bytes) -> bool:
     return len(payload) == sizes[kind] if kind in sizes else kind == 4 and len(payload) >= 32
 
 
+def figure(what: str, measured: str) -> None:
+    """Note a measured figure, to be shown at the end."""
+    _figures.append(f"{what}: {measured}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+    for line in _figures:
+        terminalreporter.line(line)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Show the journals of the services in question with a test that failed."""
     report = (yield).get_result()
+    units = "-u peer-relay -u peer-relay-ports -u 'wg-quick@*'"
     if report.failed:
         for name in machines():
-            journal = machine(name).run("journalctl -b -n 30 --no-pager -o short -u peer-relay -u 'wg-quick@*'").stdout
+            journal = machine(name).run(f"journalctl -b -n 30 --no-pager -o short {units}").stdout
             report.sections.append((f"journal of {name}", journal))
