@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import socket
 import struct
@@ -21,6 +22,8 @@ _MAPPED_ADDRESS, _XOR_MAPPED_ADDRESS = 0x0001, 0x0020
 _COOKIE = 0x2112A442
 _HEADER = struct.Struct(">HHI12s")  # type, length of what follows, magic cookie, transaction
 _SIZES = {1: 4, 2: 16}  # octets of an address, by STUN's number of its family
+_SERVER = re.compile(r"(?P<host>[^][:\s]+)(:(?P<port>[0-9]{1,5}))?")
+_IPV6 = re.compile(r"\[(?P<host>[0-9A-Fa-f:.]+)\](:(?P<port>[0-9]{1,5}))?")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -78,12 +81,9 @@ def ask(server: str, family: int = 4) -> str:
 
 
 def _parse(server: str) -> tuple[str, int]:
-    host, port = server, str(PORT)
-    if server.startswith("["):
-        host, _bracket, rest = server[1:].partition("]")
-        port = rest.removeprefix(":") or port
-    elif server.count(":") == 1:
-        host, _colon, port = server.partition(":")
-    if not host or not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+    """Split HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT."""
+    match = _IPV6.fullmatch(server) or _SERVER.fullmatch(server)
+    port = int(match["port"] or PORT) if match else 0
+    if not 0 < port < 65536:
         raise MappingError(f"the STUN server {server!r} is not of the form HOST or HOST:PORT")
-    return host, int(port)
+    return match["host"], port

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
+from .http import same_host
+
 # Ranges for documentation count as public: no real router has such an address.
 _RANGES = {
     "ds_lite": ["192.0.0.0/29"],  # RFC 6333
@@ -71,7 +73,7 @@ def verdict(external: str, seen: str = "") -> Verdict:
     except ValueError:  # the router gives none
         return Verdict("unknown", "")
     kind = next((kind for kind, network in _NETWORKS if address in network), "public")
-    if kind == "public" and seen not in ("", str(address)):
+    if kind == "public" and seen and not same_host(seen, external):
         kind = "differs"
     version = "_v6" if kind == "public" and address.version == 6 else ""
     explanation = _EXPLANATIONS[kind + version].format(external=external, seen=seen)
