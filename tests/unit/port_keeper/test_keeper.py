@@ -59,7 +59,7 @@ def test_a_lease_of_a_moment_floods_no_router() -> None:
         world.router, entry, held, Wanted(wanted.internal_port, wanted.external_port, lease=1)
     )
     world.run(20)
-    assert len(world.maps_asked()) <= 21
+    assert len(world.maps_asked()) <= 41
 
 
 def test_a_longer_lease_than_asked_for_is_still_looked_after(world: World) -> None:
@@ -153,16 +153,41 @@ def test_a_router_that_cannot_be_asked_is_not_asked_again(world: World) -> None:
     assert len([action for _, action in world.actions if type(action).__name__ == "Ask"]) == 1
 
 
-def test_an_announcement_renews(world: World) -> None:
+def test_an_announcement_is_heard_at_once(world: World) -> None:
+    world.run(50)
+    world.router.restart()
+    world.keeper.announced(world.now, world.router.gateway)
+    assert world.until_mapped(1) < _AT_ONCE
+    assert world.held.restores == 1
+
+
+def test_an_announcement_of_a_router_whose_life_tells_nothing_renews(world: World) -> None:
     world.run(50)
     world.router.restart(epoch=False)
-    world.keeper.announced(world.now)
+    world.keeper.announced(world.now, world.router.gateway)
     assert world.until_mapped(1) < _AT_ONCE
+
+
+def test_an_announcement_ends_the_wait_for_a_router_that_was_away(world: World) -> None:
+    world.router.alive = False
+    world.run(800)
+    world.router.alive = True
+    world.keeper.announced(world.now, world.router.gateway)
+    assert world.until_mapped(1) < _AT_ONCE
+
+
+def test_announcements_without_end_and_those_of_others_cost_little(world: World) -> None:
+    world.run(50)
     before = len(world.maps_asked())
-    for _ in range(50):  # repeated, as routers do, or made up by somebody
-        world.keeper.announced(world.now)
+    for _ in range(50):
+        world.keeper.announced(world.now, "192.0.2.9")
         world.run(0.1)
-    assert len(world.maps_asked()) - before <= 1
+    assert len(world.maps_asked()) == before
+    for _ in range(50):
+        world.keeper.announced(world.now, world.router.gateway)
+        world.run(0.1)
+    assert len(world.maps_asked()) == before + 1
+    assert world.state == "mapped"
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------
@@ -433,7 +458,7 @@ _DEEDS = {
     "refuse": lambda world: setattr(world.router, "refuses", Refused),
     "grant": lambda world: setattr(world.router, "refuses", None),
     "sleep": lambda world: setattr(world, "now", world.now + 5000),
-    "announce": lambda world: world.keeper.announced(world.now),
+    "announce": lambda world: world.keeper.announced(world.now, world.router.gateway),
     "address": lambda world: setattr(world.router, "address", f"203.0.113.{int(world.now) % 250}"),
     "both": lambda world: world.keeper.apply(world.now, [RELAY, WEB], POLL),
     "web": lambda world: world.keeper.apply(world.now, [WEB], POLL),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from port_mapping.mapping import Conflict, Granted, MappingError, Refused, Wanted
 
-_SHORTEST = 1.0  # seconds between two renewals, however short a lease the router grants
+_SHORTEST = 0.5  # seconds between two renewals, however short a lease the router grants
 _BACKOFF = 5.0  # seconds after the first refusal, doubled with each
 _LONGEST_BACKOFF = 300.0
 

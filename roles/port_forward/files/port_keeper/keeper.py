@@ -168,13 +168,14 @@ class Keeper:
         self._failures = 0
         self._find_at = now
 
-    def announced(self, now: float) -> None:
+    def announced(self, now: float, sender: str) -> None:
         """Take it that the router says that it, or its address, is new; anybody could, and it costs a renewal."""
-        if self.router is not None and now - self._announced_at >= _GRACE:
-            self._announced_at = now
-            self._say("the router announces itself: renewing the mappings")
-            for held in self.held:
-                held.ask(now)
+        if self._last is None or sender != self._last[1] or now - self._announced_at < _GRACE:
+            return
+        self._announced_at = self._find_at = now
+        self._look_first = True
+        for held in self.held:
+            held.ask(now)
 
     def apply(self, now: float, mappings: Iterable[Mapping], poll: float) -> None:
         """Take other settings."""

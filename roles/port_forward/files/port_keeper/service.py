@@ -29,7 +29,7 @@ FAMILIES = (4, 6)
 _STATUS_INTERVAL = 10.0  # seconds; readers take it for gone after 60
 _SEEN_INTERVAL = 600.0  # seconds between two questions to the STUN server
 _STUCK = 180.0  # seconds after which something that should have ended is a defect, and the watchdog's business
-_ANNOUNCEMENTS = 5350  # where routers tell of themselves by PCP (RFC 6887, 14.1.1) and NAT-PMP (RFC 6886, 3.2.1)
+_ANNOUNCEMENTS = ("224.0.0.1", 5350)  # of PCP (RFC 6887, 14.1.1) and NAT-PMP (RFC 6886, 3.2.1)
 
 
 class Line:
@@ -87,7 +87,8 @@ class Service:
         """Keep the ports open until SIGTERM or SIGINT; they stay open then, until their leases end."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signal)
-        threading.Thread(target=self._listen, name="announcements", daemon=True).start()
+        threading.Thread(target=_listen, args=(self._inbox,), name="announcements", daemon=True).start()
+        self._write_status(clock())
         notify.send("READY=1", self._summary())
         watchdog = notify.watchdog_interval()
         # The routes change without telling, so they are looked at this often.
@@ -127,27 +128,13 @@ class Service:
                     owner.keeper.done(now, outcome)
                 elif owner is self._stun:
                     self._take_seen(outcome)
-                elif owner is self._listen:
+                elif owner is _listen:
                     for line in self._lines:
-                        if line.keeper.router is not None and line.keeper.router.gateway == outcome:
-                            line.keeper.announced(now)
+                        line.keeper.announced(now, outcome)
 
     def _stuck(self) -> bool:
         since = [worker.busy_since for worker in (self._stun, *(line.worker for line in self._lines))]
         return any(start is not None and time.monotonic() - start > _STUCK for start in since)
-
-    def _listen(self) -> None:
-        """Hear the router announce itself. What it says is not read: the mappings are renewed, whatever it is."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("224.0.0.1", _ANNOUNCEMENTS))
-            except OSError as error:  # another program's: signs of life are asked for as well
-                log.info("UDP %d: %s: going on without announcements", _ANNOUNCEMENTS, error.strerror)
-                return
-            while True:
-                sender = sock.recvfrom(1)[1][0]
-                self._inbox.put((self._listen, clock(), sender))
 
     # --- the address as others see it ---------------------------------------------------------------------------------
 
@@ -241,6 +228,20 @@ class Service:
         self._problems[about] = problem
         if not problem:
             del self._problems[about]
+
+
+def _listen(inbox: queue.SimpleQueue) -> None:
+    """Hear routers announce themselves. What they say is not read: the mappings are renewed, whatever it is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(_ANNOUNCEMENTS)
+        except OSError as error:  # another program's: signs of life are asked for as well
+            log.info("UDP %s:%d: %s: going on without the announcements of routers", *_ANNOUNCEMENTS, error.strerror)
+            return
+        while True:
+            sender = sock.recvfrom(1)[1][0]
+            inbox.put((_listen, clock(), sender))
 
 
 def release(config: Settings) -> list[str]:
