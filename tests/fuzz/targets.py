@@ -425,11 +425,11 @@ def upnp(data: bytes) -> None:
 
 IGD_SERVICE = igd.Service(igd.MAPPINGS[0], LOCATION)
 UPNP_MARK = b"\n----\n"
-UPNP_ANSWER = ssdp.Answer(str(LOCATION), 1)
 SSDP = (
     b"HTTP/1.1 200 OK\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\nEXT:\r\n"
     b"LOCATION: http://192.168.7.1:5000/rootDesc.xml\r\nBOOTID.UPNP.ORG: 1795437155\r\n\r\n"
 )
+UPNP_ANSWER = ssdp.parse(SSDP)
 DESCRIPTION = (
     b'<?xml version="1.0"?><root xmlns="urn:schemas-upnp-org:device-1-0"><URLBase>http://192.168.7.1:5000/</URLBase>'
     + b"<device><serviceList>"

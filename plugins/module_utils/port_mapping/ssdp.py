@@ -20,6 +20,7 @@ _TARGETS = (f"{_GATEWAY}1", f"{_GATEWAY}2")
 class Answer:
     """An Internet gateway answered."""
 
+    target: str  # what it says it is: its URN with the version
     location: str  # the URL of its description, as it says
     boot_id: int | None  # numbers its starts; None with UPnP 1.0
 
@@ -49,4 +50,4 @@ def parse(datagram: bytes) -> Answer:
     boot_id = headers.get("bootid.upnp.org", "")
     # UPnP Device Architecture 1.1, 1.2.2: a non-negative integer of 31 bits.
     known = boot_id.isascii() and boot_id.isdigit() and len(boot_id) <= 10
-    return Answer(headers["location"], int(boot_id) if known else None)
+    return Answer(headers["st"], headers["location"], int(boot_id) if known else None)

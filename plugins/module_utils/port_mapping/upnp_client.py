@@ -21,7 +21,16 @@ from .upnp_search import search
 
 _LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
 _MOST_MAPPINGS = 256
-_LISTING = 20.0  # seconds
+# Seconds after which nothing more is asked, whatever the others in the network are up to.
+_LISTING = 20.0
+_FINDING = 10.0
+# 714 by the specification; others say 713, 402 (DD-WRT) or 501 (Linksys).
+_NO_ENTRY = {
+    upnp_errors.NO_SUCH_MAPPING,
+    upnp_errors.NO_SUCH_INDEX,
+    upnp_errors.INVALID_ARGUMENTS,
+    upnp_errors.ACTION_FAILED,
+}
 
 
 @dataclass(frozen=True)
@@ -54,26 +63,24 @@ class UpnpClient:
         try:
             entry = self._gateway.call("GetSpecificPortMappingEntry", _key(wanted))
         except Fault as fault:
-            if fault.code in (upnp_errors.NO_SUCH_MAPPING, upnp_errors.NO_SUCH_INDEX):
+            if fault.code in _NO_ENTRY:
                 return None
-            if fault.code in (upnp_errors.INVALID_ACTION, upnp_errors.NOT_IMPLEMENTED):
-                raise NotImplementedError(str(fault)) from fault
-            raise
+            raise NotImplementedError(str(fault)) from fault  # no such action, or not for everybody
         granted = Granted("", wanted.external_port, _lease(entry))  # look() tells the address
         return printable(entry.get("NewInternalClient", "")), _port(entry, "NewInternalPort"), granted
 
     def map(self, wanted: Wanted) -> Granted:
-        self._check_free(wanted)  # some routers give anybody's port to whoever asks last
+        self._is_there(wanted)  # before all: some routers give anybody's port to whoever asks last
         lease = min(wanted.lease, _LONGEST)
         try:
             self._add(wanted, lease)
         except Fault as fault:
-            if fault.code == upnp_errors.CONFLICT:
-                self._check_free(wanted)  # says who was faster
-            # Routers without leases should answer 725; some say that the lease is an invalid argument.
-            if not lease or fault.code not in (upnp_errors.PERMANENT_ONLY, upnp_errors.INVALID_ARGUMENTS):
+            if fault.code == upnp_errors.CONFLICT and self._is_there(wanted):  # or says who was faster
+                self.remove(wanted)  # some routers renew nothing
+            elif lease and fault.code in (upnp_errors.PERMANENT_ONLY, upnp_errors.INVALID_ARGUMENTS):
+                lease = 0  # routers without leases should answer 725; some find the lease an invalid argument
+            else:
                 raise
-            lease = 0
             self._add(wanted, lease)
         entry = self._holder(wanted)
         granted = entry[2].lease if entry is not None else 0  # not every router tells, or keeps to what was asked for
@@ -130,7 +137,8 @@ class UpnpClient:
     def _is_mine(self, entry: tuple[str, int, Granted], wanted: Wanted) -> bool:
         return same_host(entry[0], self.local_address) and entry[1] == wanted.internal_port
 
-    def _check_free(self, wanted: Wanted) -> None:
+    def _is_there(self, wanted: Wanted) -> bool:
+        """Tell whether the mapping exists; raise Conflict when the external port is mapped otherwise."""
         entry = self._holder(wanted)
         if entry is not None and not self._is_mine(entry, wanted):
             raise Conflict(
@@ -138,6 +146,7 @@ class UpnpClient:
                 f" {entry[0]}:{entry[1]} already, not to {self.local_address}:{wanted.internal_port}: choose another"
                 " external_port, or delete that mapping in the router"
             )
+        return entry is not None
 
     def _external_address(self) -> str:
         try:
@@ -156,30 +165,35 @@ class UpnpClient:
 def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | PinholeClient:
     """Find the Internet gateway: the one at the address `gateway`, or else the only other one that is connected."""
     kinds, client = (igd.PINHOLES, PinholeClient) if family == 6 else (igd.MAPPINGS, UpnpClient)
-    if gateway:
-        for sender, answer in search(gateway, local_address):
-            return client(Gateway(sender, local_address, kinds, gateway, answer))
+    problems: dict[str, None] = {}  # in their order, each once
+    others: list[tuple[str, ssdp.Answer]] = []
     zone = gateway.partition("%")[2]
     group = ssdp.GROUPS[family] + (f"%{zone}" if zone else "")
-    others: list[Gateway] = []
-    problems: list[str] = []
-    for sender, answer in search(group, local_address):
-        if same_host(sender, gateway):
-            return client(Gateway(gateway, local_address, kinds, group, answer))
+    for destination in filter(None, (gateway, group)):
+        for sender, answer in search(destination, local_address):
+            if not same_host(sender, gateway):
+                others.append((sender, answer))
+                continue
+            try:
+                return client(Gateway(gateway, local_address, kinds, destination, answer))
+            except MappingError as error:
+                problems[str(error)] = None
+    connected: dict[str, Gateway] = {}
+    end = time.monotonic() + _FINDING
+    for sender, answer in others:
+        if sender in connected or time.monotonic() > end:
+            continue
         try:
             other = Gateway(sender, local_address, kinds, group, answer)
             if other.connected():
-                others.append(other)
+                connected[sender] = other
         except MappingError as error:
-            problems.append(str(error))
-    if len(others) == 1:
-        return client(others[0])
-    if others:
-        problems.append(f"several answered: {', '.join(other.address for other in others)}: set gateway to one of them")
-    where = f"the router {gateway}" if gateway else "no router"
-    raise Unreachable(
-        "; ".join([f"{where} answers no search for UPnP: turn UPnP on in the router's settings", *problems])
-    )
+            problems[str(error)] = None
+    if len(connected) == 1:
+        return client(*connected.values())
+    if connected:
+        problems[f"several answered: {', '.join(connected)}: set gateway to one of them"] = None
+    raise Unreachable("; ".join(problems) or "no UPnP gateway answers: turn UPnP on in the router's settings")
 
 
 def _key(wanted: Wanted) -> dict[str, object]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from .mapping import Refused
 from .markup import printable
 
-INVALID_ACTION = 401
 INVALID_ARGUMENTS = 402
-NOT_IMPLEMENTED = 602
+ACTION_FAILED = 501
 FIREWALL_OFF = 702
 PINHOLES_OFF = 703
 NO_SUCH_PINHOLE = 704
@@ -24,10 +23,10 @@ _EQUAL_PORTS = "set external_port to the same number as internal_port"
 _OTHER_PORT = "choose another external_port"
 
 _ERRORS = {
-    INVALID_ACTION: ("it does not know this action", "use another method (PCP or NAT-PMP) or forward the port by hand"),
+    401: ("it does not know this action", "use another method (PCP or NAT-PMP) or forward the port by hand"),
     INVALID_ARGUMENTS: ("it does not take these values", "try another external_port and another lease"),
-    501: ("it could not do it at the moment", _NO_CURE),
-    NOT_IMPLEMENTED: (
+    ACTION_FAILED: ("it could not do it at the moment", _NO_CURE),
+    602: (
         "it does not have this action",
         "use another method (PCP or NAT-PMP) or forward the port by hand",
     ),

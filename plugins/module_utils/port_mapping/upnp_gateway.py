@@ -25,6 +25,7 @@ class Gateway:
         self.local_address = local_address
         self._kinds = kinds
         self._asked = asked
+        self._target = answer.target
         self._boot_id = answer.boot_id
         self._read(answer.location)
 
@@ -39,7 +40,8 @@ class Gateway:
     def boot_id(self) -> int | None:
         """Ask for the number of the gateway's start. Not every gateway counts; some always say 1."""
         for sender, answer in search(self._asked, self.local_address):
-            if http.same_host(sender, self.address):
+            # The same kind: some routers describe themselves twice, as version 1 and as version 2.
+            if http.same_host(sender, self.address) and answer.target == self._target:
                 self._boot_id = answer.boot_id
                 if answer.location != self._location:  # the daemon took another port when it started
                     self._read(answer.location)
@@ -66,6 +68,7 @@ class Gateway:
         if service.kind in igd.PINHOLES:
             return True  # these say nothing about it
         try:
-            return self._call(service, "GetStatusInfo", {}).get("NewConnectionStatus") == "Connected"
+            status = self._call(service, "GetStatusInfo", {}).get("NewConnectionStatus", "")
+            return status in ("Connected", "Up")  # the latter is no word of the specification, but of some routers
         except Fault:
             return False

@@ -21,19 +21,21 @@ _MOST_ANSWERS = 32
 
 
 def search(destination: str, local_address: str) -> Iterator[tuple[str, ssdp.Answer]]:
-    """Yield (address, answer) of each gateway that answers in time, once.
+    """Yield (address, answer) for each gateway that answers in time; an answer that repeats, once.
 
     The destination is a router or a group. Try the router first: a host firewall lets its answer in, which belongs to
     a datagram that the host sent to it; answers to a group belong to none.
     """
-    seen: set[str] = set()
+    seen: set[tuple[str, ssdp.Answer]] = set()
     with contextlib.suppress(OSError), _Socket(destination, local_address) as sock:  # port closed or no route: none
         for sender, datagram in sock.datagrams():
-            if sender not in seen and len(seen) < _MOST_ANSWERS:
-                with contextlib.suppress(Malformed):
-                    answer = ssdp.parse(datagram)
-                    seen.add(sender)
-                    yield sender, answer
+            try:
+                found = sender, ssdp.parse(datagram)
+            except Malformed:
+                continue
+            if found not in seen and len(seen) < _MOST_ANSWERS:
+                seen.add(found)
+                yield found
 
 
 class _Socket:

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import ssdp, upnp_search
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Malformed
 
+GATEWAY = "urn:schemas-upnp-org:device:InternetGatewayDevice:"
 # As sent by miniupnpd 2.3.1.
 MINIUPNPD = (
     b"HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n"
@@ -39,8 +40,8 @@ def test_search_message():
 @pytest.mark.parametrize(
     ("datagram", "answer"),
     [
-        (MINIUPNPD, ssdp.Answer("http://192.168.7.1:46691/rootDesc.xml", 1795437155)),
-        (PORTABLE_SDK, ssdp.Answer("http://192.168.0.1:49153/69692b70/gatedesc0b.xml", None)),
+        (MINIUPNPD, ssdp.Answer(f"{GATEWAY}1", "http://192.168.7.1:46691/rootDesc.xml", 1795437155)),
+        (PORTABLE_SDK, ssdp.Answer(f"{GATEWAY}1", "http://192.168.0.1:49153/69692b70/gatedesc0b.xml", None)),
     ],
 )
 def test_answers_of_routers(datagram, answer):
@@ -52,7 +53,7 @@ def test_header_names_in_any_case_and_the_first_counts():
         b"HTTP/1.0 200 OK\r\nst:urn:schemas-upnp-org:device:InternetGatewayDevice:2\r\nlocation:\thttp://192.0.2.1/a\r\n"
         b"Location: http://192.0.2.1/b\r\nbootid.upnp.org: 7\r\n\r\n"
     )
-    assert ssdp.parse(datagram) == ssdp.Answer("http://192.0.2.1/a", 7)
+    assert ssdp.parse(datagram) == ssdp.Answer(f"{GATEWAY}2", "http://192.0.2.1/a", 7)
 
 
 @pytest.mark.parametrize("boot_id", [b"-1", b"", b"1e3", b"\xb2", b"9" * 5000, b"0x10"])
@@ -124,9 +125,10 @@ def search(monkeypatch, responder):
     return list(upnp_search.search("127.0.0.1", "127.0.0.1"))
 
 
-def test_hears_the_router_once_and_asks_again(monkeypatch):
-    with Responder(b"noise", MINIUPNPD, MINIUPNPD) as responder:
-        assert search(monkeypatch, responder) == [("127.0.0.1", ssdp.parse(MINIUPNPD))]
+def test_hears_each_answer_once_and_asks_again(monkeypatch):
+    other = MINIUPNPD.replace(b"Device:1", b"Device:2").replace(b"rootDesc", b"rootDesc2")
+    with Responder(b"noise", MINIUPNPD, MINIUPNPD, other) as responder:
+        assert search(monkeypatch, responder) == [("127.0.0.1", ssdp.parse(text)) for text in (MINIUPNPD, other)]
         assert responder.heard >= 4  # both versions, twice
 
 

@@ -100,7 +100,7 @@ def test_routers_without_leases(client, router, code):
         client.map(WANTED)
 
 
-@pytest.mark.parametrize("code", [401, 602])
+@pytest.mark.parametrize("code", [401, 602, 606])
 def test_routers_that_cannot_be_asked(client, router, code):
     router.GetSpecificPortMappingEntry = refusing(code, "No")
     with pytest.raises(NotImplementedError):
@@ -108,6 +108,26 @@ def test_routers_that_cannot_be_asked(client, router, code):
     assert client.map(WANTED) == Granted("198.51.100.1", 40001, 3600)
     client.unmap(WANTED)  # whose it is cannot be known, so it stays
     assert router.table
+
+
+@pytest.mark.parametrize("code", [402, 501, 713, 714])
+def test_codes_for_a_mapping_that_is_not_there(client, router, code):
+    router.GetSpecificPortMappingEntry = refusing(code, "None")
+    assert client.holder(WANTED) is None
+
+
+def test_routers_that_renew_nothing(client, router):
+    add = router.AddPortMapping
+
+    def add_once(**new):
+        if router.table:
+            raise No(718, "ConflictInMappingEntry")
+        add(**new)
+
+    router.AddPortMapping = add_once
+    client.map(WANTED)
+    assert client.map(Wanted(40000, 40001, lease=60)).lease == 60
+    assert router.asked.count("DeletePortMapping") == 1
 
 
 def test_routers_that_list_nothing_or_no_lease(client, router):

@@ -4,13 +4,12 @@
 """Which gateway is taken, and which of its services."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import upnp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import ssdp, upnp_client
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
-    Malformed,
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.upnp_router import Network, Router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.upnp_router import GATEWAY, Network, Router
 
 WANTED = Wanted(internal_port=40000, external_port=40001, lease=3600)
 HOST = "192.168.7.10"
@@ -44,6 +43,28 @@ def test_the_only_other_one_that_is_connected(join):
     assert upnp_client.find("", HOST).gateway == "192.168.7.4"
 
 
+def test_another_word_for_connected(join):
+    router = Router("192.168.7.2")
+    router.up_word = "Up"
+    join(router)
+    assert upnp_client.find("192.168.7.1", HOST).gateway == "192.168.7.2"
+
+
+def test_a_gateway_that_describes_itself_twice(join):
+    class Twice(Router):
+        def answers(self):
+            empty = ssdp.Answer(f"{GATEWAY}2", self.location.replace("rootDesc", "empty"), 9)
+            return [empty, *super().answers()]
+
+        def description(self, path):
+            return b"<root/>" if path == "/empty.xml" else super().description(path)
+
+    join(Twice())
+    client = upnp_client.find("192.168.7.1", HOST)
+    client.map(WANTED)
+    assert client.look().boot_id == 7
+
+
 def test_several_that_are_connected(join):
     join(Router("192.168.7.2"), Router("192.168.7.3"))
     with pytest.raises(Unreachable, match=r"several answered: 192\.168\.7\.2, 192\.168\.7\.3: set gateway to one"):
@@ -52,7 +73,7 @@ def test_several_that_are_connected(join):
 
 def test_nobody(join):
     join()
-    with pytest.raises(Unreachable, match=r"the router 192\.168\.7\.1 answers no search for UPnP: turn UPnP on"):
+    with pytest.raises(Unreachable, match="no UPnP gateway answers: turn UPnP on"):
         upnp_client.find("192.168.7.1", HOST)
 
 
@@ -76,5 +97,5 @@ def test_a_location_on_another_host(join):
         location = "http://192.0.2.1:80/rootDesc.xml"
 
     join(Liar())
-    with pytest.raises(Malformed, match="sends us to another host"):
+    with pytest.raises(Unreachable, match="sends us to another host"):
         upnp_client.find("192.168.7.1", HOST)

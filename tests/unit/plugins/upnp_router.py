@@ -12,6 +12,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
 
+GATEWAY = "urn:schemas-upnp-org:device:InternetGatewayDevice:"
 URN = "urn:schemas-upnp-org:service:"
 ENVELOPE = (
     '<?xml version="1.0"?>\r\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"'
@@ -45,7 +46,7 @@ class Router:
         self.services = services
         self.port = 5000
         self.boot_id = 7
-        self.up = True
+        self.up, self.up_word = True, "Connected"
         self.external = "198.51.100.1"
         self.down = set()  # control URLs without uplink
         self.table = {}  # (port, protocol) -> (address, port, description, lease)
@@ -57,10 +58,10 @@ class Router:
         host = f"[{self.address.partition('%')[0]}]" if ":" in self.address else self.address
         return f"http://{host}:{self.port}/rootDesc.xml"
 
-    def answer(self):
-        return ssdp.Answer(self.location, self.boot_id)
+    def answers(self):
+        return [ssdp.Answer(f"{GATEWAY}1", self.location, self.boot_id)]
 
-    def description(self):
+    def description(self, _path):
         listed = "".join(
             f"<service><serviceType>{URN}{kind}</serviceType><controlURL>/ctl/{number}</controlURL></service>"
             for number, kind in enumerate(self.services)
@@ -72,7 +73,7 @@ class Router:
         if not self.up or where.port != self.port:
             raise Unreachable(f"the router {self.address} does not answer {where}: refused")
         if method == "GET":
-            return 200, self.description()
+            return 200, self.description(where.path)
         (call,) = markup.parse(body).find("Body")
         kind, _, action = headers["SOAPAction"].strip('"').partition("#")
         assert action == call.tag
@@ -93,7 +94,7 @@ class Router:
         return {"NewExternalIPAddress": self.external}
 
     def GetStatusInfo(self):
-        return {"NewConnectionStatus": "Disconnected" if self.control in self.down else "Connected", "NewUptime": 1}
+        return {"NewConnectionStatus": "Disconnected" if self.control in self.down else self.up_word, "NewUptime": 1}
 
     def AddPortMapping(self, **new):
         key = int(new["NewExternalPort"]), new["NewProtocol"]
@@ -174,7 +175,7 @@ class Network:
         for address, router in self.routers.items():
             heard = self.unicast if destination == address else self.groups and destination in ssdp.GROUPS.values()
             if router.up and heard:
-                yield address, router.answer()
+                yield from ((address, answer) for answer in router.answers())
 
     def exchange(self, where, *rest):
         return self.routers[where.host].exchange(where, *rest)
