@@ -165,7 +165,7 @@ class UpnpClient:
 def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | PinholeClient:
     """Find the Internet gateway: the one at the address `gateway`, or else the only other one that is connected."""
     kinds, client = (igd.PINHOLES, PinholeClient) if family == 6 else (igd.MAPPINGS, UpnpClient)
-    problems: dict[str, None] = {}  # in their order, each once
+    problems: list[str] = []
     others: list[tuple[str, ssdp.Answer]] = []
     zone = gateway.partition("%")[2]
     group = ssdp.GROUPS[family] + (f"%{zone}" if zone else "")
@@ -177,7 +177,7 @@ def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | Pinh
             try:
                 return client(Gateway(gateway, local_address, kinds, destination, answer))
             except MappingError as error:
-                problems[str(error)] = None
+                problems.append(str(error))
     connected: dict[str, Gateway] = {}
     end = time.monotonic() + _FINDING
     for sender, answer in others:
@@ -188,12 +188,13 @@ def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | Pinh
             if other.connected():
                 connected[sender] = other
         except MappingError as error:
-            problems[str(error)] = None
+            problems.append(str(error))
     if len(connected) == 1:
         return client(*connected.values())
     if connected:
-        problems[f"several answered: {', '.join(connected)}: set gateway to one of them"] = None
-    raise Unreachable("; ".join(problems) or "no UPnP gateway answers: turn UPnP on in the router's settings")
+        problems.append(f"several answered: {', '.join(connected)}: set gateway to one of them")
+    told = "; ".join(dict.fromkeys(problems))  # each once
+    raise Unreachable(told or "no UPnP gateway answers: turn UPnP on in the router's settings")
 
 
 def _key(wanted: Wanted) -> dict[str, object]:
