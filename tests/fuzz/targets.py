@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import io
+import ipaddress
 import json
 import runpy
 import struct
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "roles/relay/files"), str(ROOT / "tests/unit/relay")]
@@ -23,6 +24,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils import (
     firewalld,
     nft,
     relay,
+    relay_probe,
     ufw,
     wg_quick,
     wireguard,
@@ -31,11 +33,19 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
     http,
     igd,
+    natpmp_client,
+    pcp_client,
     ssdp,
+    stun,
     upnp_client,
     upnp_gateway,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import MappingError, Wanted
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
+    Malformed,
+    MappingError,
+    Unreachable,
+    Wanted,
+)
 from peer_relay import overlay, packets, probe, settings, state, status_client
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
@@ -263,6 +273,16 @@ def wg_endpoint(data: bytes) -> None:
     wireguard.parse_endpoint(data.decode(errors="replace"))
 
 
+def probe_answer(data: bytes) -> None:
+    """What comes back for a probe that a device carried."""
+    index = relay_probe.answered(data, RELAY.public)
+    assert index is None or 0 <= index < 2**32
+
+
+def route_json(data: bytes) -> None:
+    assert isinstance(relay_probe.read_route(data.decode(errors="replace")), str)
+
+
 def wg_quick_file(data: bytes) -> None:
     wg_quick.read_back(data.decode(errors="replace"))
 
@@ -383,6 +403,68 @@ _SAVED = json.dumps(state.export(WORLD.switchboard, WORLD.now, WORLD.wall)).enco
 _HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 _BODY = json.dumps(STATUS).encode()
 
+# --- what routers answer by PCP and NAT-PMP, and servers by STUN ------------------------------------------------------
+
+
+def _datagrams(data: bytes) -> Callable:
+    """An exchange that hears these datagrams, each after an octet with its length, whatever is asked."""
+    stream = io.BytesIO(data)
+
+    def exchange(*arguments: Any, **_options: Any) -> Any:
+        read = arguments[3]
+        while size := stream.read(1):
+            try:
+                return read(stream.read(size[0]))
+            except Malformed:
+                continue
+        raise Unreachable("silent")
+
+    return exchange
+
+
+def _map_a_port(client: pcp_client.PcpClient | natpmp_client.NatPmpClient) -> None:
+    client._starts = SimpleNamespace(number=lambda: None)
+    wanted = Wanted(40000, 40001)
+    client.look()
+    granted = client.map(wanted)
+    assert granted.external_port == 40001
+    assert not granted.external_address or ipaddress.ip_address(granted.external_address)
+    client.unmap(wanted)
+
+
+def pcp(data: bytes) -> None:
+    pcp_client.exchange = _datagrams(data)
+    pcp_client.nonce = SimpleNamespace(of_mapping=lambda *_: bytes(range(12)))
+    _map_a_port(pcp_client.PcpClient(ROUTER, HERE))
+
+
+def natpmp(data: bytes) -> None:
+    natpmp_client.exchange = _datagrams(data)
+    _map_a_port(natpmp_client.NatPmpClient(ROUTER, HERE))
+
+
+def stun_response(data: bytes) -> None:
+    assert ipaddress.ip_address(stun.read(data, bytes(range(12))))
+
+
+def _framed(*datagrams: str) -> bytes:
+    return b"".join(bytes([len(datagram) // 2]) + bytes.fromhex(datagram) for datagram in datagrams)
+
+
+_PCP_MAP = "000102030405060708090a0b110000009c40{:04x}00000000000000000000ffffc6336401"
+PCP_ANSWERS = [
+    "028000000000000000000007000000000000000000000000",
+    "0281000000000e1000000007000000000000000000000000" + _PCP_MAP.format(40001),
+    "028100000000000000000007000000000000000000000000" + _PCP_MAP.format(0),
+]
+PCP_CONFLICT = "0281000b0000000000000007000000000000000000000000" + _PCP_MAP.format(40001)
+NATPMP_ANSWERS = [
+    "0080000000000007c6336401",
+    "00810000000000079c409c4100000e10",
+    "0080000000000007c6336401",
+    "00810000000000079c40000000000000",
+]
+STUN = bytes.fromhex("010100142112a442000102030405060708090a0b000100080001a147c0000201002000080001a147e112a643")
 # --- what routers answer by UPnP --------------------------------------------------------------------------------------
 
 ROUTER, HERE = "192.168.7.1", "192.168.7.10"
@@ -528,12 +610,19 @@ TARGETS = {
         wg_dump, (wireguard.WireGuardError,), [DUMP.encode()], [b"\t", b"\n", b"(none)", b"off", b"[::1]:1"]
     ),
     "wg_endpoint": Target(wg_endpoint, (wireguard.WireGuardError,), [b"192.0.2.1:40000", b"[2001:db8::1]:1", b"a.b:2"]),
+    "probe_answer": Target(probe_answer, (), [FROM_RELAY["response"], TO_RELAY["response"], REAL[-1]]),
+    "ip_route": Target(
+        route_json, (relay_probe.ProbeError,), [b'[{"dst":"192.0.2.1","dev":"eth0","flags":[]}]'], JSON_WORDS
+    ),
     "wg_quick": Target(
         wg_quick_file, (wireguard.WireGuardError, ValueError), [QUICK.encode()], [b"[Peer]\n", b" = ", b"\n"]
     ),
     "nft": Target(nft_json, (nft.RulesetError,), [json.dumps(RULESET).encode()], [b'"udp"', b'"@ports"', *JSON_WORDS]),
     "ufw": Target(ufw_rules, (), [UFW], [b"ufw ", b" to ", b" from ", b" any", b" port ", b"/", b":", b",", b"'"]),
     "firewalld": Target(firewalld_blocks, (), [FIREWALLD], [b"  ", b": ", b"\n", b"ports: ", b"-", b"/udp"]),
+    "pcp": Target(pcp, (MappingError,), [_framed(*PCP_ANSWERS), _framed(PCP_ANSWERS[0], *[PCP_CONFLICT] * 3)]),
+    "natpmp": Target(natpmp, (MappingError,), [_framed(*NATPMP_ANSWERS), _framed("0080000000000007c6336401")]),
+    "stun": Target(stun_response, (MappingError,), [STUN]),
     "ssdp": Target(ssdp.parse, (MappingError,), [SSDP], [b"\r\n", b":", b"HTTP/1.1 200", b"BOOTID.UPNP.ORG: -1\r\n"]),
     "igd": Target(igd_description, (MappingError,), [DESCRIPTION], UPNP_WORDS),
     "soap": Target(soap, (MappingError,), [_ADDRESS, _SPECIFIC, _soap_fault(606)], UPNP_WORDS),

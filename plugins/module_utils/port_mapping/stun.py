@@ -61,7 +61,7 @@ def read(datagram: bytes, transaction: bytes) -> str:
 
 
 def _address(value: bytes, mask: bytes) -> str:
-    if len(value) < 4 or len(value) != 4 + _SIZES.get(value[1], 0):
+    if len(value) < 4 or len(value) - 4 != _SIZES.get(value[1]):
         raise Malformed("its STUN response gives an address of no known family")
     packed = bytes(one ^ other for one, other in zip(value[4:], mask, strict=False))
     return str(ipaddress.ip_address(packed))

@@ -64,6 +64,7 @@ def test_a_server_of_rfc_3489():
         (response(kind=0x0001), "type 0x0001"),
         (response(), "gives no address"),
         (response((0x0020, b"")), "no known family"),
+        (response((0x0020, bytes(4))), "no known family"),
         (response((0x0020, bytes.fromhex("0003a147e112a643"))), "no known family"),
         (response((0x0020, bytes.fromhex("0002a147e112a643"))), "no known family"),
         (response((0x0001, bytes.fromhex("0001a147e112"))), "no known family"),
