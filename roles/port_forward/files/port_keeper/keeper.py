@@ -186,7 +186,7 @@ class Keeper:
             held = before.pop(key(mapping.wanted), None)
             if held is None:
                 held = Held(mapping, now)
-            elif held.mapping != mapping:
+            elif held.mapping != mapping or held.problem:
                 held.mapping = mapping
                 held.ask(now)
             self.held.append(held)

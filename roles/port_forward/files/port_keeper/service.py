@@ -67,6 +67,7 @@ class Service:
 
     def __init__(self, config: Settings):
         self._settings = config
+        self._loaded = time.time()  # when the settings were
         self._problems: dict[str, str] = {}  # by what they are about
         self._inbox: queue.SimpleQueue[tuple[object, float, Any]] = queue.SimpleQueue()
         now = clock()
@@ -163,6 +164,7 @@ class Service:
             self._note("settings", f"settings not taken over, the last good ones stay: {error}")
         else:
             self._note("settings", "")
+            self._loaded = time.time()
             now = clock()
             if (config.method, config.gateway) != (self._settings.method, self._settings.gateway):
                 for line in self._lines:
@@ -208,6 +210,7 @@ class Service:
     def _write_status(self, now: float) -> None:
         keepers = [line.keeper for line in self._lines]
         document = status.document(keepers, self._seen, self._problems.values(), now, time.time())
+        document["loaded"] = self._loaded
         # Times that move with the clock are no news.
         mappings = [mapping | {"expires": None} for mapping in document["mappings"]]
         news = document | {"updated": None, "address_since": None, "mappings": mappings}
