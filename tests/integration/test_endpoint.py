@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,15 +87,6 @@ def home(lab: Lab) -> Iterator[Home]:
     made.relay.stop()
 
 
-def end(watcher: Process) -> int:
-    """End it as systemd does, together with the command that it runs."""
-    children = Path(f"/proc/{watcher.pid}/task/{watcher.pid}/children").read_text().split()
-    watcher.send_signal(signal.SIGTERM)
-    for child in children:
-        os.kill(int(child), signal.SIGTERM)
-    return watcher.wait(5)
-
-
 def endpoints(device: Device) -> set[str]:
     """Where the device's peers are."""
     lines = device.host.run("wg", "show", device.interface, "endpoints").splitlines()
@@ -134,7 +124,7 @@ def test_at_home_away_and_home_again(home: Home, lab: Lab, figure: Figure) -> No
     assert endpoints(home.server) == {home.inner}
     assert rules(laptop.host)
     for watcher in watchers:
-        assert end(watcher) == 0
+        assert watcher.stop() == 0
     assert not rules(laptop.host)
 
 
@@ -170,4 +160,4 @@ def test_an_interface_that_goes_and_comes(home: Home, lab: Lab) -> None:
     laptop.process.stop()
     time.sleep(11)
     assert watcher.running, "it waits for the interface"
-    assert end(watcher) == 0
+    assert watcher.stop() == 0

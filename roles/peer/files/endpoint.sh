@@ -29,7 +29,9 @@ say() { [ "$said" = "$*" ] || echo "$*"; said=$*; }
 
 endpoints() { wg show "$interface" endpoints 2>/dev/null; }
 endpoint() { endpoints | while read -r key where; do [ "$key" != "$relay" ] || echo "$where"; done; }
-answers() { ping -q -n -c 1 -w "$1" -I "$interface" "$address" >/dev/null 2>&1; }
+# In the background, where a signal to this shell need not wait for the end.
+pause() { sleep "$1" & wait $!; }
+answers() { ping -q -n -c 1 -w "$1" -I "$interface" "$address" >/dev/null 2>&1 & wait $!; }
 point() { wg set "$interface" "$@" 2>/dev/null; } # quiet: an interface goes, a name has no address without a network
 
 try_the_other() {
@@ -62,7 +64,7 @@ said='' last='' seconds=$patience
 while :; do
     current=$(endpoint)
     if [ -z "$current" ]; then # no interface, or no such peer: both may come
-        sleep "$interval"
+        pause "$interval"
         continue
     fi
     ip link set dev "$interface" group $group 2>/dev/null
@@ -71,11 +73,11 @@ while :; do
         say "the relay answers at $current"
         take_along
         seconds=$patience
-        sleep "$interval"
+        pause "$interval"
     else
         say "the relay does not answer: trying its endpoints in turn"
         try_the_other
         seconds=$fair_try
-        sleep 1 # ping may give up at once
+        pause 1 # ping may give up at once
     fi
 done
