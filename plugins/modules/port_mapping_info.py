@@ -127,6 +127,7 @@ nat:
     - V(public) when the Internet can reach the external address.
     - V(cgnat) when it is of the provider's own network, shared among customers. V(ds_lite) when it ends a tunnel to the
       provider's translation. V(double_nat) when it is private. V(differs) when it is not RV(seen_address).
+    - V(no_address) when the router says that it has none, which is all that many say of a private one.
     - V(unknown) when the router does not tell it.
   type: str
   returned: success
@@ -172,7 +173,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.http import same_host
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Client, MappingError
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp_client import UpnpClient
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import verdict
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import no_address, verdict
 
 
 def external_address(clients: list[Client]) -> str:
@@ -229,6 +230,8 @@ def main() -> None:
             module.warn(str(error))
     external = local_address if family == 6 and clients else external_address(clients)
     nat, explanation = verdict(external, seen)
+    if not external and any(client.method != "pcp" for client in clients):  # by PCP alone, no router tells
+        nat, explanation = no_address(gateway)
     module.exit_json(
         changed=False,
         found=bool(clients),

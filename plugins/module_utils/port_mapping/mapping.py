@@ -31,6 +31,10 @@ class Refused(MappingError):
     """The router said no; the message translates its answer."""
 
 
+class NoAddress(Refused):
+    """The router has no public address, and so refuses every mapping; the message is the verdict's explanation."""
+
+
 class Conflict(MappingError):
     """The external port is somebody else's on the router."""
 

@@ -24,15 +24,13 @@ _MAP_REQUEST = struct.Struct(">BBxxHHI")  # version, opcode, internal port, exte
 _MAP = struct.Struct(">8xHHI")  # internal port, external port, lifetime
 
 SUCCESS = 0
-RESULTS = {
+NETWORK_FAILURE = 3
+RESULTS = {  # but for NETWORK_FAILURE, which the verdict explains
     1: Answer("Unsupported Version", "it does not speak NAT-PMP", "choose the method pcp or upnp"),
     2: Answer(
         "Not Authorized/Refused",
         "it does not let this host map this port, or NAT-PMP is turned off",
         "allow it in the router's settings of NAT-PMP",
-    ),
-    3: Answer(
-        "Network Failure", "it has no external address at the moment", "see to the router's connection, then try again"
     ),
     4: Answer("Out of resources", "its table of mappings is full", "delete mappings on the router, or try again later"),
     5: Answer("Unsupported opcode", "it speaks NAT-PMP without mappings", "choose the method pcp or upnp"),

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from . import natpmp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, Life, Malformed, Refused, Wanted
+from .mapping import Conflict, Granted, Life, Malformed, NoAddress, Refused, Wanted
 from .starts import Starts
 from .udp import exchange
+from .verdict import no_address
 
 _LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
 
@@ -42,13 +44,21 @@ class NatPmpClient:
         if granted.external_port != wanted.external_port:
             self.unmap(wanted)
             raise Conflict(conflict(self.gateway, wanted))
-        return Granted(self._ask_address().address, granted.external_port, granted.lifetime)
+        return Granted(self.external_address(), granted.external_port, granted.lifetime)
 
     def unmap(self, wanted: Wanted) -> None:
-        self._ask(wanted, 0, 0)
+        with contextlib.suppress(NoAddress):  # without an address the router maps nothing
+            self._ask(wanted, 0, 0)
+
+    def external_address(self) -> str:
+        """Return "" when the router has none."""
+        return self._ask_address().address
 
     def _ask_address(self) -> natpmp.Response:
-        return self._exchange(natpmp.address_request(), natpmp.read_address, _LOOK)
+        response = self._exchange(natpmp.address_request(), natpmp.read_address, _LOOK)
+        if response.result not in (natpmp.SUCCESS, natpmp.NETWORK_FAILURE):
+            raise self._refusal(response.result)
+        return response
 
     def _ask(self, wanted: Wanted, external_port: int, lifetime: int) -> natpmp.Response:
         def read(datagram: bytes) -> natpmp.Response:
@@ -58,14 +68,18 @@ class NatPmpClient:
             return response
 
         request = natpmp.map_request(wanted.protocol, wanted.internal_port, external_port, lifetime)
-        return self._exchange(request, read, _CHANGE)
+        response = self._exchange(request, read, _CHANGE)
+        if response.result != natpmp.SUCCESS:
+            raise self._refusal(response.result)
+        return response
 
     def _exchange(self, request: bytes, read: Callable[[bytes], natpmp.Response], patience: float) -> natpmp.Response:
-        response = exchange(self.gateway, natpmp.PORT, request, read, patience=patience, source=self.local_address)
-        if response.result != natpmp.SUCCESS:
-            answer = translate("NAT-PMP", response.result, natpmp.RESULTS)
-            raise Refused(f"the router {self.gateway} refused: {answer}")
-        return response
+        return exchange(self.gateway, natpmp.PORT, request, read, patience=patience, source=self.local_address)
+
+    def _refusal(self, result: int) -> Refused:
+        if result == natpmp.NETWORK_FAILURE:
+            return NoAddress(no_address(self.gateway).explanation)
+        return Refused(f"the router {self.gateway} refused: {translate('NAT-PMP', result, natpmp.RESULTS)}")
 
 
 def find(gateway: str, local_address: str) -> NatPmpClient:

@@ -27,9 +27,10 @@ _PREFER_FAILURE = struct.pack(">BxH", 2, 0)
 SUCCESS = 0
 NOT_AUTHORIZED = 2
 UNSUPPORTED_OPTION = 5
+NETWORK_FAILURE = 7
 NO_RESOURCES = 8
 CANNOT_PROVIDE_EXTERNAL = 11
-RESULTS = {
+RESULTS = {  # but for NETWORK_FAILURE, which the verdict explains
     1: Answer("UNSUPP_VERSION", "it speaks another version of PCP", "choose the method nat-pmp or upnp"),
     NOT_AUTHORIZED: Answer(
         "NOT_AUTHORIZED",
@@ -40,9 +41,6 @@ RESULTS = {
     4: Answer("UNSUPP_OPCODE", "it speaks PCP without mappings", "choose the method nat-pmp or upnp"),
     UNSUPPORTED_OPTION: Answer("UNSUPP_OPTION", "it lacks an option of PCP", "choose the method nat-pmp or upnp"),
     6: Answer("MALFORMED_OPTION", "it did not understand an option", "update the router, or choose another method"),
-    7: Answer(
-        "NETWORK_FAILURE", "it has no external address at the moment", "see to the router's connection, then try again"
-    ),
     NO_RESOURCES: Answer(
         "NO_RESOURCES", "its table of mappings is full", "delete mappings on the router, or try again later"
     ),

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from . import nonce, pcp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, Life, Malformed, Refused, Wanted
+from .mapping import Conflict, Granted, Life, Malformed, MappingError, NoAddress, Refused, Wanted
+from .natpmp_client import NatPmpClient
 from .starts import Starts
 from .udp import exchange
+from .verdict import no_address
 
 _LOOK, _CHANGE = 2.0, 8.0  # seconds to wait; a small router may take some to change its rules
 
@@ -89,11 +91,22 @@ class PcpClient:
         request = pcp.map_request(self.local_address, mapping, lifetime, prefer_failure)
         return self._exchange(request, read, _CHANGE)
 
+    def _has_address(self) -> bool:
+        """Ask by NAT-PMP: miniupnpd calls it a lack of resources when it has no public address."""
+        if ":" in self.gateway:
+            return True
+        try:
+            return bool(NatPmpClient(self.gateway, self.local_address).external_address())
+        except MappingError:
+            return True  # for all that is known
+
     def _exchange(self, request: bytes, read: Callable[[bytes], pcp.Response], patience: float) -> pcp.Response:
         # The server compares the sender with the address inside the request.
         return exchange(self.gateway, pcp.PORT, request, read, patience=patience, source=self.local_address)
 
     def _refusal(self, result: int) -> Refused:
+        if result == pcp.NETWORK_FAILURE or (result == pcp.NO_RESOURCES and not self._has_address()):
+            return NoAddress(no_address(self.gateway).explanation)
         return Refused(f"the router {self.gateway} refused: {translate('PCP', result, pcp.RESULTS)}")
 
 

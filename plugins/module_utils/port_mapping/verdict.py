@@ -48,6 +48,11 @@ _EXPLANATIONS = {
         "second line. Take a VPN off this host's traffic, or forward the port where {seen} is and name that as the "
         f"relay's endpoint. If neither can be done: {_HELP}"
     ),
+    "no_address": (
+        "The router {gateway} opens no port because it has no public address: its connection is down, or the provider "
+        "gives it a private one (carrier-grade NAT, DS-Lite, or another router in front of it: double NAT). Nobody "
+        f"outside can reach a port of this router then. {_HELP}"
+    ),
     "local": (
         "The address {external} is one of the local network only: the provider delegates no IPv6 network, or the "
         "router does not hand it on. Turn on IPv6 (prefix delegation) in the router."
@@ -60,7 +65,7 @@ _EXPLANATIONS = {
 
 
 class Verdict(NamedTuple):
-    """`kind`: public, cgnat, double_nat, ds_lite, differs, or unknown."""
+    """`kind`: public, cgnat, double_nat, ds_lite, differs, no_address, or unknown."""
 
     kind: str
     explanation: str
@@ -78,3 +83,11 @@ def verdict(external: str, seen: str = "") -> Verdict:
     version = "_v6" if kind == "public" and address.version == 6 else ""
     explanation = _EXPLANATIONS[kind + version].format(external=external, seen=seen)
     return Verdict("unknown" if kind in ("local", "unusable") else kind, explanation)
+
+
+def no_address(gateway: str) -> Verdict:
+    """Judge a router that tells no external address, and refuses mappings for it.
+
+    Of a private address, miniupnpd, which most routers run, says nothing but that it has none.
+    """
+    return Verdict("no_address", _EXPLANATIONS["no_address"].format(gateway=gateway))

@@ -106,6 +106,8 @@ class Router:
         header = struct.pack(">BBHI", 0, opcode | 128, self.natpmp_result, self.epoch)
         if opcode == 0:
             assert len(request) == 2
+            if self.natpmp_result:
+                return header + bytes(4)
             return header + ipaddress.IPv4Address(self.external).packed
         _version, _opcode, internal, external, lifetime = struct.unpack(">BBxxHHI", request)
         protocol = {1: 17, 2: 6}[opcode]

@@ -10,6 +10,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Granted,
     Life,
     Malformed,
+    NoAddress,
     Refused,
     Unreachable,
     Wanted,
@@ -80,6 +81,15 @@ def test_every_refusal_is_translated(router, client, code):
         assert str(error.value) == (
             f"the router {ROUTER} refused: {answer.words} (NAT-PMP result {code}, {answer.name}): {answer.cure}"
         )
+
+
+def test_a_router_without_a_public_address(router):
+    router.natpmp_result = 3
+    client = natpmp_client.find(ROUTER, HOST)
+    assert client.look() == Life("", epoch=1000)
+    with pytest.raises(NoAddress, match=r"192\.168\.7\.1 opens no port .*carrier-grade NAT, .* cloud node"):
+        client.map(WANTED)
+    client.unmap(WANTED)
 
 
 def test_signs_of_life(router, client):

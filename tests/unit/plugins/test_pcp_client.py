@@ -10,6 +10,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Granted,
     Life,
     Malformed,
+    NoAddress,
     Refused,
     Unreachable,
     Wanted,
@@ -121,6 +122,22 @@ def test_a_refusal_that_no_standard_knows(router, client):
     router.pcp_result = 200
     with pytest.raises(Refused, match="PCP result 200, unknown to its standard"):
         client.map(WANTED)
+
+
+@pytest.mark.parametrize(("pcp_result", "natpmp_result"), [(7, 0), (7, 3), (8, 3)])
+def test_a_router_without_a_public_address(router, client, pcp_result, natpmp_result):
+    """The last is how miniupnpd says it."""
+    router.pcp_result, router.natpmp_result = pcp_result, natpmp_result
+    with pytest.raises(NoAddress, match=r"192\.168\.7\.1 opens no port .*carrier-grade NAT, .* cloud node"):
+        client.map(WANTED)
+
+
+@pytest.mark.parametrize("speaks", [{2}, {0, 2}])
+def test_a_router_whose_table_is_full(router, client, speaks):
+    router.pcp_result, router.speaks = 8, speaks
+    with pytest.raises(Refused, match="NO_RESOURCES") as error:
+        client.map(WANTED)
+    assert not isinstance(error.value, NoAddress)
 
 
 def test_nobody_can_be_asked_whose_port_it_is(client):

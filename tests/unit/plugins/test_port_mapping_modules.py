@@ -219,6 +219,15 @@ def test_info_without_a_router(info, monkeypatch):
     assert (result["methods"], result["problem"]) == ([], "this host has no default route")
 
 
+def test_info_of_a_router_without_a_public_address(info, router):
+    router.natpmp_result = 3
+    result = info()
+    assert (result["found"], result["nat"], result["external_address"]) == (True, "no_address", "")
+    assert "carrier-grade NAT" in result["explanation"]
+    router.speaks = {2}
+    assert info()["nat"] == "unknown"
+
+
 def test_info_of_one_method(info):
     assert [method["name"] for method in info(method="nat-pmp")["methods"]] == ["nat-pmp"]
 

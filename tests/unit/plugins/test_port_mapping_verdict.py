@@ -4,7 +4,7 @@
 """What an external address is good for."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import verdict
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import no_address, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +51,13 @@ def test_what_to_do_when_nobody_can_reach_it(external):
     assert "nobody outside can reach a port of this router" in explanation
     for cure in ("cloud node", "public IPv4 address", "bridge mode", "IPv6 pinhole"):
         assert cure in explanation
+
+
+def test_a_router_that_tells_no_address():
+    kind, explanation = no_address("192.168.1.1")
+    assert kind == "no_address"
+    assert "router 192.168.1.1 opens no port" in explanation
+    assert "cloud node" in explanation
 
 
 def test_the_other_address_is_named():
