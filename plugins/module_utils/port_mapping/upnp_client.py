@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from . import igd, ssdp, upnp_errors
 from .http import same_host
-from .mapping import Conflict, Granted, Life, Malformed, MappingError, Unreachable, Wanted
+from .mapping import Conflict, Granted, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
 from .markup import printable
 from .upnp_errors import Fault
 from .upnp_gateway import Gateway
 from .upnp_pinholes import PinholeClient
 from .upnp_search import search
+from .verdict import no_address
 
 _LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
 _MOST_MAPPINGS = 256
@@ -79,6 +80,8 @@ class UpnpClient:
                 self.remove(wanted)  # some routers renew nothing
             elif lease and fault.code in (upnp_errors.PERMANENT_ONLY, upnp_errors.INVALID_ARGUMENTS):
                 lease = 0  # routers without leases should answer 725; some find the lease an invalid argument
+            elif fault.code == upnp_errors.ACTION_FAILED and not self._external_address():
+                raise NoAddress(no_address(self.gateway).explanation) from fault
             else:
                 raise
             self._add(wanted, lease)

@@ -10,6 +10,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Granted,
     Life,
     Malformed,
+    NoAddress,
     Refused,
     Unreachable,
     Wanted,
@@ -183,6 +184,15 @@ def test_look(client, router, said, address):
 def test_no_uplink(client, router):
     router.GetExternalIPAddress = refusing(501, "ActionFailed")
     assert client.look().external_address == ""
+
+
+def test_a_router_without_a_public_address(client, router):
+    router.AddPortMapping = refusing(501, "ActionFailed")  # as miniupnpd does behind carrier-grade NAT
+    with pytest.raises(Refused, match="501 ActionFailed"):
+        client.map(WANTED)
+    router.external = ""
+    with pytest.raises(NoAddress, match=r"(?s)192\.168\.7\.1.*carrier-grade NAT.*cloud"):
+        client.map(WANTED)
 
 
 @pytest.mark.parametrize("said", ["router.example", "1.2.3", "9" * 5000])
