@@ -89,8 +89,9 @@ def local_address(gateway: str, family: int) -> str:
         raise Unreachable(
             f"the gateway {gateway} cannot be reached by IPv{family} ({error.strerror}): name the router's address"
         ) from error
-    if "%" in address:
+    if family == 6 and ipaddress.IPv6Address(address.partition("%")[0]).is_link_local:
         raise Unreachable(
-            f"this host has no IPv6 address that the Internet can reach: see to the network of {interface}"
+            f"this host has only a link-local IPv6 address towards the gateway {gateway}: turn on IPv6 (prefix "
+            "delegation) in the router"
         )
     return address
