@@ -115,7 +115,9 @@ _value:
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.hosts import expected, why_missing
 
-INSIDE, OUTSIDE, UNKNOWN = "inside", "outside", ""
+INSIDE = "inside"
+OUTSIDE = "outside"
+UNKNOWN = ""
 
 
 def reachability_rows(hosts, hostvars, public, inner, relay):
