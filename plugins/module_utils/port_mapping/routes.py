@@ -59,7 +59,7 @@ def _usable(flags: int) -> bool:
 
 def default_gateway(family: int) -> str:
     """The router of the default route. One into a tunnel has none, and does not count."""
-    path, parse = {4: ("/proc/net/route", parse_ipv4), 6: ("/proc/net/ipv6_route", parse_ipv6)}[family]
+    path, parse = {4: ("/proc/self/net/route", parse_ipv4), 6: ("/proc/self/net/ipv6_route", parse_ipv6)}[family]
     try:
         routes = parse(Path(path).read_text(encoding="ascii"))
     except FileNotFoundError:  # a kernel without IPv6
