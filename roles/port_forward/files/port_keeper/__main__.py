@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from port_keeper import settings, status
 from port_keeper.service import Service, release
@@ -44,14 +45,26 @@ def _check(config: Settings, _arguments: argparse.Namespace) -> int:
 
 
 def _status(config: Settings, arguments: argparse.Namespace) -> int:
-    try:
-        document = json.loads(config.status_file.read_text(encoding="utf-8"))
-    except OSError as error:
-        cure = "is the service running? systemctl status peer-relay-ports"
-        print(f"peer-relay-ports: {config.status_file}: {error.strerror}: {cure}", file=sys.stderr)
-        return NOT_RUNNING
+    deadline = time.monotonic() + arguments.wait
+    while True:
+        try:
+            document = json.loads(config.status_file.read_text(encoding="utf-8"))
+            if time.monotonic() >= deadline or _answered(document, config):
+                break
+        except FileNotFoundError:
+            if time.monotonic() >= deadline:
+                cure = "is the service running? systemctl status peer-relay-ports"
+                print(f"peer-relay-ports: {config.status_file} is missing: {cure}", file=sys.stderr)
+                return NOT_RUNNING
+        time.sleep(0.2)
     print(json.dumps(document) if arguments.json else status.text(document, time.time() - document["updated"]))
     return FINE if status.healthy(document) else PROBLEM
+
+
+def _answered(document: dict[str, Any], config: Settings) -> bool:
+    """Whether the keeper works by the settings that are on disk, and the router has said yes or no to each mapping."""
+    current = document["loaded"] >= config.file.stat().st_mtime
+    return current and all(mapping["state"] != "pending" for mapping in document["mappings"])
 
 
 def _release(config: Settings, _arguments: argparse.Namespace) -> int:
@@ -75,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         if function is _status:
             command.add_argument("--json", action="store_true", help="print JSON")
+            text = "seconds to wait for the router's answers"
+            command.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
     return parser
 
 
