@@ -123,6 +123,15 @@ relay:
     drops:
       description: Packets and bytes that were not forwarded, by reason.
       type: dict
+    probes:
+      description:
+        - The reachability probes that were answered last (see M(homelab.peer_relay.relay_probe)), with C(source),
+          C(index) and C(age_seconds).
+      type: list
+      elements: dict
+    probes_answered:
+      description: How many reachability probes were answered since the start.
+      type: int
 """
 
 from ansible.module_utils.basic import AnsibleModule
