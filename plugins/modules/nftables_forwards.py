@@ -166,7 +166,8 @@ def default_interface(run: Run) -> str:
 
 def address_of(run: Run, interface: str) -> str:
     links = json.loads(run(["ip", "-json", "-4", "address", "show", "dev", interface, "scope", "global"]))
-    addresses = [info["local"] for link in links for info in link.get("addr_info", [])]
+    # Some versions of ip print an empty item for an address that is filtered out.
+    addresses = [info["local"] for link in links for info in link.get("addr_info", []) if "local" in info]
     return addresses[0] if addresses else ""
 
 
