@@ -123,6 +123,50 @@ relay:
     drops:
       description: Packets and bytes that were not forwarded, by reason.
       type: dict
+    edge:
+      description:
+        - What the keeper of the router's ports tells (role P(homelab.peer_relay.port_forward#role), backend V(auto)).
+          V(null) where there is none.
+      type: dict
+      contains:
+        router:
+          description: The C(address) of the router and the C(method) by which it is asked. V(null) while there is none.
+          type: dict
+        external_address:
+          description: The router's address towards the Internet. Empty when it does not tell.
+          type: str
+        seen_address:
+          description: The address under which a STUN server sees the relay. Empty without one.
+          type: str
+        address_since:
+          description: Since when the router has that address, in Unix time.
+          type: float
+        address_age_seconds:
+          description: For how long the router has had that address.
+          type: float
+        address_changes:
+          description: How often the address has changed.
+          type: int
+        nat:
+          description: What kind of address it is (see RV(homelab.peer_relay.port_mapping_info#module:nat)).
+          type: str
+        explanation:
+          description: What that means, and what to do about it.
+          type: str
+        mappings:
+          description: The ports, with their C(state) (V(mapped), V(pending), V(refused) or V(conflict)) and C(problem).
+          type: list
+          elements: dict
+        problems:
+          description: What is wrong with the router.
+          type: list
+          elements: str
+        updated:
+          description: When the keeper told this, in Unix time.
+          type: float
+        age_seconds:
+          description: How old this is.
+          type: float
     probes:
       description:
         - The reachability probes that were answered last (see M(homelab.peer_relay.relay_probe)), with C(source),

@@ -26,6 +26,8 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "problems": [],
         "uptime_seconds": 5.0,
         "listen": ["0.0.0.0:40000"],
+        "endpoint": None,
+        "edge": None,
     }
     return json.loads(json.dumps(head | report.traffic(world.switchboard, world.now) | more, allow_nan=False))
 

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _RECENT = 300.0  # seconds; older attempts are history
+_IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
 class Finding(NamedTuple):
@@ -19,12 +21,17 @@ class Finding(NamedTuple):
 
 
 def findings(status: dict[str, Any]) -> list[Finding]:
-    """Return all findings, the relay's own first, then each device's, then each pair's."""
-    return [*_relay(status), *_devices(status), *_pairs(status)]
+    """Return all findings, the relay's own first, then the router's, then each device's, then each pair's."""
+    return [*_relay(status), *_router(status), *_devices(status), *_pairs(status)]
 
 
 def _recent(age: float | None, within: float = _RECENT) -> bool:
     return age is not None and age < within
+
+
+def _split(subject: str, problem: str) -> Finding:
+    text, _, cure = problem.rpartition(": ")
+    return Finding(subject, text or problem, cure)
 
 
 def _port(status: dict[str, Any]) -> str:
@@ -33,8 +40,7 @@ def _port(status: dict[str, Any]) -> str:
 
 def _relay(status: dict[str, Any]) -> Iterator[Finding]:
     for problem in status["problems"]:
-        text, _, cure = problem.rpartition(": ")
-        yield Finding("relay", text or problem, cure)
+        yield _split("relay", problem)
     for stranger in status["unknown_devices"]:
         if _recent(stranger["last_seen_seconds"]):
             yield Finding(
@@ -47,6 +53,36 @@ def _relay(status: dict[str, Any]) -> Iterator[Finding]:
             "relay",
             "its send buffer was full and packets were lost",
             "raise net.core.wmem_max (role variable relay_socket_buffer)",
+        )
+
+
+def _router(status: dict[str, Any]) -> Iterator[Finding]:
+    edge = status["edge"]
+    if edge is None:
+        return
+    for problem in edge["problems"]:
+        yield _split("router", problem)
+    if edge["nat"] not in ("public", "unknown"):
+        explanation, _, cure = edge["explanation"].partition(". ")
+        yield Finding("router", explanation, cure)
+    for mapping in edge["mappings"]:
+        name = f"port {mapping['external_port']}/{mapping['protocol']} ({mapping['name']}, IPv{mapping['family']})"
+        if mapping["problem"]:
+            yield _split(name, mapping["problem"])
+        elif mapping["state"] != "mapped":
+            yield Finding(name, "the router has not answered yet", "look again in a minute")
+    host = (status["endpoint"] or "").rpartition(":")[0]
+    if _IPV4.fullmatch(host) and _IPV4.fullmatch(edge["external_address"]) and host != edge["external_address"]:
+        yield Finding(
+            "router",
+            f"its external address is {edge['external_address']}, but the devices know {host}",
+            "run the playbook site again, or set relay_endpoint to a name that follows the address (dynamic DNS)",
+        )
+    elif edge["address_changes"] and _recent(edge["address_age_seconds"]):
+        yield Finding(
+            "router",
+            f"its external address has become {edge['external_address']}, {edge['address_age_seconds']:.0f} s ago",
+            "do the devices know it? Their endpoint should be a name that follows the address (dynamic DNS)",
         )
 
 

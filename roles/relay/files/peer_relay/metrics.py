@@ -15,6 +15,12 @@ _DEVICE_COUNTERS = {
 }
 
 
+_EDGE_COUNTERS = {
+    "renewals": ("peer_relay_edge_mapping_renewals", "Renewals of the mapping in the router"),
+    "restores": ("peer_relay_edge_mapping_restores", "Losses of the mapping that were made good"),
+}
+
+
 def exposition(status: dict[str, Any]) -> bytes:
     """Return the metrics of a status document."""
     # Imported here: the library costs memory that only those who scrape should spend.
@@ -74,3 +80,32 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
         for reason, count in status["drops"].items():
             drops.add_metric([reason], count[key])
         yield drops
+    if status["edge"] is not None:
+        yield from _edge_families(status["edge"])
+
+
+def _edge_families(edge: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    router = edge["router"] or {"address": "", "method": ""}
+    info = GaugeMetricFamily(
+        "peer_relay_edge_info", "The router", labels=["router", "method", "external_address", "nat"]
+    )
+    info.add_metric([router["address"], router["method"], edge["external_address"], edge["nat"]], 1)
+    yield info
+    yield GaugeMetricFamily("peer_relay_edge_up", "1 when the router answers", int(edge["router"] is not None))
+    yield GaugeMetricFamily("peer_relay_edge_age_seconds", "Age of what is known of it", edge["age_seconds"])
+    yield CounterMetricFamily(
+        "peer_relay_edge_address_changes", "Changes of the external address", value=edge["address_changes"]
+    )
+    mapped = GaugeMetricFamily(
+        "peer_relay_edge_mapping_up", "1 when the router has the port open", labels=["mapping", "family"]
+    )
+    for mapping in edge["mappings"]:
+        mapped.add_metric([mapping["name"], str(mapping["family"])], int(mapping["state"] == "mapped"))
+    yield mapped
+    for key, (name, text) in _EDGE_COUNTERS.items():
+        family = CounterMetricFamily(name, text, labels=["mapping", "family"])
+        for mapping in edge["mappings"]:
+            family.add_metric([mapping["name"], str(mapping["family"])], mapping[key])
+        yield family

@@ -59,6 +59,7 @@ class Settings:
     status_socket: Path
     metrics_listen: tuple[str, int] | None
     public_endpoint: str
+    edge_status_file: Path
     devices: tuple[DeviceSettings, ...]
 
 
@@ -204,6 +205,7 @@ _RELAY_KEYS = (
     "status_socket",
     "metrics_listen",
     "public_endpoint",
+    "edge_status_file",
 )
 _DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
 
@@ -245,6 +247,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     endpoint = relay.take(
         "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
     )
+    edge = relay.take("edge_status_file", str, _path, "an absolute path", "/run/peer-relay-ports/status.json")
     return Settings(
         file=file,
         name=name,
@@ -256,6 +259,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         status_socket=status,
         metrics_listen=metrics,
         public_endpoint=endpoint,
+        edge_status_file=edge,
         devices=_devices(file, devices, networks, frozenset(addresses), name),
     )
 

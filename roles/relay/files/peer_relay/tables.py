@@ -43,6 +43,8 @@ def status(document: dict[str, Any]) -> str:
         f"up {_age(document['uptime_seconds'])}, version {document['version']}"
     )
     parts = [head, *(f"problem: {problem}" for problem in document["problems"])]
+    if document["edge"] is not None:
+        parts.append(_edge(document["edge"]))
     devices = [
         (
             device["name"],
@@ -68,3 +70,21 @@ def status(document: dict[str, Any]) -> str:
     if drops:
         parts.append("\n" + _table(("not forwarded", "packets", "bytes"), drops))
     return "\n".join(parts)
+
+
+def _edge(edge: dict[str, Any]) -> str:
+    router = f"{edge['router']['address']} ({edge['router']['method']})" if edge["router"] else "none found"
+    address = edge["external_address"] or "unknown"
+    rows = [
+        (
+            f"{mapping['external_address'] or address} {mapping['external_port']}/{mapping['protocol']}",
+            mapping["name"],
+            mapping["state"],
+            "-" if mapping["expires"] is None else _age(max(0.0, mapping["expires"] - edge["updated"])),
+            str(mapping["restores"]),
+        )
+        for mapping in edge["mappings"]
+    ]
+    head = f"router: {router}, external address {address}, {edge['nat']}, as of {_age(edge['age_seconds'])} ago"
+    problems = [f"problem: {problem}" for problem in edge["problems"]]
+    return "\n".join(("\n" + head, *problems, _table(("open outside", "mapping", "state", "lease", "restored"), rows)))

@@ -1,0 +1,135 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The router in front of this host, as the keeper of its ports (role port_forward) tells of it in a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_MAX_SIZE = 1 << 18
+_MAX_TEXT = 2000
+_MAX_LIST = 256
+_STALE = 60.0  # seconds; it is written six times as often
+_CURE = "see systemctl status peer-relay-ports on the relay"
+
+
+class EdgeError(Exception):
+    """The file does not hold what a keeper writes."""
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """Return the document with what is known of it, and nothing else; raise EdgeError."""
+    try:
+        return _table(_DOCUMENT)(json.loads(data))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise EdgeError(f"{type(error).__name__}: {error}"[:_MAX_TEXT]) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
+        raise ValueError(f"{value!r:.100} is no line of text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.100} is no number")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise ValueError(f"{value!r:.100} is no count")
+    return value
+
+
+def _maybe(kind: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else kind(value)
+
+
+def _list(kind: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    def convert(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > _MAX_LIST:
+            raise ValueError(f"{value!r:.100} is no list, or a long one")
+        return [kind(item) for item in value]
+
+    return convert
+
+
+def _table(kinds: dict[str, Callable[[Any], Any]]) -> Callable[[Any], dict[str, Any]]:
+    def convert(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r:.100} is no table")
+        return {key: kind(value[key]) for key, kind in kinds.items()}
+
+    return convert
+
+
+_MAPPING = {
+    "name": _text,
+    "protocol": _text,
+    "family": _count,
+    "internal_port": _count,
+    "external_port": _count,
+    "external_address": _text,
+    "state": _text,
+    "lease_seconds": _count,
+    "expires": _maybe(_number),
+    "renewals": _count,
+    "restores": _count,
+    "problem": _maybe(_text),
+}
+_DOCUMENT = {
+    "updated": _number,
+    "router": _maybe(_table({"address": _text, "method": _text})),
+    "external_address": _text,
+    "seen_address": _text,
+    "address_since": _maybe(_number),
+    "address_changes": _count,
+    "nat": _text,
+    "explanation": _text,
+    "mappings": _list(_table(_MAPPING)),
+    "problems": _list(_text),
+}
+
+
+def _content(file: Path) -> bytes:
+    """Read the file, whatever somebody has put in its place."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise EdgeError("not a file")
+        return stream.read(_MAX_SIZE)
+
+
+class EdgeReader:
+    """Reads the file whenever it is asked; remembers it, so that a keeper that ended is missed."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._last: dict[str, Any] | None = None
+
+    def read(self, wall: float) -> tuple[dict[str, Any] | None, str | None]:
+        """Return the document, None where there never was one, and what is wrong with it; `wall` is the Unix time."""
+        problem = None
+        try:
+            self._last = parse(_content(self._file))
+        except FileNotFoundError:
+            pass
+        except (OSError, EdgeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            problem = f"{self._file}: {reason}: {_CURE}"
+        if self._last is None:
+            return None, problem
+        age = max(0.0, round(wall - self._last["updated"], 1))
+        since = self._last["address_since"]
+        ages = {"age_seconds": age, "address_age_seconds": None if since is None else max(0.0, round(wall - since, 1))}
+        if problem is None and age > _STALE:
+            problem = f"the keeper of the router's ports has told nothing for {age:.0f} s: {_CURE}"
+        return self._last | ages, problem
