@@ -63,8 +63,8 @@ class NatPmpClient:
     def _ask(self, wanted: Wanted, external_port: int, lifetime: int) -> natpmp.Response:
         def read(datagram: bytes) -> natpmp.Response:
             response = natpmp.read_map(datagram, wanted.protocol, wanted.internal_port)
-            if lifetime and response.result == natpmp.SUCCESS and not response.external_port:
-                raise Malformed("its NAT-PMP response grants external port 0")
+            if lifetime and response.result == natpmp.SUCCESS and not (response.external_port and response.lifetime):
+                raise Malformed("its NAT-PMP response grants no port, or for no time")
             return response
 
         request = natpmp.map_request(wanted.protocol, wanted.internal_port, external_port, lifetime)

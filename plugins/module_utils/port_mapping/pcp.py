@@ -26,6 +26,7 @@ _PREFER_FAILURE = struct.pack(">BxH", 2, 0)
 
 SUCCESS = 0
 NOT_AUTHORIZED = 2
+UNSUPPORTED_OPCODE = 4
 UNSUPPORTED_OPTION = 5
 NETWORK_FAILURE = 7
 NO_RESOURCES = 8
@@ -38,7 +39,7 @@ RESULTS = {  # but for NETWORK_FAILURE, which the verdict explains
         "allow it in the router's settings of PCP, or stop the other program",
     ),
     3: Answer("MALFORMED_REQUEST", "it did not understand the request", "update the router, or choose another method"),
-    4: Answer("UNSUPP_OPCODE", "it speaks PCP without mappings", "choose the method nat-pmp or upnp"),
+    UNSUPPORTED_OPCODE: Answer("UNSUPP_OPCODE", "it speaks PCP without mappings", "choose the method nat-pmp or upnp"),
     UNSUPPORTED_OPTION: Answer("UNSUPP_OPTION", "it lacks an option of PCP", "choose the method nat-pmp or upnp"),
     6: Answer("MALFORMED_OPTION", "it did not understand an option", "update the router, or choose another method"),
     NO_RESOURCES: Answer(

@@ -32,7 +32,8 @@ class PcpClient:
         """The server tells its epoch; its external address it tells only with a mapping."""
         request = pcp.announce(self.local_address)
         response = self._exchange(request, lambda datagram: pcp.read(datagram, pcp.ANNOUNCE), _LOOK)
-        if response.result != pcp.SUCCESS:
+        # Every response tells the epoch, also that of a server which does not know this request.
+        if response.result not in (pcp.SUCCESS, pcp.UNSUPPORTED_OPCODE):
             raise self._refusal(response.result)
         return Life(epoch=response.epoch, boot_id=self._starts.number())
 
@@ -84,8 +85,12 @@ class PcpClient:
             response = pcp.read(datagram, pcp.MAP)
             if response.mapping and not response.mapping.is_answer_to(mapping):
                 raise Malformed("its PCP response is about another mapping")
-            if response.mapping and lifetime and response.result == pcp.SUCCESS and not response.mapping.external_port:
-                raise Malformed("its PCP response grants external port 0")
+            if (
+                lifetime
+                and response.result == pcp.SUCCESS
+                and not (response.mapping.external_port and response.lifetime)
+            ):
+                raise Malformed("its PCP response grants no port, or for no time")
             return response
 
         request = pcp.map_request(self.local_address, mapping, lifetime, prefer_failure)

@@ -107,7 +107,8 @@ def test_nobody_can_be_asked_whose_port_it_is(client):
     ("at", "octets", "words"),
     [
         (8, b"\0\1", "about port 1"),
-        (10, b"\0\0", "external port 0"),
+        (10, b"\0\0", "no port, or for no time"),
+        (12, b"\0\0\0\0", "no port, or for no time"),
         (1, b"\x82", "kind 130"),
         (16, b"\0", "17 octets"),
     ],

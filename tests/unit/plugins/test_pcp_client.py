@@ -110,7 +110,7 @@ def test_a_mapping_of_another_program(router, client):
 def test_every_refusal_is_translated(router, client, code):
     router.pcp_result = code
     answer = pcp.RESULTS[code]
-    for call in (lambda: client.map(WANTED), client.look):
+    for call in [lambda: client.map(WANTED)] + [client.look] * (code != pcp.UNSUPPORTED_OPCODE):
         with pytest.raises(Refused) as error:
             call()
         assert str(error.value) == (
@@ -138,6 +138,11 @@ def test_a_router_whose_table_is_full(router, client, speaks):
     with pytest.raises(Refused, match="NO_RESOURCES") as error:
         client.map(WANTED)
     assert not isinstance(error.value, NoAddress)
+
+
+def test_a_server_that_does_not_know_announce(router, client):
+    router.pcp_result = 4
+    assert client.look() == Life(epoch=1000)
 
 
 def test_nobody_can_be_asked_whose_port_it_is(client):
@@ -202,7 +207,8 @@ def test_a_router_that_forgets_whose_pinhole_it_is(router, client_v6):
         (24, b"\0" * 12, "about another mapping"),  # nonce
         (36, b"\6", "about another mapping"),
         (40, b"\0\1", "about another mapping"),
-        (42, b"\0\0", "grants external port 0"),
+        (42, b"\0\0", "grants no port, or for no time"),
+        (4, b"\0\0\0\0", "grants no port, or for no time"),
         (1, b"\x80", "kind 128"),
         (60, b"\0", "has 61 octets"),
     ],
