@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keeper_world import LATENCY, POLL, RELAY, WEB, Router, World
 from port_keeper.held import Mapping
 from port_keeper.keeper import Find, Map, Unmap
-from port_mapping.mapping import Conflict, Malformed, Refused, Unreachable, Wanted
+from port_mapping.mapping import Conflict, Malformed, NoAddress, Refused, Unreachable, Wanted
 
 METHODS = ["pcp", "nat-pmp", "upnp"]
 _AT_ONCE = 5 * LATENCY
@@ -276,6 +276,17 @@ def test_a_renewal_refused_leaves_the_mapping_its_time(world: World) -> None:
     assert (world.state, world.held.problem) == ("mapped", "192.0.2.254 says no")
     world.run(20)
     assert world.state == "refused"
+
+
+def test_a_router_without_an_address(world: World) -> None:
+    world.run(10)
+    world.router.restart()
+    world.router.refuses = NoAddress
+    world.run(10)
+    assert (world.state, world.keeper.addressless) == ("refused", True)
+    world.router.refuses = None
+    world.run(20)
+    assert (world.state, world.keeper.addressless) == ("mapped", False)
 
 
 def test_a_port_taken_by_another_host() -> None:

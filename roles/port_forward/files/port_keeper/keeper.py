@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from port_mapping.lifetime import restarted
-from port_mapping.mapping import Client, Life, MappingError, Unreachable, Wanted
+from port_mapping.mapping import Client, Life, MappingError, NoAddress, Unreachable, Wanted
 
 from port_keeper.held import Held, Mapping, key
 
@@ -78,6 +78,7 @@ class Keeper:
         self.address = ""  # the external one
         self.address_since: float | None = None
         self.address_changes = 0
+        self.addressless = False  # the router says that it has none
         self.events: list[Event] = []
         self._leaving = list(leftover)
         self._running: Action | None = None
@@ -137,6 +138,7 @@ class Keeper:
     def done(self, now: float, outcome: object) -> None:
         """Take the outcome of the action that `next` returned last: what the client returned, or a MappingError."""
         action, self._running = self._running, None
+        self.addressless |= isinstance(outcome, NoAddress)
         if self._outdated:
             self._outdated = False
         elif isinstance(outcome, Unreachable):
@@ -224,7 +226,8 @@ class Keeper:
         self._look_first = False
         self._look_at = now + self.poll
         if isinstance(outcome, MappingError):
-            self._complain(str(outcome))
+            if not isinstance(outcome, NoAddress):
+                self._complain(str(outcome))
             return
         self._complain("")
         before, life = self._life, outcome
@@ -296,6 +299,7 @@ class Keeper:
 
     def _set_address(self, now: float, address: str) -> bool:
         """Note the external address; return whether it is another one than before."""
+        self.addressless = False
         before, self.address = self.address, address
         if address == before:
             return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from port_mapping.verdict import verdict
+from port_mapping.verdict import no_address, verdict
 
 from port_keeper.held import Held
 from port_keeper.keeper import Keeper
@@ -16,7 +16,7 @@ from port_keeper.keeper import Keeper
 def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now: float, wall: float) -> dict[str, Any]:
     """Return the status; `seen` is this host's address as others see it, `wall` the Unix time of `now`."""
     main = next((keeper for keeper in keepers if keeper.held), keepers[0])
-    judged = verdict(main.address, seen)
+    judged = no_address(main.router.gateway) if main.addressless and main.router else verdict(main.address, seen)
     return {
         "updated": round(wall, 3),
         "router": {"address": main.router.gateway, "method": main.router.method} if main.router else None,

@@ -67,6 +67,8 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("router", explanation, cure)
     for mapping in edge["mappings"]:
         name = f"port {mapping['external_port']}/{mapping['protocol']} ({mapping['name']}, IPv{mapping['family']})"
+        if mapping["problem"] == edge["explanation"]:
+            continue  # told already
         if mapping["problem"]:
             yield _split(name, mapping["problem"])
         elif mapping["state"] != "mapped":
