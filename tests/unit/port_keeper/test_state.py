@@ -1,0 +1,65 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What outlives a restart of the keeper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from keeper_world import RELAY, WEB
+from port_keeper import state
+from port_keeper.held import key
+from port_keeper.state import Address, State
+
+HERE = {4: Address("203.0.113.1", 1_800_000_000.5, 2)}
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    state.write(file, [WEB.wanted, RELAY.wanted, RELAY.wanted], HERE)
+    found = state.read(file)
+    assert {key(wanted) for wanted in found.mappings} == {key(RELAY.wanted), key(WEB.wanted)}
+    assert len(found.mappings) == 2
+    assert found.addresses == HERE
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"mappings": 1, "addresses": {}}',
+        '{"mappings": [[4, "udp", 1]], "addresses": {}}',
+        '{"mappings": [[5, "udp", 1, 1]], "addresses": {}}',
+        '{"mappings": [[4, "udp", 1, 65536]], "addresses": {}}',
+        '{"mappings": [[4, "udp", 1.0, 1]], "addresses": {}}',
+        '{"mappings": [[4, ["udp"], 1, 1]], "addresses": {}}',
+        '{"mappings": [], "addresses": {"4": ["a", 1]}}',
+        '{"mappings": [], "addresses": {"x": ["a", 1, 1]}}',
+        '{"mappings": [], "addresses": {"4": ["a", NaN, 1]}}',
+        '{"mappings": [], "addresses": {"4": ["a", 1, -1]}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_makes_no_sense_is_nothing(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "state.json"
+    file.write_text(content)
+    assert state.read(file) == State()
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert state.read(tmp_path / "state.json") == State()
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    state.replace(file, "old", 0o644)
+    with file.open() as reader:
+        state.replace(file, json.dumps({"new": 1}), 0o644)
+        assert reader.read() == "old"
+    assert file.stat().st_mode & 0o777 == 0o644
