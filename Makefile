@@ -29,7 +29,7 @@ fuzz: ## Fuzz every parser for a bounded time
 
 integration: ## The service with stock WireGuard over network namespaces, and the backends of the role port_forward
 	@build/venv/bin/python -m pytest tests/integration
-	@build/venv/bin/python -m pytest tests/backends
+	@build/venv/bin/python -m pytest --numprocesses 2 tests/backends
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule
