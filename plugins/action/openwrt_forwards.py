@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import re
 
 from ansible.errors import AnsibleActionFail
@@ -12,6 +13,7 @@ from ansible_collections.homelab.peer_relay.plugins.plugin_utils.openwrt import 
     Section,
     external_address,
     make_plan,
+    own_sections,
     read_sections,
     refuse_what_does_not_fit,
     wanted_sections,
@@ -62,7 +64,7 @@ class ActionModule(ActionBase):
             address = external_address(there, self._command("ubus call network.interface dump"), options["wan"])
         plan = make_plan(there, wanted)
         if plan.commands and not self._task.check_mode:
-            self._apply(plan, wanted)
+            self._apply(there, wanted)
         return {
             "changed": bool(plan.commands),
             "diff": {
@@ -87,13 +89,26 @@ class ActionModule(ActionBase):
             )
         return read_sections(self._command("uci show firewall"))
 
-    def _apply(self, plan, wanted) -> None:
+    def _apply(self, there, wanted) -> None:
+        self._change(wanted)
+        try:
+            self._load()
+        except OpenwrtError:
+            # Or else the settings would have what the firewall has not, and the next run would find nothing to do.
+            self._change(own_sections(there))
+            with contextlib.suppress(OpenwrtError):
+                self._load()
+            raise
+
+    def _change(self, wanted) -> None:
+        commands = " && ".join([*make_plan(self._read(), wanted).commands, "uci commit firewall"])
         # All or nothing: what a failed command leaves staged, the next commit of anybody would bring in.
-        commands = " && ".join([*plan.commands, "uci commit firewall"])
         self._command(f"{commands} || {{ uci revert firewall; exit 1; }}")
-        left = make_plan(self._read(), wanted)
-        if left.commands:
-            raise OpenwrtError(f"uci took the changes, but does not have them: {'; '.join(left.commands)}")
+        left = make_plan(self._read(), wanted).commands
+        if left:
+            raise OpenwrtError(f"uci took the changes, but does not have them: {'; '.join(left)}")
+
+    def _load(self) -> None:
         said = self._command("/etc/init.d/firewall reload 2>&1")
         complaints = [line for line in said.splitlines() if _COMPLAINT.search(line)]
         if complaints:

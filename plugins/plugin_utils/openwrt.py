@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shlex
@@ -54,8 +55,15 @@ def read_sections(text: str) -> dict[str, Section]:
     return sections
 
 
+def own_sections(there: dict[str, Section]) -> dict[str, Section]:
+    return {name: section for name, section in there.items() if name.startswith(PREFIX)}
+
+
 def wanted_sections(forwards, address, address6, wan, lan, hairpin) -> dict[str, Section]:
     sections = {}
+    for family, destination in (("ipv4", address), ("ipv6", address6)):
+        if any(family in forward["families"] for forward in forwards):
+            _check_address(family, destination)
     for forward in forwards:
         common = {
             "name": f"homelab.peer_relay: {forward['name']}",
@@ -90,8 +98,17 @@ def wanted_sections(forwards, address, address6, wan, lan, hairpin) -> dict[str,
     return sections
 
 
+def _check_address(family: str, text: str) -> None:
+    try:
+        found = f"ipv{ipaddress.ip_address(text).version}"
+    except ValueError:
+        found = ""
+    if found != family:
+        raise OpenwrtError(f"the host's address '{text}' is no {family} address")
+
+
 def make_plan(there: dict[str, Section], wanted: dict[str, Section]) -> Plan:
-    ours = {name: section for name, section in there.items() if name.startswith(PREFIX)}
+    ours = own_sections(there)
     commands = [f"uci delete firewall.{name}" for name in ours if ours[name] != wanted.get(name)]
     for name, section in wanted.items():
         if section != ours.get(name):
