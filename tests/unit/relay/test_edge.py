@@ -52,8 +52,16 @@ def file(tmp_path: Path) -> Path:
     return result
 
 
+@pytest.fixture(autouse=True)
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings of a keeper that is not installed."""
+    result = tmp_path / "ports.toml"
+    monkeypatch.setattr(edge, "KEEPER", result)
+    return result
+
+
 def read(file: Path, wall: float = NOW) -> tuple[dict[str, Any] | None, str | None]:
-    return edge.EdgeReader(file).read(wall)
+    return edge.read(file, wall)
 
 
 def told(mapping: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -88,14 +96,10 @@ def test_a_keeper_that_tells_nothing_any_more(file: Path) -> None:
     assert problem.startswith("the keeper of the router's ports has told nothing for 104 s: see systemctl status")
 
 
-def test_a_keeper_that_ended_is_missed(file: Path) -> None:
-    reader = edge.EdgeReader(file)
-    reader.read(NOW)
-    file.unlink()
-    assert reader.read(NOW + 10)[1] is None  # a restart
-    assert "told nothing for 74 s" in reader.read(NOW + 70)[1]
-    file.write_text(json.dumps(DOCUMENT | {"updated": NOW + 80}))
-    assert reader.read(NOW + 81)[1] is None
+def test_a_keeper_that_does_not_run(tmp_path: Path, keeper: Path) -> None:
+    keeper.touch()
+    cure = "see systemctl status peer-relay-ports on the relay"
+    assert read(tmp_path / "status.json") == (None, f"the keeper of the router's ports does not run: {cure}")
 
 
 def test_a_clock_that_was_set_back(file: Path) -> None:

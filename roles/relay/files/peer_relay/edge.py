@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+KEEPER = Path("/etc/peer-relay-ports/ports.toml")  # is there where a keeper is to run
 _MAX_SIZE = 1 << 18
 _MAX_TEXT = 2000
 _MAX_LIST = 256
@@ -108,28 +109,20 @@ def _content(file: Path) -> bytes:
         return stream.read(_MAX_SIZE)
 
 
-class EdgeReader:
-    """Reads the file whenever it is asked; remembers it, so that a keeper that ended is missed."""
+def read(file: Path, wall: float) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the document, None where there is none, and what is wrong with it; `wall` is the Unix time."""
+    try:
+        document = parse(_content(file))
+    except FileNotFoundError:
+        return None, f"the keeper of the router's ports does not run: {_CURE}" if KEEPER.exists() else None
+    except (OSError, EdgeError) as error:
+        return None, f"{file}: {error.strerror if isinstance(error, OSError) else error}: {_CURE}"
+    age, since = _age(wall, document["updated"]), document["address_since"]
+    document |= {"age_seconds": age, "address_age_seconds": None if since is None else _age(wall, since)}
+    if age > _STALE:
+        return document, f"the keeper of the router's ports has told nothing for {age:.0f} s: {_CURE}"
+    return document, None
 
-    def __init__(self, file: Path):
-        self._file = file
-        self._last: dict[str, Any] | None = None
 
-    def read(self, wall: float) -> tuple[dict[str, Any] | None, str | None]:
-        """Return the document, None where there never was one, and what is wrong with it; `wall` is the Unix time."""
-        problem = None
-        try:
-            self._last = parse(_content(self._file))
-        except FileNotFoundError:
-            pass
-        except (OSError, EdgeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            problem = f"{self._file}: {reason}: {_CURE}"
-        if self._last is None:
-            return None, problem
-        age = max(0.0, round(wall - self._last["updated"], 1))
-        since = self._last["address_since"]
-        ages = {"age_seconds": age, "address_age_seconds": None if since is None else max(0.0, round(wall - since, 1))}
-        if problem is None and age > _STALE:
-            problem = f"the keeper of the router's ports has told nothing for {age:.0f} s: {_CURE}"
-        return self._last | ages, problem
+def _age(wall: float, then: float) -> float:
+    return max(0.0, round(wall - then, 1))

@@ -16,8 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from peer_relay import __version__, addresses, notify, report, settings, state
-from peer_relay.edge import EdgeReader
+from peer_relay import __version__, addresses, edge, notify, report, settings, state
 from peer_relay.noise import Identity, tai64n
 from peer_relay.relay_peer import RelayPeer
 from peer_relay.settings import Settings, SettingsError
@@ -67,7 +66,6 @@ class Service:
         self._state_error: str | None = None
         self._clock_error: str | None = None
         self._started = time.monotonic()
-        self._edge = EdgeReader(config.edge_status_file)
         private = settings.read_private_key(config.private_key_file)
         self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses))
         self._switchboard.apply(config.devices)
@@ -224,7 +222,6 @@ class Service:
             self._switchboard.own.addresses = config.addresses
             self._switchboard.apply(config.devices)
             self._settings = config
-            self._edge = EdgeReader(config.edge_status_file)
             self._save_due = 0.0
             log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
         notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
@@ -297,17 +294,17 @@ class Service:
 
     def _document(self) -> dict[str, Any]:
         now = time.monotonic()
-        edge, edge_problem = self._edge.read(time.time())
+        router, router_problem = edge.read(self._settings.edge_status_file, time.time())
         return {
             "version": __version__,
             "name": self._settings.name,
             "uptime_seconds": round(now - self._started, 3),
             "data_plane": "userspace",
             "healthy": self._settings_error is None,
-            "problems": self._problems() + ([edge_problem] if edge_problem else []),
+            "problems": self._problems() + ([router_problem] if router_problem else []),
             "listen": self._listening(),
             "endpoint": self._settings.public_endpoint or None,
-            "edge": edge,
+            "edge": router,
             "settings_file": str(self._settings.file),
             "settings_error": self._settings_error,
             **report.traffic(self._switchboard, now),
