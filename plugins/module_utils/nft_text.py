@@ -33,7 +33,7 @@ def iptables_rule(port: Port) -> list[str]:
     return [
         *(["-d", f"{port.destination}/{length}"] if length else []),
         *["-p", port.protocol, "-m", port.protocol, "--dport", str(port.port)],
-        *(["-m", "conntrack", "--ctstatus", "DNAT"] if port.version == 4 else []),
+        *(["-m", "conntrack", "--ctstate", "DNAT"] if port.version == 4 else []),
         *["-m", "comment", "--comment", port.tag, "-j", "ACCEPT"],
     ]
 

@@ -193,7 +193,7 @@ def test_a_chain_of_iptables_is_written_by_iptables() -> None:
     items = chain("ip filter FORWARD", [{"xt": None}, {"accept": None}], [{"xt": None}], policy="drop")
     listing = (
         "-P FORWARD DROP\n"
-        "-A FORWARD -d 192.168.1.10/32 -p udp -m udp --dport 40000 -m conntrack --ctstatus DNAT "
+        "-A FORWARD -d 192.168.1.10/32 -p udp -m udp --dport 40000 -m conntrack --ctstate DNAT "
         f'-m comment --comment "{TAG}" -j ACCEPT\n-A FORWARD -j REJECT\n'
     )
 
