@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Datagrams from outside to a port, each from a socket of its own: a new flow, which only a mapping lets in."""
+"""Datagrams from outside to a port, each from a source port of its own: a new flow, which only a mapping lets in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.traffic import Direction
 
 _NUMBER = struct.Struct(">Q")
 _LINGER = 0.3  # seconds in which datagrams under way may still arrive
-_KEPT_OPEN = 50  # sockets whose ports are not used again at once
+_FIRST_SOURCE_PORT = 10000  # none is used twice: routers remember flows for minutes
 
 
 def _socket(address: str) -> socket.socket:
@@ -49,29 +49,24 @@ class Knocks(Direction):
         self._thread.start()
 
     def _run(self) -> None:
-        kept: list[socket.socket] = []
         with self._outside.inside(), selectors.DefaultSelector() as selector:
             selector.register(self._door, selectors.EVENT_READ)
             number, due = 0, time.monotonic()
             while not self._stopped.is_set():
                 if time.monotonic() >= due:
-                    kept.append(self._knock(number))
+                    self._knock(number)
                     number, due = number + 1, due + self._interval
-                    if len(kept) > _KEPT_OPEN:
-                        kept.pop(0).close()
                 if selector.select(max(0, due - time.monotonic())):
                     self._receive()
             time.sleep(_LINGER)
             self._receive()
-        for made in kept:
-            made.close()
 
-    def _knock(self, number: int) -> socket.socket:
-        made = _socket(self._target[0])
-        self.sent[number] = time.monotonic()
-        with contextlib.suppress(OSError):  # no way there: lost
-            made.sendto(_NUMBER.pack(number), self._target)
-        return made
+    def _knock(self, number: int) -> None:
+        with _socket(self._target[0]) as made:
+            made.bind(("", _FIRST_SOURCE_PORT + number))
+            self.sent[number] = time.monotonic()
+            with contextlib.suppress(OSError):  # no way there: lost
+                made.sendto(_NUMBER.pack(number), self._target)
 
     def _receive(self) -> None:
         try:
