@@ -24,7 +24,7 @@ import targets
 _MOST = 4096  # bytes of an input
 _HANGS_AFTER = 10  # seconds
 _ROOT = Path(__file__).resolve().parents[2]
-_WATCHED = (str(_ROOT / "roles/relay/files"), str(_ROOT / "plugins"))
+_WATCHED = (str(_ROOT / "roles"), str(_ROOT / "plugins"))
 _NUMBERS = [n.to_bytes(size, "big") for size in (1, 2, 4, 8) for n in (0, 1, 2 ** (8 * size) - 1, 2 ** (8 * size - 1))]
 
 

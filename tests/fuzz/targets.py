@@ -17,9 +17,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "roles/relay/files"), str(ROOT / "tests/unit/relay")]
+sys.path[:0] = [str(ROOT / "roles/relay/files"), str(ROOT / "roles/port_forward/files"), str(ROOT / "tests/unit/relay")]
+sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
+import port_keeper.settings
+import port_keeper.state
 from ansible_collections.homelab.peer_relay.plugins.module_utils import (
     firewalld,
     nft,
@@ -46,7 +49,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from peer_relay import overlay, packets, probe, settings, state, status_client
+from peer_relay import diagnose, edge, metrics, overlay, packets, probe, report, settings, state, status_client, tables
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
 from peer_relay.drops import Refused
@@ -190,6 +193,9 @@ class _File(str):
     def read_bytes(self) -> bytes:
         return self.data
 
+    def open(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self.data)
+
     def with_name(self, name: str) -> _File:
         return _File(name)
 
@@ -256,6 +262,97 @@ def status_body(data: bytes) -> None:
 
 
 STATUS = {"version": "1.0.0", "name": "relay", "healthy": True, "devices": [], "pairs": [], "drops": {}}
+
+
+# --- the keeper of the router's ports ---------------------------------------------------------------------------------
+
+
+def keeper_settings(data: bytes) -> None:
+    port_keeper.settings.load(_file("ports.toml", data))
+
+
+KEEPER_SETTINGS = b"""[router]
+method = "auto"
+gateway = "fe80::1%eth0"
+stun_server = "stun.example.org:3478"
+lease = 3600
+poll_seconds = 3
+[keeper]
+status_file = "/run/peer-relay-ports/status.json"
+state_file = "/var/lib/peer-relay-ports/state.json"
+[[mapping]]
+name = "relay"
+protocol = "udp"
+internal_port = 40000
+external_port = 41000
+[[mapping]]
+name = "relay"
+internal_port = 40000
+family = 6
+"""
+
+
+def keeper_state(data: bytes) -> None:
+    """A mapping that it remembers is one that can be deleted."""
+    for wanted in port_keeper.state.read(_file("state.json", data)).mappings:
+        assert wanted.family in (4, 6)
+        assert 0 < wanted.external_port < 65536
+
+
+KEEPER_STATE = {
+    "mappings": [[4, "udp", 40000, 41000], [6, "tcp", 80, 80]],
+    "addresses": {"4": ["203.0.113.1", 1800000000.5, 2]},
+}
+
+
+def edge_status(data: bytes) -> None:
+    """What the keeper tells the relay: whatever is in the file, doctor, metrics and tables can say it."""
+    document = edge.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
+    told = EDGE_HEAD | report.traffic(WORLD.switchboard, WORLD.now) | {"edge": document}
+    json.dumps(told, allow_nan=False)
+    for finding in diagnose.findings(told):
+        assert finding.subject
+    tables.status(told)
+    metrics.exposition(told)
+
+
+EDGE_HEAD = {
+    "version": "1.0.0",
+    "name": "relay",
+    "data_plane": "userspace",
+    "healthy": True,
+    "problems": [],
+    "uptime_seconds": 5.0,
+    "listen": ["0.0.0.0:40000"],
+    "endpoint": "203.0.113.9:40000",
+}
+EDGE = {
+    "updated": 1800000000.5,
+    "router": {"address": "192.0.2.1", "method": "pcp"},
+    "external_address": "203.0.113.1",
+    "seen_address": "",
+    "address_since": 1800000000.5,
+    "address_changes": 1,
+    "nat": "cgnat",
+    "explanation": "It is not public. Move.",
+    "mappings": [
+        {
+            "name": "relay",
+            "protocol": "udp",
+            "family": 4,
+            "internal_port": 40000,
+            "external_port": 41000,
+            "external_address": "203.0.113.1",
+            "state": "refused",
+            "lease_seconds": 3600,
+            "expires": 1800000600.5,
+            "renewals": 1,
+            "restores": 0,
+            "problem": "the router says no: ask it",
+        }
+    ],
+    "problems": ["something: do something"],
+}
 
 
 # --- what programs on the hosts say -----------------------------------------------------------------------------------
@@ -603,6 +700,14 @@ TARGETS = {
         [_HTTP % (len(_BODY), _BODY), _HTTP % (2, b"[]"), b"HTTP/1.1 503 no\r\n\r\nproblem", b""],
         [b"\r\n", b"Transfer-Encoding: chunked\r\n", *JSON_WORDS],
     ),
+    "keeper_settings": Target(
+        keeper_settings,
+        (port_keeper.settings.SettingsError,),
+        [KEEPER_SETTINGS],
+        [b"[", b"]", b'"', b"=", b"{}", b"0x" + b"f" * 40, b"1" * 5000, b"inf", b"nan", b"true", b"\\u0000", b"''"],
+    ),
+    "keeper_state": Target(keeper_state, (), [json.dumps(KEEPER_STATE).encode()], JSON_WORDS),
+    "edge_status": Target(edge_status, (edge.EdgeError,), [json.dumps(EDGE).encode()], JSON_WORDS),
     "relay_answers": Target(
         relay_answers, (relay.RelayError,), [json.dumps(STATUS | {"findings": []}).encode()], JSON_WORDS
     ),
