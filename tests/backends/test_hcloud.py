@@ -68,6 +68,11 @@ def test_a_server_without_a_firewall_stays_open(role: Role, cloud: Hcloud) -> No
 def test_several_firewalls(role: Role, cloud: Hcloud) -> None:
     cloud.firewall("base", [SSH])
     cloud.firewall("web", [SSH], by_label=True)
-    assert "The firewalls base, web are applied to the server home" in role.error()
+    assert "applied to home (server 42) are base, web" in role.error()
     assert role.run(port_forward_hcloud_firewall="web").changed == 1
     assert cloud.writes == ["set_rules web"]
+
+
+def test_a_host_elsewhere(role: Role, cloud: Hcloud) -> None:
+    cloud.metadata = {}
+    assert "home is not a server of Hetzner's cloud" in role.error()

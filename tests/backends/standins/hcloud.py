@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hetzner's cloud API, as far as servers and firewalls go (https://docs.hetzner.cloud)."""
+"""Hetzner's cloud API, as far as firewalls go (https://docs.hetzner.cloud), and what it tells a server of itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ RULE_KEYS = {"description", "direction", "protocol", "port", "source_ips", "dest
 
 
 class Hcloud:
-    """A project with the server "home" (id 42) and firewalls by name."""
+    """A project with firewalls by name, and the server 42 in it, which asks."""
 
     def __init__(self) -> None:
+        self.metadata = {"instance-id": b"42", "public-ipv4": b"203.0.113.42"}
         self.firewalls: dict[str, dict] = {}
         self.writes: list[str] = []
 
@@ -36,10 +37,11 @@ class Hcloud:
         return {"description": None, "port": None, "source_ips": [], "destination_ips": [], **rule}
 
     def __call__(self, request: Request) -> Answer:
-        if request.bearer() != TOKEN:
+        if (request.host, request.method) == ("169.254.169.254", "GET"):
+            text = self.metadata.get(request.path.removeprefix("/hetzner/v1/metadata/"), b"")
+            return Answer(200 if text else 404, text)
+        if request.host != "api.hetzner.cloud" or request.bearer() != TOKEN:
             return self._error(401, "unauthorized", "the token you provided is invalid")
-        if request.method == "GET" and request.path == "/v1/servers":
-            return self._page(request, "servers", [SERVER])
         if request.method == "GET" and request.path == "/v1/firewalls":
             return self._page(request, "firewalls", list(self.firewalls.values()))
         for firewall in self.firewalls.values():
@@ -81,36 +83,3 @@ class Hcloud:
     @staticmethod
     def _error(status: int, code: str, message: str) -> Answer:
         return Answer(status, {"error": {"code": code, "message": message, "details": None}})
-
-
-_LOCATION = {"id": 1, "name": "fsn1", "description": "", "country": "DE", "city": "", "latitude": 0, "longitude": 0}
-SERVER = {
-    "id": 42,
-    "name": "home",
-    "status": "running",
-    "created": "2026-01-01T00:00:00+00:00",
-    "public_net": {
-        "ipv4": {"id": 1, "ip": "203.0.113.42", "blocked": False, "dns_ptr": "home.example.org"},
-        "ipv6": {"id": 2, "ip": "2001:db8:42::/64", "blocked": False, "dns_ptr": []},
-        "floating_ips": [],
-        "firewalls": [],
-    },
-    "private_net": [],
-    "server_type": {"id": 1, "name": "cx23"},
-    "datacenter": {"id": 1, "name": "fsn1-dc14", "description": "", "location": {**_LOCATION, "network_zone": ""}},
-    "location": {**_LOCATION, "network_zone": "eu-central"},
-    "image": None,
-    "iso": None,
-    "placement_group": None,
-    "rescue_enabled": False,
-    "locked": False,
-    "backup_window": None,
-    "outgoing_traffic": 0,
-    "ingoing_traffic": 0,
-    "included_traffic": 0,
-    "protection": {"delete": False, "rebuild": False},
-    "labels": {},
-    "volumes": [],
-    "load_balancers": [],
-    "primary_disk_size": 40,
-}

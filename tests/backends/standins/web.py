@@ -80,10 +80,10 @@ class Request:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    content: object = None  # what JSON can say
+    content: object = b""  # text as it is, or what JSON can say
 
     def body(self) -> bytes:
-        return b"" if self.content is None else json.dumps(self.content).encode()
+        return self.content if isinstance(self.content, bytes) else json.dumps(self.content).encode()
 
 
 class Web:
@@ -106,10 +106,11 @@ class Web:
         self._server.server_close()
 
     def environment(self) -> dict[str, str]:
-        """Leads a program's HTTPS requests here, and lets it trust what answers."""
+        """Lead a program's requests here, and let it trust what answers."""
         certificate = str(self.authority.certificate)
         proxy = f"http://127.0.0.1:{self._server.server_port}"
         return {
+            "http_proxy": proxy,
             "HTTPS_PROXY": proxy,
             "NO_PROXY": "127.0.0.1",
             "REQUESTS_CA_BUNDLE": certificate,
