@@ -1,0 +1,147 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the other device may be reached directly, and what probes have found out about each place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from peer_agent.actions import Send
+from peer_agent.endpoints import Endpoint, Network, usable, within
+from peer_agent.probes import PING, Probe
+
+LAN, DIRECT = "lan", "direct"
+_MOST_TOLD = 12
+_MOST_REFLEXIVE = 4  # NATs that give another port to each destination; each ping that arrives shows one
+_LOST = 1.0  # seconds after which a pong does not come any more
+_MISSES = 2  # in a row, before a candidate has to begin anew
+_MOST_PENDING = 256
+
+
+class Candidate:
+    """One endpoint of the other device."""
+
+    def __init__(self, endpoint: Endpoint, kind: str):
+        self.endpoint = endpoint
+        self.kind = kind
+        self.rtt: float | None = None
+        self.streak = 0  # pongs in a row
+        self.proving_since = 0.0  # when the streak began
+        self.pinged_at = self.ponged_at = float("-inf")
+        self._misses = 0
+
+    def pong(self, now: float, rtt: float) -> None:
+        if not self.streak:
+            self.proving_since = now
+        self.streak += 1
+        self._misses = 0
+        self.rtt = rtt if self.rtt is None else self.rtt + (rtt - self.rtt) / 4
+        self.ponged_at = now
+
+    def miss(self) -> None:
+        self._misses += 1
+        if self._misses >= _MISSES:
+            self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: what was proven may not hold any more."""
+        self.streak = self._misses = 0
+
+
+class _Ping(NamedTuple):
+    candidate: Candidate
+    sent_at: float
+    in_use: bool
+
+
+class Candidates:
+    """All that are known, bounded, and the pings that are under way."""
+
+    def __init__(self, overlays: Iterable[Network]):
+        self._overlays = tuple(overlays)
+        self._networks: tuple[Network, ...] = ()
+        self._told: dict[Endpoint, Candidate] = {}
+        self._reflexive: dict[Endpoint, Candidate] = {}
+        self._pending: dict[int, _Ping] = {}
+        self._number = 0
+
+    def __iter__(self):
+        yield from self._told.values()
+        yield from self._reflexive.values()
+
+    def __len__(self) -> int:
+        return len(self._told) + len(self._reflexive)
+
+    def get(self, endpoint: Endpoint) -> Candidate | None:
+        return self._told.get(endpoint) or self._reflexive.get(endpoint)
+
+    def tell(self, endpoints: Iterable[Endpoint]) -> bool:
+        """Take where the other says that it is, or a relay sees it; return whether there is anything new."""
+        wanted = [endpoint for endpoint in dict.fromkeys(endpoints) if usable(endpoint, self._overlays)][:_MOST_TOLD]
+        before = self._told
+        self._told = {endpoint: self.get(endpoint) or self._new(endpoint) for endpoint in wanted}
+        for endpoint in wanted:
+            self._reflexive.pop(endpoint, None)
+        return bool(self._told.keys() - before.keys())
+
+    def reflect(self, endpoint: Endpoint, keep: Candidate | None) -> Candidate | None:
+        """Return the candidate that the other's packet came from; the oldest makes room, but not the one in use."""
+        known = self.get(endpoint)
+        if known is not None or not usable(endpoint, self._overlays):
+            return known
+        if len(self._reflexive) >= _MOST_REFLEXIVE:
+            del self._reflexive[next(place for place, other in self._reflexive.items() if other is not keep)]
+        return self._reflexive.setdefault(endpoint, self._new(endpoint))
+
+    def keep(self, candidate: Candidate) -> None:
+        """Hold on to the one in use, also when nobody tells of it."""
+        if self.get(candidate.endpoint) is not candidate:
+            self.reflect(candidate.endpoint, None)
+            self._reflexive[candidate.endpoint] = candidate
+
+    def classify(self, networks: Iterable[Network]) -> None:
+        """Take the networks that this device is in: what is there needs no router."""
+        self._networks = tuple(networks)
+        for candidate in self:
+            candidate.kind = self._kind(candidate.endpoint)
+
+    def _kind(self, endpoint: Endpoint) -> str:
+        return LAN if within(endpoint.address, self._networks) else DIRECT
+
+    def _new(self, endpoint: Endpoint) -> Candidate:
+        return Candidate(endpoint, self._kind(endpoint))
+
+    # --- probes -------------------------------------------------------------------------------------------------------
+
+    def ping(self, now: float, candidate: Candidate, in_use: bool = False) -> Send:
+        """Return a ping to send to the candidate."""
+        self._number += 1
+        if len(self._pending) >= _MOST_PENDING:
+            del self._pending[next(iter(self._pending))]
+        self._pending[self._number] = _Ping(candidate, now, in_use)
+        candidate.pinged_at = now
+        return Send(candidate.endpoint, Probe(PING, self._number, in_use))
+
+    def pong(self, now: float, number: int, source: Endpoint) -> _Ping | None:
+        """Take a pong; return the ping that it answers. One from elsewhere than the ping went proves nothing."""
+        ping = self._pending.get(number)
+        if ping is None or ping.candidate.endpoint != source:
+            return None
+        del self._pending[number]
+        ping.candidate.pong(now, now - ping.sent_at)
+        return ping
+
+    def expire(self, now: float) -> None:
+        """Give up the pings that got no pong."""
+        for number, ping in list(self._pending.items()):
+            if now - ping.sent_at < _LOST:
+                break
+            del self._pending[number]
+            ping.candidate.miss()
+
+    def forget(self) -> None:
+        """Begin anew with all: the network, or the other's agent, is another one."""
+        self._pending.clear()
+        for candidate in self:
+            candidate.forget()

@@ -1,0 +1,60 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a device can be reached: an address and a UDP port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class Endpoint(NamedTuple):
+    """A literal address and a port, in the one form that `wg` prints."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, host: str, port: int) -> Endpoint:
+        """Return the endpoint; raise ValueError for a name, and for a port out of range."""
+        address = ip_address(host)
+        if not 0 < port < 65536:
+            raise ValueError(f"port {port} is out of range")
+        return cls(str(getattr(address, "ipv4_mapped", None) or address), port)
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read `192.0.2.1:51820` or `[2001:db8::1]:51820`; raise ValueError for anything else."""
+        host, separator, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not separator or not (port.isascii() and port.isdigit() and len(port) <= 5) or bracketed != (":" in host):
+            raise ValueError(f"{text!r} is no address and port")
+        return cls.of(host[1:-1] if bracketed else host, int(port))
+
+    @property
+    def address(self) -> Address:
+        return ip_address(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def within(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def usable(endpoint: Endpoint, overlays: Iterable[Network]) -> bool:
+    """Whether probes may go there: to one host, outside the tunnel. A scoped address means nothing to another host."""
+    address = endpoint.address
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_reserved
+        or within(address, overlays)
+    )

@@ -1,0 +1,53 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether data flows on the running path, by WireGuard's counters of the pair."""
+
+from __future__ import annotations
+
+SILENCE = 0.4  # seconds without an answer to what was sent, or of a sudden end: time to ask
+_FRESH = 1.0  # seconds after which data that came belongs to the past
+
+
+class Flow:
+    """Counters and when they grew."""
+
+    def __init__(self) -> None:
+        self._tx = self._rx = -1
+        self._waiting_since: float | None = None  # what was sent then has had no answer yet
+        self.sent_at = self.heard_at = float("-inf")
+        self._asked_for = float("-inf")  # the end that was asked about
+
+    def sample(self, now: float, tx: int, rx: int, here: bool) -> bool:
+        """Take the counters, and whether what came took the running path; return whether anything came."""
+        known = self._tx >= 0 and tx >= self._tx and rx >= self._rx  # they begin anew with a new [Peer]
+        sent, heard = known and tx > self._tx, known and rx > self._rx
+        self._tx, self._rx = tx, rx
+        if sent:
+            self.sent_at = now
+            if self._waiting_since is None:
+                self._waiting_since = now
+        if heard and here:
+            self.heard_at = now
+            self._waiting_since = None
+        return heard
+
+    def silent(self, now: float) -> bool:
+        """Whether what was sent is without an answer for too long, or a flow of data has ended just now."""
+        if self._waiting_since is not None and now - self._waiting_since >= SILENCE:
+            return True
+        return self.heard_at > self._asked_for and SILENCE <= now - self.heard_at < _FRESH
+
+    def calm(self, now: float) -> None:
+        """The path has proven itself otherwise: what was sent may need no answer."""
+        self._waiting_since = None
+        self._asked_for = self.heard_at
+
+    def busy(self, now: float, seconds: float) -> bool:
+        """Whether data has flowed lately, in whichever direction."""
+        return now - max(self.sent_at, self.heard_at) < seconds
+
+    def due(self, now: float) -> float:
+        """Return when it may be silent."""
+        ends = self.heard_at + SILENCE if self.heard_at > self._asked_for else float("inf")
+        waits = self._waiting_since + SILENCE if self._waiting_since is not None else float("inf")
+        return min(waits, ends if ends > now else float("inf"))

@@ -1,0 +1,39 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is told about paths: how a relay is reached, and which path a pair takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from peer_agent.endpoints import Endpoint
+
+RELAY, FALLBACK = "relay", "fallback"  # besides the kinds of candidates: lan and direct
+
+
+class View(NamedTuple):
+    """One relay, as this device sees it."""
+
+    name: str
+    endpoint: Endpoint  # where WireGuard reaches it: its address, or this device's end of the fallback
+    alive: bool = True
+    fallback: bool = False
+    rtt: float | None = None
+    seen: Endpoint | None = None  # this device, as the relay sees it
+    other_seen: Endpoint | None = None  # the other device, as the relay sees it
+
+    @property
+    def kind(self) -> str:
+        return FALLBACK if self.fallback else RELAY
+
+
+class Path(NamedTuple):
+    """The path that a pair takes."""
+
+    kind: str  # lan, direct, relay or fallback
+    via: str  # the relay's name, or ""
+    endpoint: Endpoint | None
+    since: float
+    rtt: float | None  # seconds; over a relay only as far as the relay
+    why_not: str  # the reason that there is no better one, or ""
+    agent: bool  # whether the other runs an agent

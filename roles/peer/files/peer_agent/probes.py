@@ -1,0 +1,109 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The probes that two agents exchange outside the tunnel, from and to the ports of WireGuard itself.
+
+    magic 4 | kind 1 | flags 1 | hint 2 | number 8 | mac 16
+
+The first byte is no message type of WireGuard, which drops probes in silence. The pair's key comes from both agents
+through the tunnel, so a probe that opens is from the other device. The hint finds the key among many: strangers cost no
+more than a look into a dictionary. Numbers count up and are accepted once: a probe that was recorded opens nothing.
+A pong repeats the number of its ping. Both have one size, so answers amplify nothing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Hashable
+from hashlib import blake2s
+from typing import NamedTuple
+
+MAGIC = b"\xf7prp"
+PING, PONG = 1, 2
+SIZE = 32
+SECRET_SIZE = 32
+_BODY = struct.Struct(">4sBB2sQ")
+_FOLLOWER = 1  # flags: who sent it, so that nobody's own probes can be sent back to him
+_IN_USE = 2
+_WINDOW = 256  # numbers that may arrive late: more than one round of probes to all candidates
+
+
+class Probe(NamedTuple):
+    """What a probe says."""
+
+    kind: int
+    number: int
+    in_use: bool  # the sender has chosen the path that this probe takes
+
+
+class Key:
+    """What both sides of a pair know: made of a secret of each, new with each start of an agent."""
+
+    def __init__(self, own: bytes, other: bytes, leader: bool):
+        self._key = blake2s(min(own, other) + max(own, other), person=b"prp key").digest()
+        self.hint = self._mac(b"hint")[:2]
+        self._own_flag, self._other_flag = (0, _FOLLOWER) if leader else (_FOLLOWER, 0)
+
+    def _mac(self, body: bytes) -> bytes:
+        return blake2s(body, key=self._key, digest_size=16).digest()
+
+    def seal(self, probe: Probe) -> bytes:
+        flags = self._own_flag | (_IN_USE if probe.in_use else 0)
+        body = _BODY.pack(MAGIC, probe.kind, flags, self.hint, probe.number)
+        return body + self._mac(body)
+
+    def open(self, datagram: bytes) -> Probe | None:
+        """Return what the other side says, or None when it did not send this."""
+        if len(datagram) != SIZE or not hmac.compare_digest(self._mac(datagram[:-16]), datagram[-16:]):
+            return None
+        magic, kind, flags, _, number = _BODY.unpack_from(datagram)
+        if magic != MAGIC or kind not in (PING, PONG) or flags & ~_IN_USE != self._other_flag:
+            return None
+        return Probe(kind, number, bool(flags & _IN_USE))
+
+
+class Keyring:
+    """The keys of all pairs, to find out whose a probe is."""
+
+    def __init__(self) -> None:
+        self._by_hint: dict[bytes, dict[Hashable, Key]] = {}
+        self._hints: dict[Hashable, bytes] = {}
+
+    def put(self, owner: Hashable, key: Key | None) -> None:
+        """Give the owner another key, or none."""
+        hint = self._hints.pop(owner, None)
+        if hint is not None:
+            del self._by_hint[hint][owner]
+            if not self._by_hint[hint]:
+                del self._by_hint[hint]
+        if key is not None:
+            self._hints[owner] = key.hint
+            self._by_hint.setdefault(key.hint, {})[owner] = key
+
+    def open(self, datagram: bytes) -> tuple[Hashable, Probe] | None:
+        """Return whose probe this is and what it says."""
+        for owner, key in self._by_hint.get(bytes(datagram[6:8]), {}).items():
+            probe = key.open(datagram)
+            if probe is not None:
+                return owner, probe
+        return None
+
+
+class Window:
+    """The numbers that were accepted."""
+
+    def __init__(self) -> None:
+        self._highest = -1
+        self._seen = 0  # bit n: highest - n
+
+    def accept(self, number: int) -> bool:
+        """Whether this is the first time, and not too late."""
+        ahead = number - self._highest
+        if ahead > 0:
+            self._seen = ((self._seen << ahead) | 1 if ahead < _WINDOW else 1) & ((1 << _WINDOW) - 1)
+            self._highest = number
+            return True
+        if -ahead >= _WINDOW or self._seen >> -ahead & 1:
+            return False
+        self._seen |= 1 << -ahead
+        return True
