@@ -1,5 +1,7 @@
 """The overlay as its devices see it."""
 
+import json
+
 import pytest
 from lab import capture, device, machine, overlay, pair_state, ping, play, run, source_address, status, wait_for
 
@@ -69,8 +71,18 @@ def test_the_exit_node_lends_its_address(relay, seen):
     assert {source_address(packet) for packet in packets} == {seen}
 
 
-def test_the_playbook_verify_proves_every_pair_and_changes_nothing():
-    stats = play("homelab.peer_relay.verify")
-    assert all(result["failures"] == result["unreachable"] == result["changed"] == 0 for result in stats.values()), (
-        stats
-    )
+def test_the_playbook_verify_proves_every_pair_and_changes_nothing(tmp_path):
+    stats = play("homelab.peer_relay.verify", "--extra-vars", f"verify_report={tmp_path}/report.json")
+    assert all(result["failures"] == result["unreachable"] == 0 for result in stats.values()), stats
+    assert [host for host, result in stats.items() if result["changed"]] == ["localhost"], "it writes the report"
+    rows = json.loads((tmp_path / "report.json").read_text())["reachability"]
+    # No router is in front of this relay: there is no inside. The laptop's probe does not leave by its exit node.
+    assert {row["device"]: (row["place"], row["reachable"]) for row in rows} == dict.fromkeys(DEVICES, ("", True))
+    sources = [probe["source"].rpartition(":")[0] for probe in status()["probes"]]
+    assert sorted(sources) == ["198.51.100.21", "198.51.100.22"]
+
+
+def test_the_relay_knows_that_its_public_address_is_its_own():
+    made = json.loads(run("relay", "peer-relay probe --json"))
+    assert made["own_endpoints"] == [made["endpoint"]] == ["198.51.100.10:40000"]
+    assert made["inner_endpoint"] is None
