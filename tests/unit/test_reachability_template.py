@@ -82,7 +82,10 @@ def test_nothing_known():
 
 def test_no_probes():
     for probe, reason in (
-        ({"stderr": "usage: peer-relay\ninvalid choice: 'probe'\n", "msg": "non-zero return code"}, "invalid choice: 'probe'"),
+        (
+            {"stderr": "usage: peer-relay\ninvalid choice: 'probe'\n", "msg": "non-zero return code"},
+            "invalid choice: 'probe'",
+        ),
         ({"msg": "Failed to connect", "unreachable": True}, "Failed to connect"),
         ({}, "it was not reached"),
     ):
