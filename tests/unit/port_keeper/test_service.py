@@ -1,0 +1,292 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The keeper's loop, threads and command, with a router that is a few lines of Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from port_keeper import __main__ as command
+from port_keeper import notify, router, service, settings, state
+from port_keeper.router import Worker
+from port_mapping.mapping import Granted, Life, MappingError, Refused, Unreachable, Wanted
+
+RELAY = '[[mapping]]\nname = "relay"\ninternal_port = 40000\n'
+WEB = '[[mapping]]\nname = "web"\nprotocol = "tcp"\ninternal_port = 80\n'
+
+
+class Client:
+    """A router with one family; `opened` is what it has open."""
+
+    method, gateway, local_address = "pcp", "192.0.2.254", "192.0.2.7"
+
+    def __init__(self) -> None:
+        self.opened: set[tuple[str, int]] = set()
+        self.error: MappingError | None = None
+        self.silent = threading.Event()  # while set, no call returns
+        self.silent.set()
+
+    def _answer(self) -> None:
+        self.silent.wait(20)
+        if self.error:
+            raise self.error
+
+    def look(self) -> Life:
+        self._answer()
+        return Life(external_address="203.0.113.1", boot_id=1)
+
+    def holder(self, _wanted: Wanted) -> None:
+        raise NotImplementedError
+
+    def map(self, wanted: Wanted) -> Granted:
+        self._answer()
+        self.opened.add((wanted.protocol, wanted.external_port))
+        return Granted("203.0.113.1", wanted.external_port, wanted.lease)
+
+    def unmap(self, wanted: Wanted) -> None:
+        self._answer()
+        self.opened.discard((wanted.protocol, wanted.external_port))
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    result = Client()
+
+    def find(_method: str, _gateway: str, family: int) -> Client:
+        result._answer()
+        if family == 6:
+            raise Unreachable("no router for IPv6")
+        return result
+
+    monkeypatch.setattr(router.discovery, "find", find)
+    monkeypatch.setattr(router.routes, "default_gateway", lambda _family: "192.0.2.254")
+    monkeypatch.setattr(router.routes, "local_address", lambda _gateway, _family: "192.0.2.7")
+    monkeypatch.setattr(router.stun, "ask", lambda _server: "198.51.100.9")
+    monkeypatch.setattr(service, "_ANNOUNCEMENTS", ("127.0.0.1", 0))
+    return result
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    result = tmp_path / "ports.toml"
+    write(result, RELAY)
+    return result
+
+
+def write(file: Path, mappings: str, router: str = "") -> None:
+    folder = file.parent
+    keeper = f'[keeper]\nstatus_file = "{folder}/status.json"\nstate_file = "{folder}/state.json"\n'
+    file.write_text(f"[router]\npoll_seconds = 1\n{router}\n{keeper}{mappings}")
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads((file.parent / "status.json").read_text())
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The service sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(file: Path, *steps: tuple[Callable[[], bool], Callable[[], object]]) -> None:
+    """Run the service; when each condition holds, take its step; then end it by SIGTERM."""
+    failed: list[str] = []
+
+    def follow() -> None:
+        for number, (condition, step) in enumerate(steps):
+            deadline = time.monotonic() + 10
+            while not ((file.parent / "status.json").exists() and condition()):
+                if time.monotonic() > deadline:
+                    failed.append(f"step {number}: {read(file)}")
+                    break
+                time.sleep(0.02)
+            step()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    made = service.Service(settings.load(file))
+    thread = threading.Thread(target=follow)
+    thread.start()
+    made.run()
+    thread.join()
+    assert failed == []
+
+
+def states(file: Path) -> Callable[[], dict[str, str]]:
+    return lambda: {mapping["name"]: mapping["state"] for mapping in read(file)["mappings"]}
+
+
+def test_opens_and_leaves_open(file: Path, client: Client, handlers: None) -> None:
+    state_of = states(file)
+    run(file, (lambda: state_of() == {"relay": "mapped"}, bool))
+    assert client.opened == {("udp", 40000)}
+    assert state.read(file.parent / "state.json").addresses[4].text == "203.0.113.1"
+
+
+def test_takes_over_settings(file: Path, client: Client, handlers: None) -> None:
+    state_of = states(file)
+
+    def reload(mappings: str, router: str = "") -> Callable[[], None]:
+        def step() -> None:
+            write(file, mappings, router)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        return step
+
+    run(
+        file,
+        (lambda: state_of() == {"relay": "mapped"}, reload(WEB, 'method = "pcp"\nstun_server = "stun.example.org"')),
+        (lambda: state_of() == {"web": "mapped"} and read(file)["nat"] == "differs", reload("[[mapping]]\n")),
+        (lambda: "name is missing" in str(read(file)["problems"]), reload(RELAY)),
+        (lambda: state_of() == {"relay": "mapped"} and read(file)["problems"] == [], bool),
+    )
+    assert client.opened == {("udp", 40000)}
+    assert read(file)["seen_address"] == ""
+
+
+def test_what_an_earlier_run_opened_is_closed(file: Path, client: Client, handlers: None) -> None:
+    client.opened = {("tcp", 80)}
+    state.write(file.parent / "state.json", [Wanted(80, 80, "tcp")], {4: state.Address("203.0.113.9", 1.0, 3)})
+    run(file, (lambda: client.opened == {("udp", 40000)}, bool))
+    assert read(file)["address_changes"] == 4
+
+
+def test_a_router_that_keeps_silent_delays_nothing(file: Path, client: Client, handlers: None) -> None:
+    client.silent.clear()
+    start = time.monotonic()
+    run(file, (lambda: states(file)() == {"relay": "pending"}, bool))
+    assert time.monotonic() - start < 5
+    client.silent.set()
+
+
+def test_a_directory_that_is_not_writable_is_told(file: Path, client: Client, handlers: None) -> None:
+    write(file, RELAY)
+    file.write_text(file.read_text().replace("state.json", "no/state.json"))
+    run(file, (lambda: "make its directory writable" in str(read(file)["problems"]), bool))
+
+
+def test_release(file: Path, client: Client) -> None:
+    client.opened = {("udp", 40000), ("tcp", 80), ("tcp", 22)}
+    state.write(file.parent / "state.json", [Wanted(80, 80, "tcp"), Wanted(80, 80, "tcp", 6)], {})
+    assert service.release(settings.load(file)) == ["no router for IPv6"]
+    assert client.opened == {("tcp", 22)}
+    client.error = Refused("no")
+    assert service.release(settings.load(file)) == ["no", "no"]
+
+
+def test_a_worker_survives_whatever_happens() -> None:
+    inbox: queue.SimpleQueue = queue.SimpleQueue()
+    worker = Worker("test", inbox)
+
+    def fail(error: Exception) -> Callable[[], None]:
+        def job() -> None:
+            raise error
+
+        return job
+
+    refused, unknown = Refused("no"), NotImplementedError()
+    for job in (lambda: 7, fail(refused), fail(unknown), fail(ZeroDivisionError("oh"))):
+        worker.submit("owner", job)
+    outcomes = [inbox.get(timeout=5) for _ in range(4)]
+    assert [owner for owner, _, _ in outcomes] == ["owner"] * 4
+    assert [outcome for _, _, outcome in outcomes[:3]] == [7, refused, unknown]
+    assert type(outcomes[3][2]) is MappingError
+    assert str(outcomes[3][2]).startswith("ZeroDivisionError: oh: please report")
+    assert worker.busy_since is None
+
+
+def test_a_way_that_is_not_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    def nowhere(*_: object) -> str:
+        raise Unreachable("no route")
+
+    config = settings.load(file)
+    monkeypatch.setattr(router.routes, "default_gateway", nowhere)
+    assert router.way(config, 4) == ("", "")
+
+
+def test_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify.send("READY=1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify.send("READY=1", "STATUS=x")
+        assert manager.recv(100) == b"READY=1\nSTATUS=x"
+    notify.send("WATCHDOG=1")  # nobody listens
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    assert notify.watchdog_interval() == 30
+    monkeypatch.setenv("WATCHDOG_USEC", "")
+    assert notify.watchdog_interval() is None
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def made(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["peer-relay-ports", "--settings", str(file), *words])
+        return command.main()
+
+    return made
+
+
+def test_check(call: Callable[..., int], file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("check") == 0
+    assert capsys.readouterr().out == f"{file}: fine, 1 mappings\n"
+    file.write_text("x")
+    assert call("check") == 2
+    assert capsys.readouterr().err.startswith(f"peer-relay-ports: {file}: not TOML")
+
+
+def test_status(
+    call: Callable[..., int], file: Path, client: Client, handlers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("status") == 3
+    assert "status.json is missing: is the service running?" in capsys.readouterr().err
+    state_of = states(file)
+    run(file, (lambda: state_of() == {"relay": "mapped"}, bool))
+    assert call("status") == 0
+    assert "relay: udp 40000 -> 40000 (IPv4): mapped" in capsys.readouterr().out
+    assert call("status", "--json", "--wait", "5") == 0
+    document = json.loads(capsys.readouterr().out)
+    document["mappings"][0]["state"] = "pending"
+    (file.parent / "status.json").write_text(json.dumps(document))
+    start = time.monotonic()
+    assert call("status", "--wait", "0.5") == 1
+    assert time.monotonic() - start >= 0.5
+
+
+def test_status_waits_for_new_settings(
+    call: Callable[..., int], file: Path, client: Client, handlers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state_of = states(file)
+    run(file, (lambda: state_of() == {"relay": "mapped"}, bool))
+    later = time.time() + 100
+    os.utime(file, (later, later))
+    start = time.monotonic()
+    assert call("status", "--wait", "0.5") == 0
+    assert time.monotonic() - start >= 0.5
+
+
+def test_release_says_what_stays_open(
+    call: Callable[..., int], client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("release") == 0
+    client.error = Unreachable("192.0.2.254 does not answer")
+    assert call("release") == 1
+    assert capsys.readouterr().err == "peer-relay-ports: 192.0.2.254 does not answer\n"
