@@ -10,15 +10,19 @@ Standard library only: the role port_forward also installs this file on the rout
 
 from __future__ import annotations
 
+import json
+import re
 from typing import NamedTuple
 
-from .firewall import TAG, FirewallError, Plan, Port
+from .conntrack import Connection, forget_connections
+from .firewall import TAG, FirewallError, Plan, Port, Run, apply_plan
 from .nft import Packet, Ruleset, fate
 from .nft_plan import chain_plan, dropping_chains, owner
 from .nft_text import describe_rule
 
 OWN_TABLE = ("ip", "peer_relay_forwards")
-HOOKS = {"prerouting": "dstnat", "postrouting": "srcnat"}  # each with its priority
+# Each with its priority: ahead of the router's own masquerade, where a packet's first rule wins.
+HOOKS = {"prerouting": "dstnat", "postrouting": "srcnat - 1"}
 
 
 class Forward(NamedTuple):
@@ -76,6 +80,20 @@ def make_plan(ruleset: Ruleset, request: Request) -> Plan:
     )
 
 
+def bring_in(run: Run, plan: Plan) -> None:
+    """Apply the plan, and have connections that began under the rules before go by those of now."""
+    apply_plan(run, plan)
+    ports = set(re.findall(r"(udp|tcp) dport (\d+) dnat to", "\n".join(plan.before + plan.after)))
+    links = json.loads(run(["ip", "-json", "-4", "address", "show"]))
+    own = {item["local"] for link in links for item in link.get("addr_info", []) if "local" in item}
+
+    def is_meant(connection: Connection) -> bool:
+        return connection.destination in own and (connection.protocol, str(connection.port)) in ports
+
+    if ports:
+        forget_connections(is_meant)
+
+
 def refuse_what_others_hold(ruleset: Ruleset, request: Request, external_address: str) -> None:
     """Raise FirewallError for what is not ours to change."""
     for chain in ruleset.base_chains("prerouting"):
@@ -102,12 +120,17 @@ def _rules_wanted(request: Request) -> dict[str, list[str]]:
         port = f"{forward.protocol} dport {forward.external_port}"
         target = f"{port} dnat to {request.address}:{forward.port} {forward.comment}"
         rules.setdefault("prerouting", []).append(f'iifname "{request.wan}" fib daddr type local {target}')
+        # What the host sends first, say after a reboot of the router, comes from the port that devices know it by.
+        rules.setdefault("postrouting", []).append(
+            f'oifname "{request.wan}" ip saddr {request.address} {forward.protocol} sport {forward.port} '
+            f"masquerade to :{forward.external_port} {forward.comment}"
+        )
         if request.hairpin:
             # From the inside, an address of the router that is not the near one: it must be meant as the outer one.
             near = "fib daddr . iif type != local"
             rules["prerouting"].append(f'iifname != "{request.wan}" fib daddr type local {near} {target}')
             # Without the masquerade, the answer would go past the router, and from an address that was not asked.
-            rules.setdefault("postrouting", []).append(
+            rules["postrouting"].append(
                 f'iifname != "{request.wan}" ip daddr {request.address} {forward.protocol} dport {forward.port} '
                 f"ct status dnat masquerade {forward.comment}"
             )

@@ -78,6 +78,8 @@ def _expression(expr: dict[str, Any]) -> str:
     ((kind, body),) = expr.items()
     if kind in ("accept", "masquerade") and body is None:
         return kind
+    if kind == "masquerade":
+        return f"masquerade to :{body['port']}"
     if kind == "dnat":
         return f"dnat to {body['addr']}:{body['port']}"
     if kind != "match" or body["op"] not in ("==", "in", "!="):

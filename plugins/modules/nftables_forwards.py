@@ -125,9 +125,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.commands import runner
-from ..module_utils.firewall import CommandError, FirewallError, Run, apply_plan
+from ..module_utils.firewall import CommandError, FirewallError, Run
 from ..module_utils.nft import RulesetError
-from ..module_utils.nft_forwards import Request, make_plan, make_request, refuse_what_others_hold
+from ..module_utils.nft_forwards import Request, bring_in, make_plan, make_request, refuse_what_others_hold
 from ..module_utils.nft_plan import read_ruleset
 
 FORWARDING = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
@@ -213,12 +213,12 @@ def main() -> None:
         ruleset = read_ruleset(run)
         refuse_what_others_hold(ruleset, request, external_address)
         plan = make_plan(ruleset, request)
-        if not module.check_mode:
-            apply_plan(run, plan)
-            left = make_plan(read_ruleset(run), request) if plan.changed else plan
-            if plan.changed and left.changed:
+        if plan.changed and not module.check_mode:
+            bring_in(run, plan)
+            left = make_plan(read_ruleset(run), request)
+            if left.changed:
                 raise FirewallError(f"nft took the rules, but does not have them in force: {'; '.join(left.lines)}")
-    except (CommandError, FirewallError, RulesetError) as error:
+    except (CommandError, FirewallError, RulesetError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=plan.changed,

@@ -41,8 +41,9 @@ def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         plan = plan_for(settings, read_ruleset(run))
-        apply_plan(run, plan)
-    except (CommandError, RulesetError) as error:
+        if plan.changed:
+            (nft_forwards.bring_in if "forwards" in settings else apply_plan)(run, plan)
+    except (CommandError, RulesetError, OSError) as error:
         sys.exit(str(error))
     print("\n".join(plan.lines) or "Nothing is missing.")
 

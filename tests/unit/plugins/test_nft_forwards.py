@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from typing import Any
 
 import pytest
+from ansible_collections.homelab.peer_relay.plugins.module_utils import conntrack, nft_forwards
 from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError, FirewallError, Port
 from ansible_collections.homelab.peer_relay.plugins.module_utils.nft import Ruleset, parse_ruleset
 from ansible_collections.homelab.peer_relay.plugins.module_utils.nft_forwards import (
@@ -89,10 +91,11 @@ def own_table(near: Any = "daddr") -> list[Any]:
         DNAT,
     ]
     back = [meta("iifname", "ppp0", "!="), *ACCEPT_IPV4[:3], {"masquerade": None}]
+    out = [meta("oifname", "ppp0"), payload("ip", "saddr", "192.168.1.10"), payload("udp", "sport", 40000)]
     table = "ip peer_relay_forwards"
     return [
         *chain(f"{table} prerouting", (outside, TAG), (inside, TAG), hook="prerouting"),
-        *chain(f"{table} postrouting", (back, TAG), hook="postrouting"),
+        *chain(f"{table} postrouting", ([*out, {"masquerade": {"port": 51820}}], TAG), (back, TAG), hook="postrouting"),
     ]
 
 
@@ -208,6 +211,30 @@ def test_a_chain_of_iptables_is_written_by_iptables() -> None:
     moved = make_plan(read_ruleset(run), REQUEST._replace(address="192.168.1.11"))
     assert [command[2:5] for command in moved.commands] == [["-D", "FORWARD", "1"], ["-I", "FORWARD", "1"]]
     assert moved.commands[1][5:7] == ["-d", "192.168.1.11/32"]
+
+
+def test_connections_of_before_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a kernel was recorded to say of a connection from 192.168.1.20 to 198.51.100.21, UDP port 51820."""
+    orig = bytes.fromhex(
+        "1400018008000100c0a8011408000200c6336415"  # the addresses
+        "1c000280050001001100000006000200c350000006000300ca6c0000"  # the protocol and the ports
+    )
+    found = conntrack.read_connection(struct.pack("=HH", 4 + len(orig), 0x8001) + orig)
+    assert found == conntrack.Connection("udp", "198.51.100.21", 51820, orig)
+    asked = []
+    monkeypatch.setattr(nft_forwards, "forget_connections", asked.append)
+    own = [{"addr_info": [{}, {"local": "198.51.100.21"}, {"local": "192.168.1.1"}]}]
+    nft_forwards.bring_in(lambda argv, stdin="": json.dumps(own), make_plan(ruleset(), REQUEST))
+    (matches,) = asked
+    assert matches(found)
+    assert not matches(found._replace(destination="203.0.113.5"))  # of somebody behind the router, to elsewhere
+    assert not matches(found._replace(port=40000))
+    assert not matches(found._replace(protocol="tcp"))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x00\x00\x00\x00", b"\xff\xff\x01\x80" + bytes(9)])
+def test_a_message_that_names_no_connection(data: bytes) -> None:
+    assert conntrack.read_connection(data) is None
 
 
 def test_the_way_outside_is_that_of_the_best_default_route() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from lab import capture, machine, run, source_address
+from lab import capture, machine, run, source_address, wait_for
 from reach import answers, reboot
 
 TAG = 'comment "homelab.peer_relay: relay"'
@@ -24,6 +24,21 @@ def is_open() -> bool:
 
 def test_the_port_is_forwarded_and_others_are_not() -> None:
     assert is_open()
+
+
+def test_a_device_that_has_been_trying_gets_through() -> None:
+    """The kernel has had its connection since before there was a forward, when it led to the router itself."""
+    wait_for("the device gets answers", lambda: machine("laptop").file("/run/answers").exists)
+
+
+def test_what_the_relay_sends_first_comes_from_the_port_that_devices_know() -> None:
+    send = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 40000)); "
+    with capture("stranger", "wan", "udp port 7777") as packets:
+        run("relay", "systemctl stop echo")
+        run("relay", f"python3 -c \"{send} s.sendto(b'!', ('198.51.100.66', 7777))\"; systemctl start echo")
+    assert [(source_address(packet), packet[20:22]) for packet in packets] == [
+        ("198.51.100.21", (51820).to_bytes(2, "big"))
+    ]
 
 
 def test_bans_stay_in_force() -> None:
