@@ -37,14 +37,14 @@ class Home:
     def __init__(self, lab: Lab):
         self.site = lab.site()
         self.away = lab.site()
-        host = self.site.host("homerelay")
+        host = self.site.host("homerelay", v6=True)
         self.relay = Relay(host, lab.folder)
         self.inner_host = "192.168.1.11"  # the site's first host
         self.inner = f"{self.inner_host}:{PORT}"
         self.forward()
         places = {"server": self.site, "laptop": self.site, "phone": self.away}
         self.server, self.laptop, self.phone = self.devices = [
-            Device(lab, site.host(name), name, [f"10.77.1.{number}/32"])
+            Device(lab, site.host(name, v6=True), name, [f"10.77.1.{number}/32"])
             for number, (name, site) in enumerate(places.items(), 1)
         ]
         self.relay.register(*self.devices)
@@ -106,8 +106,11 @@ def rules(host: Namespace) -> str:
 def test_at_home_away_and_home_again(home: Home, lab: Lab, figure: Figure) -> None:
     laptop = home.laptop
     watchers = [lab.start(watch(device, home.relay, home.public, home.inner)) for device in home.devices]
-    moves = [("at home, no hairpin", None, home.inner), ("moves away", home.leave, home.public)]
-    moves += [("comes home", home.come_home, home.inner), ("moves away again", home.leave, home.public)]
+    moves = [
+        ("at home, no hairpin", None, home.inner),
+        ("moves away", home.leave, home.public),
+        ("comes home", home.come_home, home.inner),
+    ]
     with Stream(laptop, home.phone, rate=10) as far, Stream(laptop, home.server, rate=10) as near:
         for what, move, endpoint in moves:
             moment, busy = time.monotonic(), busy_seconds(laptop.process)
@@ -126,6 +129,14 @@ def test_at_home_away_and_home_again(home: Home, lab: Lab, figure: Figure) -> No
     for watcher in watchers:
         assert watcher.stop() == 0
     assert not rules(laptop.host)
+
+
+def test_an_inner_address_of_ipv6(home: Home, lab: Lab) -> None:
+    inner = f"[2001:db8:1::11]:{PORT}"
+    lab.start(watch(home.server, home.relay, home.public, inner))
+    with Stream(home.server, home.phone, rate=10) as stream:
+        stream.wait_flowing(30)
+    assert endpoints(home.server) == {inner}
 
 
 def test_a_name_with_a_new_address_is_found(home: Home, lab: Lab, figure: Figure) -> None:

@@ -17,10 +17,10 @@ case $inner_host in *:*) family=-6 ;; *) family=-4 ;; esac
 
 # The relay's network may be reached through the tunnel, as a subnet of a device: then packets to the inner endpoint would
 # go round in circles. They stay out of the tunnel, and where there is no other way, there is none.
+# shellcheck disable=SC2086 # words
 rules() { # add|del
-    # shellcheck disable=SC2086 # words
-    ip $family rule "$1" priority $((group - 3)) $to_inner lookup main suppress_ifgroup $group &&
-        ip $family rule "$1" priority $((group - 2)) $to_inner unreachable
+    ip $family rule "$1" priority $((group - 3)) $to_inner lookup main suppress_ifgroup $group
+    ip $family rule "$1" priority $((group - 2)) $to_inner unreachable
 }
 # shellcheck disable=SC2086 # words
 inner_has_a_way() { ip route get ${to_inner#to } >/dev/null 2>&1; }
