@@ -208,8 +208,9 @@ def test_one_lost_answer_is_nothing(world: World) -> None:
 def test_silence_is_told_after_a_while_and_over_when_it_is_over(world: World) -> None:
     world.router.alive = False
     world.run(8)
-    assert world.keeper.problems(world.now) == []
+    assert (world.keeper.problems(world.now), world.keeper.answering(world.now)) == ([], ("192.0.2.254", "pcp"))
     world.run(10)
+    assert world.keeper.answering(world.now) is None
     assert world.keeper.problems(world.now) == ["192.0.2.254 does not answer"]
     assert world.state == "mapped"  # as long as the lease lasts
     world.run(600)

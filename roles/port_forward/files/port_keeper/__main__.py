@@ -62,9 +62,12 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _answered(document: dict[str, Any], config: Settings) -> bool:
-    """Whether the keeper works by the settings that are on disk, and the router has said yes or no to each mapping."""
-    current = document["loaded"] >= config.file.stat().st_mtime
-    return current and all(mapping["state"] != "pending" for mapping in document["mappings"])
+    """Whether the keeper works by the settings that are on disk, and everybody that it asks has answered."""
+    return (
+        document["loaded"] >= config.file.stat().st_mtime
+        and all(mapping["state"] != "pending" for mapping in document["mappings"])
+        and bool(not config.stun_server or document["seen_address"] or document["problems"])
+    )
 
 
 def _release(config: Settings, _arguments: argparse.Namespace) -> int:

@@ -317,10 +317,20 @@ class Keeper:
 
     # --- for others to read -------------------------------------------------------------------------------------------
 
+    def answering(self, now: float) -> tuple[str, str] | None:
+        """Return the router's address and the method, unless it has been silent for too long."""
+        if self._last is None or self._silent(now):
+            return None
+        method, gateway, _ = self._last
+        return gateway, method
+
+    def _silent(self, now: float) -> bool:
+        return self._silent_since is not None and now - self._silent_since >= _GRACE
+
     def problems(self, now: float) -> list[str]:
         """Return what is wrong with the router itself."""
-        silent = self._silent_since is not None and (self._last is None or now - self._silent_since >= _GRACE)
-        return [text for text in (self._silence if silent else "", self._complaint) if text]
+        missing = self._silent(now) or (self._silent_since is not None and self._last is None)
+        return [text for text in (self._silence if missing else "", self._complaint) if text]
 
     def remembered(self) -> list[Wanted]:
         """Return the mappings that the router may have, to be deleted once nobody wants them any more."""

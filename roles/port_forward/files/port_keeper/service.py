@@ -148,6 +148,8 @@ class Service:
             self._stun.submit(self._stun, functools.partial(seen_address, self._settings))
 
     def _take_seen(self, outcome: object) -> None:
+        if not self._settings.stun_server:
+            return  # taken off the settings meanwhile
         failed = isinstance(outcome, MappingError)
         self._note("stun_server", str(outcome) if failed else "")
         if not failed:

@@ -16,10 +16,11 @@ from port_keeper.keeper import Keeper
 def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now: float, wall: float) -> dict[str, Any]:
     """Return the status; `seen` is this host's address as others see it, `wall` the Unix time of `now`."""
     main = next((keeper for keeper in keepers if keeper.held), keepers[0])
-    judged = no_address(main.router.gateway) if main.addressless and main.router else verdict(main.address, seen)
+    router = main.answering(now)
+    judged = no_address(router[0]) if main.addressless and router else verdict(main.address, seen)
     return {
         "updated": round(wall, 3),
-        "router": {"address": main.router.gateway, "method": main.router.method} if main.router else None,
+        "router": {"address": router[0], "method": router[1]} if router else None,
         "external_address": main.address,
         "seen_address": seen,
         "address_since": None if main.address_since is None else round(wall - (now - main.address_since), 3),
