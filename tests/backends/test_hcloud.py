@@ -60,7 +60,8 @@ def test_the_whole_life(role: Role, cloud: Hcloud) -> None:
 def test_a_server_without_a_firewall_stays_open(role: Role, cloud: Hcloud) -> None:
     """One with the relay's rule alone would shut SSH out."""
     cloud.firewall("unused", [SSH], server=None)
-    run = role.run()
+    role.environment["HCLOUD_TOKEN"] = TOKEN
+    run = role.run(port_forward_hcloud_token="")
     assert run.changed == 0
     assert "Hetzner lets everything in" in " ".join(run.output.split())
 
@@ -73,6 +74,7 @@ def test_several_firewalls(role: Role, cloud: Hcloud) -> None:
     assert cloud.writes == ["set_rules web"]
 
 
-def test_a_host_elsewhere(role: Role, cloud: Hcloud) -> None:
+def test_what_it_refuses(role: Role, cloud: Hcloud) -> None:
+    assert "set port_forward_hcloud_token to it" in role.error(port_forward_hcloud_token="")
     cloud.metadata = {}
     assert "home is not a server of Hetzner's cloud" in role.error()
