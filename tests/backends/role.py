@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,11 +18,10 @@ PLAYBOOK = [
         "hosts": "relays",
         "gather_facts": False,
         "roles": ["homelab.peer_relay.port_forward"],
-        "post_tasks": [
-            {"ansible.builtin.copy": {"content": "{{ port_forward_result | to_json }}", "dest": "{{ result_file }}"}}
-        ],
+        "post_tasks": [{"ansible.builtin.debug": {"msg": "RESULT {{ port_forward_result | to_json }}"}}],
     }
 ]
+RESULT = re.compile(r'"msg": ("RESULT .*")$', re.MULTILINE)
 ADDRESS = "192.168.88.20"  # of the host "home", which stands for the relay
 ADDRESS6 = "2001:db8:1::20"
 
@@ -66,9 +66,7 @@ class Role:
         return " ".join(run.output.split())
 
     def _run(self, *options: str, **variables: object) -> Run:
-        result = self.folder / "result.json"
-        result.unlink(missing_ok=True)
-        hosts = {"home": {**self.variables, "result_file": str(result), **variables}}
+        hosts = {"home": {**self.variables, **variables}}
         (self.folder / "inventory.json").write_text(json.dumps({"relays": {"hosts": hosts}}), encoding="utf-8")
         (self.folder / "play.json").write_text(json.dumps(PLAYBOOK), encoding="utf-8")
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.json", "play.json", *options]
@@ -78,10 +76,8 @@ class Role:
         output = process.stdout + process.stderr
         if process.returncode:
             return Run(output, 0, None)
-        # The file of the result is no part of the role.
-        recap = output[output.index("PLAY RECAP") :]
-        changed = int(recap.split("changed=")[1].split()[0]) - 1
-        return Run(output, changed, json.loads(result.read_text(encoding="utf-8")) if result.exists() else {})
+        result = json.loads(RESULT.search(output)[1]).removeprefix("RESULT ")
+        return Run(output, int(re.search(r"changed=(\d+)", output)[1]), json.loads(result))
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
