@@ -49,13 +49,27 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from peer_relay import diagnose, edge, metrics, overlay, packets, probe, report, settings, state, status_client, tables
+from peer_relay import (
+    diagnose,
+    directory,
+    edge,
+    lookup,
+    metrics,
+    overlay,
+    packets,
+    probe,
+    report,
+    settings,
+    state,
+    status_client,
+    tables,
+)
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
 from peer_relay.drops import Refused
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
 from peer_relay.session import Session
-from relay_world import World, at, check_consistency, echo_v4, echo_v6
+from relay_world import World, at, check_consistency, echo_v4, echo_v6, udp
 
 
 class Target(NamedTuple):
@@ -94,6 +108,7 @@ def _scene() -> tuple[World, list[bytes]]:
         cid.initiation(ann),
         probe.make(world.identity, world.wall),
         ann.transport(None, bytes(60)),
+        ann.transport(None, udp("10.77.1.2", "10.77.0.1", directory.write_request(bytes(8), []))),
         ann.transport(),
         ann.transport(bob, bytes(300)),
         *bob.receive(challenge.datagram),
@@ -180,6 +195,34 @@ def _control(level: int, kind: int, payload: bytes) -> bytes:
 
 
 PINGS = [echo_v4("10.77.1.2", "10.77.0.1"), echo_v6("fd77::2", "fd77::1")]
+
+
+def directory_packet(data: bytes) -> None:
+    """A packet in the tunnel, and what the relay answers: never more than was asked with."""
+    ann = next(iter(WORLD.devices.values()))
+    find = WORLD.switchboard._owners.get
+    reply = overlay.udp_reply(data, directory.PORT, lambda message: lookup.answer(ann.record, message, find, WORLD.now))
+    assert reply is None or len(reply) <= len(data)
+
+
+def directory_answer(data: bytes) -> None:
+    """What a lying relay tells a device."""
+    answer = directory.read_answer(data)
+    assert len(answer.targets) <= directory.MOST_TARGETS
+    assert directory.read_answer(directory.write_answer(answer)) == answer
+
+
+DIRECTORY_REQUEST = directory.write_request(b"12345678", [ipaddress.ip_address(f"10.77.1.{n}") for n in (2, 3, 9)])
+DIRECTORY_ANSWER = directory.write_answer(
+    directory.Answer(
+        b"12345678",
+        directory.Entry(("192.0.2.1", 51820), True),
+        (directory.Entry(("2001:db8::1", 1), True), directory.Entry()),
+    )
+)
+DIRECTORY_PACKETS = [udp("10.77.1.2", "10.77.0.1", DIRECTORY_REQUEST), udp("fd77::1:2", "fd77::1", DIRECTORY_REQUEST)]
+# Without a checksum, which IPv4 allows: what is changed inside gets through to the directory.
+DIRECTORY_PACKETS.append(DIRECTORY_PACKETS[0][:26] + bytes(2) + DIRECTORY_PACKETS[0][28:])
 
 
 # --- the disk and the service's own answers ---------------------------------------------------------------------------
@@ -682,6 +725,8 @@ TARGETS = {
     "cookie_reply": Target(cookie_reply, (), [REAL[-1]]),
     "transport": Target(transport, (Refused,), [TO_RELAY["keepalive"]]),
     "echo": Target(overlay.echo_reply, (), PINGS),
+    "directory": Target(directory_packet, (), DIRECTORY_PACKETS),
+    "directory_answer": Target(directory_answer, (directory.Malformed,), [DIRECTORY_ANSWER]),
     "control": Target(
         control,
         (),

@@ -359,3 +359,17 @@ def echo_v6(source: str, destination: str, body: bytes = REQUEST_BODY, kind: int
     pseudo = ends + struct.pack(">II", len(message), 58)
     message = message[:2] + struct.pack(">H", checksum(pseudo + message)) + message[4:]
     return struct.pack(">IHBB", 0x60000000, len(message), 58, 64) + ends + message
+
+
+def udp(source: str, destination: str, payload: bytes, port: int = 7077, source_port: int = 40123) -> bytes:
+    """Return a UDP datagram in an IP packet."""
+    ends = ip_address(source).packed + ip_address(destination).packed
+    length = 8 + len(payload)
+    datagram = struct.pack(">HHHH", source_port, port, length, 0) + payload
+    version = ip_address(source).version
+    pseudo = ends + (struct.pack(">BBH", 0, 17, length) if version == 4 else struct.pack(">II", length, 17))
+    datagram = datagram[:6] + struct.pack(">H", checksum(pseudo + datagram) or 0xFFFF) + datagram[8:]
+    if version == 6:
+        return struct.pack(">IHBB", 0x60000000, length, 17, 64) + ends + datagram
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 7, 0x4000, 64, 17, 0) + ends
+    return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + datagram

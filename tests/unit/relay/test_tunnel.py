@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_relay import overlay, packets
-from relay_world import StockDevice, World, checksum, echo_v4, echo_v6
+from relay_world import StockDevice, World, checksum, echo_v4, echo_v6, udp
 
 
 def test_checksum_of_rfc_1071() -> None:
@@ -71,6 +71,66 @@ GOOD = echo_v4("10.77.1.2", "10.77.0.1")
 )
 def test_no_answer_to_anything_else(packet: bytes) -> None:
     assert overlay.echo_reply(packet) is None
+
+
+# --- UDP --------------------------------------------------------------------------------------------------------------
+
+PORT = 7077
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@given(data=st.data(), payload=st.binary(max_size=600), answer=st.binary(max_size=600), padding=st.integers(0, 15))
+def test_udp(version: int, data: st.DataObject, payload: bytes, answer: bytes, padding: int) -> None:
+    source, destination = (str(data.draw(st.ip_addresses(v=version))) for _ in range(2))
+    asked = []
+    packet = udp(source, destination, payload, PORT, 5353) + bytes(padding)
+    reply = overlay.udp_reply(packet, PORT, lambda datagram: asked.append(datagram) or answer)
+    assert asked == [payload]
+    expected = udp(destination, source, answer, 5353, PORT)
+    if version == 6:
+        assert reply == expected
+    else:  # the identification, what fragmentation may do, and so the checksum of the header are another matter
+        assert (reply[:4], reply[8:10], reply[12:]) == (expected[:4], expected[8:10], expected[12:])
+        assert overlay._checksum(reply[:20]) == 0
+
+
+ASKED_V4, ASKED_V6 = (udp(*ends, b"hello") for ends in (("10.77.1.2", "10.77.0.1"), ("fd77::1:2", "fd77::1")))
+
+
+def test_ipv4_may_leave_out_the_checksum() -> None:
+    assert overlay.udp_reply(ASKED_V4[:26] + bytes(2) + ASKED_V4[28:], PORT, lambda data: data)
+
+
+def test_a_checksum_of_zero_is_sent_as_its_twin() -> None:
+    checksum_of_zeros = overlay.udp_reply(ASKED_V6, PORT, lambda _: bytes(2))[46:48]
+    reply = overlay.udp_reply(ASKED_V6, PORT, lambda _: checksum_of_zeros)  # adds up to nothing
+    assert reply[46:48] == b"\xff\xff"
+    assert reply == udp("fd77::1", "fd77::1:2", checksum_of_zeros, 40123, PORT)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        ASKED_V4[:-1],
+        ASKED_V6[:-1],
+        ASKED_V4[:-1] + b"?",
+        ASKED_V6[:-1] + b"?",
+        ASKED_V6[:46] + bytes(2) + ASKED_V6[48:],  # no checksum
+        ASKED_V4[:6] + b"\x20\x00" + ASKED_V4[8:],  # first fragment
+        ASKED_V4[:24] + b"\0\x0c" + ASKED_V4[26:],  # a length that is not the packet's
+        udp("10.77.1.2", "10.77.0.1", b"hello", PORT + 1),
+        udp("10.77.1.2", "10.77.0.1", b"hello", source_port=0),
+        echo_v4("10.77.1.2", "10.77.0.1"),
+        echo_v6("fd77::1:2", "fd77::1"),
+    ],
+)
+def test_no_answer_to_anything_but_udp(packet: bytes) -> None:
+    assert overlay.udp_reply(packet, PORT, lambda data: data) is None
+
+
+def test_an_answer_may_be_refused() -> None:
+    assert overlay.udp_reply(ASKED_V4, PORT, lambda _: None) is None
 
 
 # --- through the relay ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from peer_relay import addresses, overlay, packets
+from peer_relay import addresses, directory, lookup, overlay, packets
 from peer_relay.cookies import CookieMint
 from peer_relay.device import Device
 from peer_relay.drops import Refused
@@ -182,16 +182,22 @@ class RelayPeer:
         device.previous, device.current = device.current, session
         device.last_handshake = now
 
-    def answer(self, device: Device, session: Session, inner: bytes) -> tuple[bytes, bool]:
+    def answer(
+        self, device: Device, session: Session, inner: bytes, now: float, find: lookup.Find
+    ) -> tuple[bytes, bool]:
         """Return (the relay's transport message to send back, whether it answers the inner packet).
 
         Never larger than what came. A packet without an answer gets a keepalive, as the device's timers ask for
-        one (whitepaper section 6.5).
+        one (whitepaper section 6.5). `find` tells whose an overlay address is.
         """
         ends = overlay.addresses(inner)
         if ends is None or ends[0] not in device.settings.addresses:
             raise Refused("inner_source", device)
-        reply = overlay.echo_reply(inner) if ends[1] in self.addresses else None
+        reply = None
+        if ends[1] in self.addresses:
+            reply = overlay.echo_reply(inner) or overlay.udp_reply(
+                inner, directory.PORT, lambda message: lookup.answer(device, message, find, now)
+            )
         return session.seal(reply or b""), reply is not None
 
     def wants_rekey(self, device: Device, now: float) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from peer_relay import packets
@@ -62,6 +63,7 @@ class Switchboard:
         self.events: list[Event] = []
         self.changes = 0  # counts what a restart has to remember: bindings and routes
         self._groups: dict[str, list[Device]] = {}
+        self._owners: dict[IPv4Address | IPv6Address, Device] = {}  # by overlay address
         self._indexes: dict[int, Device] = {}  # receiver index -> a device that sends with it
         self._credit: OrderedDict[bytes, int] = OrderedDict()  # bytes that an unproven source has paid for a challenge
         self._strangers = WaitingRoom(_STRANGERS, _HELD_EACH, HOLD)
@@ -84,6 +86,7 @@ class Switchboard:
             elif device.settings != entry:
                 device.update(entry)
         self._groups = {}
+        self._owners = {address: device for device in self.devices.values() for address in device.settings.addresses}
         for device in self.devices.values():
             for group in device.settings.groups:
                 self._groups.setdefault(group, []).append(device)
@@ -192,7 +195,7 @@ class Switchboard:
         if device.binding and self.own.wants_rekey(device, now):
             self._initiate(device, now)
         if inner:
-            answer, understood = self.own.answer(device, session, inner)
+            answer, understood = self.own.answer(device, session, inner, now, self._owners.get)
             self.outbox.append((answer, Binding(source, local)))
             if not understood:
                 raise Refused("inner_unsupported", device)
