@@ -427,7 +427,11 @@ def wg_quick_file(data: bytes) -> None:
     wg_quick.read_back(data.decode(errors="replace"))
 
 
-PACKETS = [nft.Packet("udp", 40000), nft.Packet("tcp", None)]
+PACKETS = [
+    nft.Packet("udp", 40000),
+    nft.Packet("tcp", None),
+    nft.Packet("udp", 40000, "192.168.1.10", translated=True),
+]
 
 
 def nft_json(data: bytes) -> None:
