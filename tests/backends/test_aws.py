@@ -61,25 +61,30 @@ class Cloud:
         self.ec2.authorize_security_group_ingress(
             GroupId=self.owners, IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="198.51.100.0/24"
         )
-        self.instance = self.ec2.run_instances(
-            ImageId="ami-12c6146b", MinCount=1, MaxCount=1, SecurityGroupIds=[self.owners]
-        )["Instances"][0]["InstanceId"]
+        self.instance = self.launch(self.owners)
+
+    def launch(self, group: str) -> str:
+        """Start an instance with this one group."""
+        made = self.ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, SecurityGroupIds=[group])
+        return made["Instances"][0]["InstanceId"]
 
     def group(self, name: str) -> str:
         return self.ec2.create_security_group(GroupName=name, Description=name, VpcId=self.vpc)["GroupId"]
 
+    def _instance(self) -> dict:
+        return self.ec2.describe_instances(InstanceIds=[self.instance])["Reservations"][0]["Instances"][0]
+
     def attached(self) -> list[str]:
         """The names of the groups of the instance."""
-        instance = self.ec2.describe_instances(InstanceIds=[self.instance])["Reservations"][0]["Instances"][0]
-        return sorted(group["GroupName"] for group in instance["NetworkInterfaces"][0]["Groups"])
+        return sorted(group["GroupName"] for group in self._instance()["NetworkInterfaces"][0]["Groups"])
 
     def address(self) -> str:
-        instance = self.ec2.describe_instances(InstanceIds=[self.instance])["Reservations"][0]["Instances"][0]
-        return instance["PublicIpAddress"]
+        return self._instance()["PublicIpAddress"]
 
-    def groups(self) -> list[str]:
-        names = (group["GroupName"] for group in self.ec2.describe_security_groups()["SecurityGroups"])
-        return sorted(name for name in names if name != "default")
+    def groups(self) -> dict[str, str]:
+        """The ids of the groups by name."""
+        groups = self.ec2.describe_security_groups()["SecurityGroups"]
+        return {group["GroupName"]: group["GroupId"] for group in groups if group["GroupName"] != "default"}
 
     def open_ports(self, name: str) -> set[tuple[str, int, str]]:
         filters = [{"Name": "group-name", "Values": [name]}]
@@ -110,7 +115,7 @@ def role(tmp_path: Path, endpoint: str, cloud: Cloud) -> Role:
 
 def test_the_whole_life(role: Role, cloud: Cloud) -> None:
     assert role.run("--check").changed == 1
-    assert cloud.groups() == ["ssh"]
+    assert list(cloud.groups()) == ["ssh"]
 
     run = role.run("--diff")
     assert run.changed == 2
@@ -128,10 +133,17 @@ def test_the_whole_life(role: Role, cloud: Cloud) -> None:
     assert cloud.open_ports("peer-relay-home") == {("tcp", 443, "0.0.0.0/0"), ("tcp", 443, "::/0")}
 
     assert role.run(port_forward_state="absent").changed == 2
-    assert cloud.attached() == cloud.groups() == ["ssh"]
+    assert cloud.attached() == list(cloud.groups()) == ["ssh"]
 
 
 def test_what_it_refuses(role: Role, cloud: Cloud) -> None:
     cloud.group("peer-relay-home")
     assert "security group peer-relay-home exists and is not this host's" in role.error()
     assert "AWS has no instance i-0123456789abcdef0" in role.error(port_forward_aws_instance_id="i-0123456789abcdef0")
+
+
+def test_the_last_group_stays(role: Role, cloud: Cloud) -> None:
+    own = cloud.group("peer-relay-home")
+    cloud.ec2.create_tags(Resources=[own], Tags=[{"Key": "managed_by", "Value": "homelab.peer_relay home"}])
+    error = role.error(port_forward_aws_instance_id=cloud.launch(own), port_forward_state="absent")
+    assert "has no other security group than peer-relay-home" in error
