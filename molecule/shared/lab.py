@@ -61,9 +61,18 @@ def play(playbook: str, *arguments: str) -> dict[str, dict[str, int]]:
     """Run a playbook that has to succeed; its statistics for each host."""
     result = attempt(playbook, *arguments)
     assert result.returncode == 0, f"{playbook}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
-    # The scenarios' settings let another callback print its times around the document.
-    document, _ = json.JSONDecoder().raw_decode(result.stdout, result.stdout.index("{"))
-    return document["stats"]
+    return _document(result.stdout)["stats"]
+
+
+def _document(output: str) -> dict[str, Any]:
+    # The scenarios' settings let another callback print its times around it.
+    return json.JSONDecoder().raw_decode(output, output.index("{"))[0]
+
+
+def last_words(output: str) -> str:
+    """What the last task of a playbook that failed says, for the one host that failed."""
+    hosts = _document(output)["plays"][-1]["tasks"][-1]["hosts"]
+    return next(result["msg"] for result in hosts.values() if result.get("failed"))
 
 
 def wait_for(what: str, check: Callable[[], T], seconds: float = 20) -> T:
