@@ -83,7 +83,7 @@ def test_a_restart_of_the_router(home: Home, knocks: Knocks, figure: Figure, met
     with keeper(home, method=method) as made:
         knocks.wait_arriving()
         made.wait_state("mapped")
-        time.sleep(4)  # starts are numbered by the second, and the keeper is to have seen this one
+        time.sleep(4 if sign == "epoch" else 1.5)  # starts are numbered by the second, epochs have a tolerance of two
         home.stop()
         home.forget()
         home.start(*settings)
@@ -112,15 +112,20 @@ def test_a_router_that_is_away_for_a_while(home: Home, knocks: Knocks, figure: F
 
 
 @EVERY_METHOD
-def test_a_lease_shorter_than_the_test_is_never_interrupted(home: Home, knocks: Knocks, method: str) -> None:
+def test_a_lease_shorter_than_the_test_is_never_interrupted(
+    home: Home, knocks: Knocks, figure: Figure, method: str
+) -> None:
     home.start()
     with keeper(home, method=method, lease=4) as made:
         knocks.wait_arriving()
         start = time.monotonic()
         time.sleep(7)
         # The router deletes and adds the rule when it renews: a new flow in that moment may be lost, no more.
-        assert len(lost_after(knocks, start)) <= 3
-        mapping = made.mapping()
+        lost, mapping = len(lost_after(knocks, start)), made.mapping()
+        figure(
+            f"a lease of 4 s for 7 s, {method}", f"{lost} of 350 new flows lost in {mapping['renewals']} renewals", "3"
+        )
+        assert lost <= 3
         assert (mapping["state"], mapping["restores"]) == ("mapped", 0)
         assert 2 <= mapping["renewals"] <= 8
 
