@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: port_mapping
 short_description: Have the router forward a port to this host, by PCP, NAT-PMP or UPnP
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:

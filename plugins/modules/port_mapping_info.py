@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: port_mapping_info
 short_description: What the router in front of this host offers, and whether the Internet can reach it
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
