@@ -32,9 +32,14 @@ class Say(NamedTuple):
 
 
 class SetEndpoint(NamedTuple):
-    """Set the endpoint of the other device's [Peer]."""
+    """Set the endpoint of the other device's [Peer].
+
+    With `hold`, again every 2 ms for so many seconds, or until the next SetEndpoint or Rekey: WireGuard answers each
+    packet the way it came, so two busy sides would send each other back to the way of before, over and over.
+    """
 
     endpoint: Endpoint
+    hold: float = 0.0
 
 
 class Rekey(NamedTuple):

@@ -37,6 +37,10 @@ class Flow:
             return True
         return self.heard_at > self._asked_for and SILENCE <= now - self.heard_at < _FRESH
 
+    def unanswered(self, now: float) -> float:
+        """Return for how long what was sent has had no answer."""
+        return now - self._waiting_since if self._waiting_since is not None else 0.0
+
     def calm(self, now: float) -> None:
         """The path has proven itself otherwise: what was sent may need no answer."""
         self._waiting_since = None

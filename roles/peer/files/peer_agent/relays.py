@@ -2,19 +2,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which relays are alive, and whether any is reached over UDP at all: for the whole device, without any I/O.
 
-The directory of each relay is asked in the tunnel: its answer proves that the relay lives and that packets go both ways,
-tells the round trip, and renews what the relay knows of this device's address. While no relay answers over UDP, one is
-reached over the fallback, and UDP is tried again and again.
+The directory of each relay is asked in the tunnel: its answer proves that the relay lives and that packets go both
+ways, tells the round trip, and renews what the relay knows of this device's address. While no relay answers over UDP,
+one is reached over the fallback, and UDP is tried again and again.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
 from peer_agent.endpoints import Endpoint
+from peer_agent.health import Health
 from peer_agent.path import View
+
+_TRY_UDP = 5.0  # seconds between attempts while the fallback is in use
+_ATTEMPT = 0.6  # seconds that one lasts
+_CONNECT = 5.0  # seconds for the fallback to come up, before another relay's is tried
+_AGAIN = 2.0  # seconds after one that failed
 
 
 class Relay(NamedTuple):
@@ -30,24 +37,165 @@ class Relays:
 
     def __init__(self, relays: Iterable[Relay], now: float):
         self.outbox: list[Action] = []
+        self._relays = {relay.name: relay for relay in relays}
+        self._udp = {name: Health(now) for name in self._relays}
+        self._seen: dict[str, Endpoint | None] = {}
+        self._nonce = 0
+        self._carrier = ""  # the relay whose fallback is open, or is being opened
+        self._last = ""  # the one before
+        self._local: Endpoint | None = None  # this device's end of it, once it is up
+        self._tcp = Health(now)  # of the carrier over it
+        self._begun_at = float("-inf")
+        self._connect_at = now
+        self._attempt_at = now
+        self._attempt_ends: float | None = None  # while the carrier's own [Peer] is on UDP for an attempt
+
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
+        for name, health in self._udp.items():
+            if health.tick(now):
+                self._note(f"relay {name} does not answer over UDP", logging.WARNING)
+            if name != self._carrier and health.ask(now):
+                self._ask(now, name, health)
+        if any(health.alive for health in self._udp.values()):
+            if self._carrier:
+                self._end_fallback(now)
+        elif self._carrier:
+            self._tick_fallback(now)
+        elif now >= self._connect_at:
+            self._begin_fallback(now)
+        due = [health.due() for name, health in self._udp.items() if name != self._carrier]
+        if self._carrier:
+            due.append(self._fallback_due())
+        elif not any(health.alive for health in self._udp.values()):
+            due.append(self._connect_at)
+        return min(max(min(due, default=now + _TRY_UDP) - now, 0.01), _TRY_UDP)
+
+    def _ask(self, now: float, name: str, health: Health) -> None:
+        self._nonce += 1
+        nonce = self._nonce.to_bytes(8, "big")
+        health.asked(now, nonce)
+        self.outbox.append(Ask(name, nonce))
+
+    # --- the fallback -------------------------------------------------------------------------------------------------
+
+    def _begin_fallback(self, now: float) -> None:
+        able = [relay.name for relay in self._relays.values() if relay.fallback]
+        if not able:
+            self._connect_at = now + _AGAIN
+            return
+        # Each in turn: which one works, nobody knows.
+        self._carrier = able[(able.index(self._last) + 1) % len(able)] if self._last in able else able[0]
+        self._last = self._carrier
+        self._begun_at = now
+        self._note(f"no relay answers over UDP: opening the fallback to {self._carrier}", logging.WARNING)
+        self.outbox.append(Connect(self._carrier))
+
+    def _tick_fallback(self, now: float) -> None:
+        if self._local is None:
+            if now - self._begun_at >= _CONNECT:
+                self._end_fallback(now)
+            return
+        udp = self._udp[self._carrier]
+        if self._attempt_ends is not None:
+            if now >= self._attempt_ends:
+                self._end_attempt(now)
+            elif udp.hits and not udp.waiting:
+                self._ask(now, self._carrier, udp)  # once is not enough
+        elif now >= self._attempt_at:
+            self._attempt_ends = now + _ATTEMPT
+            self.outbox.append(Reach(self._carrier, self._relays[self._carrier].endpoint))
+            self._ask(now, self._carrier, udp)
+        elif self._tcp.tick(now):
+            self._note(f"the fallback to {self._carrier} has gone silent", logging.WARNING)
+            self._end_fallback(now)
+        elif self._tcp.ask(now):
+            self._ask(now, self._carrier, self._tcp)
+
+    def _end_attempt(self, now: float) -> None:
+        self._attempt_ends = None
+        self._attempt_at = now + _TRY_UDP
+        self._udp[self._carrier].hits = 0
+        self.outbox.append(Reach(self._carrier, self._local))
+        self._ask(now, self._carrier, self._tcp)  # tells the relay the way back
+
+    def _fallback_due(self) -> float:
+        if self._local is None:
+            return self._begun_at + _CONNECT
+        if self._attempt_ends is not None:
+            return self._attempt_ends
+        return min(self._attempt_at, self._tcp.due())
+
+    def _end_fallback(self, now: float) -> None:
+        name, self._carrier = self._carrier, ""
+        self._local = self._attempt_ends = None
+        self._connect_at = now + _AGAIN
+        self._udp[name].suspect(now)
+        self.outbox += [Reach(name, self._relays[name].endpoint), Disconnect(name)]
+
+    # --- what happened ------------------------------------------------------------------------------------------------
 
     def suspect(self, now: float, name: str) -> None:
         """A pair hears nothing over this relay."""
+        if name == self._carrier and self._local is not None:
+            self._tcp.suspect(now)
+        elif name in self._udp:
+            self._udp[name].suspect(now)
 
     def answered(self, now: float, name: str, nonce: bytes, seen: Endpoint | None) -> bool:
         """The relay's directory has answered this nonce; return False for an answer to nothing that was asked."""
+        if name not in self._relays:
+            return False
+        if name == self._carrier and self._tcp.answered(now, nonce):
+            return True
+        health = self._udp[name]
+        was_alive = health.alive
+        if not health.answered(now, nonce):
+            return False
+        self._seen[name] = seen
+        if health.alive and not was_alive:
+            self._note(f"relay {name} answers over UDP again")
+        return True
 
     def fallback(self, now: float, name: str, endpoint: Endpoint | None) -> None:
         """The fallback to this relay is up, at this local endpoint, or has ended (None)."""
+        if name != self._carrier:
+            return
+        if endpoint is None:
+            self._end_fallback(now)
+            return
+        self._local = endpoint
+        self._tcp = Health(now)
+        self._attempt_at = now + _TRY_UDP
+        self.outbox.append(Reach(name, endpoint))
+        self._ask(now, name, self._tcp)
 
     def resolved(self, now: float, name: str, endpoint: Endpoint) -> None:
-        """The relay's name has another address now."""
+        """The relay has another address now, or another of its addresses is to be tried."""
+        if self._relays[name].endpoint == endpoint:
+            return
+        self._relays[name] = self._relays[name]._replace(endpoint=endpoint)
+        if name != self._carrier or self._local is None:
+            self.outbox.append(Reach(name, endpoint))
+            self._udp[name].suspect(now)
 
     def network(self, now: float) -> None:
         """This device's addresses have changed: ask all relays at once."""
+        self._attempt_at = now
+        for name in self._relays:
+            self.suspect(now, name)
 
     def views(self) -> list[View]:
-        """How each relay is reached; give each that has changed to every pair, with what it says of the other device."""
+        """How each relay is reached; give each that has changed to every pair, with what it says of the other."""
+        return [self._view(relay) for relay in self._relays.values()]
+
+    def _view(self, relay: Relay) -> View:
+        health = self._udp[relay.name]
+        if relay.name == self._carrier and self._local is not None:
+            return View(relay.name, self._local, True, True, self._tcp.rtt)
+        return View(relay.name, relay.endpoint, health.alive, False, health.rtt, self._seen.get(relay.name))
+
+    def _note(self, text: str, level: int = logging.INFO) -> None:
+        self.outbox.append(Note(text, level))

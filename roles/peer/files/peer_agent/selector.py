@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which path the packets to one other device take: the whole decision, without any I/O.
 
-lan > direct > relay > fallback. Whoever runs a pair tells it what happens, and takes out of `outbox` what is to be done.
+lan > direct > relay > fallback. Whoever runs a pair tells it what happens, and takes out of `outbox` what is to be
+done.
 `now` is a clock that goes on while the host sleeps (CLOCK_BOOTTIME); the time of day is used nowhere.
 
 Of the two sides, the one with the smaller overlay address leads: it picks a direct candidate that has proven itself and
@@ -17,14 +18,41 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from peer_agent.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
 from peer_agent.candidates import LAN, Candidate, Candidates
+from peer_agent.choice import Choice
 from peer_agent.control import Message
-from peer_agent.endpoints import Address, Endpoint, Network, usable
+from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Flow
-from peer_agent.path import Path, View
-from peer_agent.probes import PING, PONG, Key, Probe, Window
+from peer_agent.path import FALLBACK, Path, View
+from peer_agent.probes import PING, PONG, Probe, Window
+from peer_agent.punching import Punching
 from peer_agent.sessions import Sessions
+from peer_agent.talk import Talk
+from peer_agent.watch import Watch
+
+_LONGEST_TICK = 5.0
+_TICK = 0.1  # while something is under way
+_SLEPT = 20.0  # seconds without a tick: the host slept, or stood still
+_PROOF = 2  # pongs in a row that prove a candidate
+_SETTLE = 0.3  # seconds for a better candidate to prove itself as well
+_RECENT = 3.0  # seconds for which a proof holds
+_TRIAL = 0.2  # seconds between pings to a candidate that has begun to prove itself
+_TRIALS = 20  # pings in the longest trial
+_NOMINATION = 2.0  # seconds for the other to come along
+_FIRST_PENALTY, _LONGEST_PENALTY = (
+    3.0,
+    60.0,
+)  # seconds to prove itself after a direct path has failed, doubled each time
+_FORGIVEN = 600.0  # seconds of a direct path that works
+_HOLD = 0.3  # seconds to hold on to the endpoint: packets that come the way of before take it along
+_LATE = 1.0  # seconds in which packets may still come the way of before
+_IDLE = 3.0  # seconds without data, after which a move disturbs nobody
+_NO_AGENT_SILENCE = 3.0  # seconds: nobody there to answer pings
+_SUSPECT_EVERY = 1.0
+_CHECK_AFTER = 1.0  # seconds of silence over a relay, until the other is asked in the tunnel
+_CHECKS = 3
+_DEMAND, _LONGEST_DEMAND = 10.0, 120.0  # seconds from one forced handshake to the next, doubled each time
 
 
 class Pair:
@@ -41,35 +69,440 @@ class Pair:
     ):
         """Take both overlay addresses (the first of each), the relays in their stated order, 32 random bytes that are
         new with each start of the agent, and the networks inside the tunnel, which no candidate may be in."""
+        self.outbox: list[Action] = []
+        self._leader = int(own) < int(other)
+        self._views = {view.name: view for view in relays}
+        self._ways = {view.endpoint: view.name for view in self._views.values()}  # all that relays were reached by
+        self._via = next(iter(self._views))
+        self._before = ""  # the relay that was left last
+        self._direct: Candidate | None = None
+        self._nominee: Candidate | None = None  # leader: to be confirmed by the other; follower: to be proven yet
+        self._nominated_at = 0.0
+        self._endpoint: Endpoint | None = None  # what WireGuard is to use; None until it was seen what it does use
+        self._since = self._ticked_at = now
+        self._penalty = 0.0
+        self._local = ""  # the address of this device that the direct path begins at
+        self._hosts: frozenset[str] = frozenset()
+        self._suspect_at = self._demand_at = now
+        self._demand_wait = _DEMAND
+        self._checks = 0
+        self._check_at = now
+        self._candidates = Candidates(overlays)
+        self._window = Window()
+        self._talk = Talk(secret, self._leader, overlays, self.outbox, now)
+        self._choice = Choice()
+        self._flow = Flow()
+        self._watch = Watch(now)
+        self._punching = Punching()
+        self._sessions = Sessions(self._leader)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
+        if now - self._ticked_at > _SLEPT:
+            self._wake(now)
+        self._ticked_at = now
+        self._candidates.expire(now)
+        self._talk.tick(now, self._views.values())
+        if self._endpoint is None:
+            return _TICK
+        if self._talk.gone(now):
+            self._talk.forget()
+            self._nominee = None
+            if self._direct:
+                self._leave(now, "the other runs no agent any more")
+        if self._direct:
+            self._tick_direct(now)
+        else:
+            self._tick_relay(now)
+        if self._talk.key:
+            self._tick_candidates(now)
+        if self._sessions.attempt(now):
+            self.outbox.append(Rekey(self._endpoint))
+            self._say(now, answer=True)
+        return self._next(now)
+
+    def _next(self, now: float) -> float:
+        if self.watching:
+            return _TICK
+        due = [self._talk.due, self._flow.due(now)]
+        if self._direct:
+            due.append(self._watch.due())
+        if self._rivals():
+            due.append(self._punching_due(now))
+        return min(max(min(due) - now, 0.01), _LONGEST_TICK)
 
     @property
     def watching(self) -> bool:
         """Whether to call `traffic` at every tick: something is under way. Otherwise when the interface's counters have
         grown (looked at five times a second), and every 5 s."""
+        return bool(
+            self._endpoint is None
+            or self._nominee
+            or self._punching.running
+            or self._sessions.wanted
+            or self._flow.busy(self._ticked_at, _LATE)
+            or self._ticked_at - self._since < _LATE
+            or (self._direct and self._watch.suspected)
+            or any(candidate.streak for candidate in self._rivals())
+        )
+
+    def _wake(self, now: float) -> None:
+        """Time has passed in which nothing was heard, and that means nothing."""
+        self._candidates.forget()
+        self._flow.calm(now)
+        self._watch = Watch(now)
+        self._renew(now)
+
+    def _renew(self, now: float) -> None:
+        """Find out at once what has changed."""
+        if self._direct:
+            self._watch.suspect(now, self._direct.rtt)
+        self.outbox.append(Suspect(self._via))
+        self._punching.reset()
+        self._talk.renew(now)
+
+    # --- the direct path ----------------------------------------------------------------------------------------------
+
+    def _tick_direct(self, now: float) -> None:
+        if not self._talk.key:
+            if self._flow.unanswered(now) >= _NO_AGENT_SILENCE:
+                self._leave(now, "it has gone silent")
+            return
+        if self._talk.absent(now):
+            return
+        if self._flow.silent(now):
+            self._watch.suspect(now, self._direct.rtt)
+        self._watch.tick(now)
+        if self._watch.lost(now):
+            self._penalize()
+            self._leave(now, "it has gone silent")
+            return
+        if self._watch.ping(now):
+            self._ping(now, self._direct)
+        if self._watch.worried(now):
+            self._suspect(now)
+        if now - self._since > _FORGIVEN:
+            self._penalty = 0.0
+
+    def _penalize(self) -> None:
+        self._penalty = min(max(2 * self._penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
+
+    def _leave(self, now: float, why: str) -> None:
+        """Go to a relay."""
+        left, self._direct = self._direct, None
+        left.forget()
+        self._nominee = None
+        self._via, _ = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
+        self._note(f"left the direct path {left.endpoint}: {why}; now over {self._via}", logging.WARNING)
+        self._punching.reset()
+        self._moved(now)
+        self._say(now, left=True, answer=True)
+
+    def _go_direct(self, now: float, candidate: Candidate) -> None:
+        self._direct, self._nominee = candidate, None
+        self._candidates.keep(candidate)
+        self._watch = Watch(now)
+        self._note(f"now {candidate.kind} to {candidate.endpoint}")
+        self._punching.stop()
+        self._moved(now)
+        self._ping(now, candidate)
+
+    def _moved(self, now: float) -> None:
+        """Tell WireGuard of the path that was chosen."""
+        self._since = now
+        self._checks = 0
+        self._flow.calm(now)
+        self._sessions.moved(now, "" if self._direct else self._via, alone=not self._talk.key)
+        self._set(now)
+
+    def _set(self, now: float) -> None:
+        endpoint = self._direct.endpoint if self._direct else self._views[self._via].endpoint
+        if endpoint != self._endpoint:
+            self._endpoint = endpoint
+            self.outbox.append(SetEndpoint(endpoint, _HOLD if self._direct else 0.0))
+
+    # --- candidates ---------------------------------------------------------------------------------------------------
+
+    def _rivals(self) -> list[Candidate]:
+        """Return the candidates that would be better than the running path."""
+        if self._direct is None:
+            return list(self._candidates)
+        if self._direct.kind == LAN:
+            return []
+        return [candidate for candidate in self._candidates if candidate.kind == LAN]
+
+    def _punching_due(self, now: float) -> float:
+        hopeless = self._talk.symmetric or self._direct is not None
+        return self._punching.due(self._flow.busy(now, _LATE), hopeless)
+
+    def _tick_candidates(self, now: float) -> None:
+        rivals = self._rivals()
+        if rivals and now >= self._punching_due(now) and self._punching.begin(now):
+            self._say(now, punch=True)
+        if self._punching.ping(now):
+            for candidate in rivals:
+                self._ping(now, candidate)
+        if self._leader:
+            self._try(now, rivals)
+        if self._nominee:
+            self._pursue(now)
+
+    def _try(self, now: float, rivals: list[Candidate]) -> None:
+        """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
+        interval = max(_TRIAL, self._penalty / _TRIALS)
+        proven = []
+        for candidate in rivals:
+            if not candidate.streak:
+                continue
+            if now - candidate.pinged_at >= interval:
+                self._ping(now, candidate)
+            tried = now - candidate.proving_since
+            if candidate.streak >= _PROOF and tried >= max(_SETTLE, self._penalty):
+                proven.append(candidate)
+        if proven and self._nominee is None:
+            best = min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt))
+            self._nominate(now, best)
+            self._ping(now, best)
+
+    def _nominate(self, now: float, candidate: Candidate) -> None:
+        self._nominee, self._nominated_at = candidate, now
+
+    def _pursue(self, now: float) -> None:
+        """Go on until both sides are ready."""
+        if now - self._nominated_at > _NOMINATION:
+            self._nominee.forget()
+            self._nominee = None
+        elif now - self._nominee.pinged_at >= _TRIAL:
+            self._ping(now, self._nominee)
+
+    def _ping(self, now: float, candidate: Candidate) -> None:
+        self.outbox.append(self._candidates.ping(now, candidate, self._uses(candidate)))
+
+    def _uses(self, candidate: Candidate) -> bool:
+        """Whether to say that this is the path: the leader says so before it moves."""
+        return candidate is self._direct or (self._leader and candidate is self._nominee)
+
+    # --- the relay ----------------------------------------------------------------------------------------------------
+
+    def _tick_relay(self, now: float) -> None:
+        name, can_wait = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
+        follows = self._talk.key and not self._leader  # it is the leader who improves what works
+        if name != self._via and not (can_wait and (follows or self._flow.busy(now, _IDLE))):
+            self._note(f"now over relay {name}, no longer over {self._via}")
+            self._go_relay(now, name)
+            self._moved(now)
+            self._say(now, answer=True)
+        if self._flow.silent(now):
+            self._suspect(now)
+        if self._talk.key and self._flow.unanswered(now) >= _CHECK_AFTER and now >= self._check_at:
+            self._check(now)
+
+    def _go_relay(self, now: float, name: str) -> None:
+        self._before, self._via = self._via, name
+
+    def _suspect(self, now: float) -> None:
+        if now >= self._suspect_at:
+            self._suspect_at = now + _SUSPECT_EVERY
+            self.outbox.append(Suspect(self._via))
+
+    def _check(self, now: float) -> None:
+        """Nothing comes: ask the other itself, and when it does not answer though the relay has both, begin anew."""
+        self._check_at = now + _CHECK_AFTER
+        view = self._views[self._via]
+        if self._checks < _CHECKS:
+            self._checks += 1
+            self._say(now, answer=True)
+        elif view.alive and view.other_seen and now >= self._demand_at:
+            self._demand_at = now + self._demand_wait
+            self._demand_wait = min(2 * self._demand_wait, _LONGEST_DEMAND)
+            self._sessions.demand(now)
+
+    # --- what happened ------------------------------------------------------------------------------------------------
 
     def control(self, now: float, message: Message) -> None:
         """The other's agent said something, in the tunnel, from its overlay address."""
+        fresh = self._talk.hear(now, message)
+        if fresh:
+            self._window = Window()
+            self._candidates.forget()
+            self._watch = Watch(now)
+        self._checks = 0
+        self._check_at = now + _CHECKS * _CHECK_AFTER
+        self._demand_wait = _DEMAND
+        new = self._tell()
+        if fresh or new:
+            self._punching.reset()
+        if message.answer:
+            self._say(now)
+        if message.punch and self._rivals():
+            self._punching.begin(now)
+        if message.left and self._direct:
+            self._watch.suspect(now, self._direct.rtt, firm=True)
+
+    def _tell(self) -> bool:
+        seen = [view.other_seen for view in self._views.values() if view.other_seen]
+        return self._candidates.tell([*self._talk.candidates, *seen])
 
     def probed(self, now: float, probe: Probe, source: Endpoint, local: str) -> None:
         """A probe that opened with this pair's key came from there to this local address."""
+        if probe.kind == PING:
+            self._pinged(now, probe, source)
+        else:
+            self._ponged(now, probe, source)
+        if self._direct and source == self._direct.endpoint:
+            self._local = local
+
+    def _pinged(self, now: float, probe: Probe, source: Endpoint) -> None:
+        if not self._window.accept(probe.number):
+            return
+        candidate = self._candidates.reflect(source, keep=self._direct)
+        if candidate is None:
+            return
+        self._talk.lives(now)
+        if probe.in_use and self._endpoint is not None:
+            self._claimed(now, candidate)
+        elif candidate is self._direct and not self._leader:
+            self._watch.suspect(now, candidate.rtt, firm=True)  # the leader may have left
+        self.outbox.append(Send(source, Probe(PONG, probe.number, self._uses(candidate))))
+        if candidate in self._rivals() and now - candidate.pinged_at >= _TRIAL and not candidate.streak:
+            self._ping(now, candidate)  # the way back is open just now
+
+    def _claimed(self, now: float, candidate: Candidate) -> None:
+        """The other uses this path, or the leader wants to."""
+        if candidate is self._direct:
+            return
+        if self._leader:
+            if candidate is self._nominee:
+                self._go_direct(now, candidate)
+        elif candidate.streak and now - candidate.ponged_at <= _RECENT:
+            self._go_direct(now, candidate)
+        elif candidate is self._nominee:
+            self._nominated_at = now
+        else:
+            self._nominate(now, candidate)
+            self._ping(now, candidate)
+
+    def _ponged(self, now: float, probe: Probe, source: Endpoint) -> None:
+        ping = self._candidates.pong(now, probe.number, source)
+        if ping is None:
+            return
+        self._talk.lives(now)
+        candidate = ping.candidate
+        if candidate is self._direct:
+            if ping.in_use and not probe.in_use and self._nominee is None:
+                self._penalize()
+                self._leave(now, "the other has left it")
+                return
+            self._watch.answered(now)
+            self._flow.calm(now)
+        elif candidate is self._nominee and (probe.in_use or not self._leader):
+            self._go_direct(now, candidate)
 
     def traffic(self, now: float, tx: int, rx: int, endpoint: Endpoint | None, handshake: int) -> None:
-        """The [Peer] in `wg show dump`: bytes, endpoint, and the time of the last handshake as it stands there. The first
-        call tells which path runs already: it is kept as long as it works."""
+        """The [Peer] in `wg show dump`: bytes, endpoint, and the time of the last handshake as it stands there. The
+        first call tells which path runs already: it is kept as long as it works."""
+        if self._endpoint is None:
+            self._adopt(now, endpoint)
+        via = self._ways.get(endpoint, "")
+        heard = self._flow.sample(now, tx, rx, endpoint == self._endpoint)
+        self._sessions.sample(handshake, via, heard)
+        if heard:
+            self._talk.online(now)
+        if endpoint == self._endpoint:
+            if heard:
+                self._watch.flowed()
+                self._checks = 0
+        elif not self._believe(now, endpoint, via, heard):
+            self.outbox.append(SetEndpoint(self._endpoint, _HOLD if self._direct else 0.0))
+
+    def _adopt(self, now: float, endpoint: Endpoint | None) -> None:
+        if endpoint in self._ways:
+            self._via = self._ways[endpoint]
+            self._endpoint = endpoint
+        elif endpoint is not None:
+            self._direct = self._candidates.reflect(endpoint, None)
+        if self._direct:
+            self._endpoint = endpoint
+        self._set(now)
+
+    def _believe(self, now: float, endpoint: Endpoint | None, via: str, heard: bool) -> bool:
+        """WireGuard has followed a packet of the other's: return whether to leave it there for now."""
+        if self._direct:
+            if via and now - self._watch.answered_at > _TICK * 5:
+                # The other sends over a relay: it has left, or the packet was late.
+                self._watch.suspect(now, self._direct.rtt, firm=True)
+                return True
+            return bool(self._nominee and endpoint == self._nominee.endpoint)
+        if via and via != self._via and self._views[via].alive and heard:
+            if via == self._before and now - self._since < _LATE:
+                return False
+            self._note(f"now over relay {via}, with the other, no longer over {self._via}")
+            self._go_relay(now, via)
+            self._endpoint = endpoint
+            self._moved(now)
+            return True
+        return bool(self._nominee and endpoint == self._nominee.endpoint)
 
     def relay(self, now: float, view: View) -> None:
         """A relay is alive, or dead, or reached in another way, or sees another address: call it for each change."""
+        before = self._views[view.name]
+        self._views[view.name] = view
+        self._ways[view.endpoint] = view.name
+        if view.seen != before.seen:
+            self._talk.changed(now)
+        if view.other_seen != before.other_seen and self._talk.key and self._tell():
+            self._punching.reset()
+        if self._endpoint is not None and self._direct is None and view.name == self._via:
+            self._set(now)
 
     def network(self, now: float, endpoints: Iterable[Endpoint], networks: Iterable[Network]) -> None:
-        """This device's own addresses with WireGuard's port (and the endpoints that the settings state), and the networks
-        that it is in. Call it at the start, and when they change: a path from an address that is gone is left at once."""
+        """This device's own addresses with WireGuard's port (and the endpoints that the settings state), and the
+        networks that it is in. Call it at the start, and when they change: a path from an address that is gone is left
+        at once."""
+        self._candidates.classify(networks)
+        first = not self._talk.own
+        if not self._talk.move(now, endpoints):
+            return
+        before, self._hosts = self._hosts, frozenset(endpoint.host for endpoint in self._talk.own)
+        if first:
+            return
+        self._renew(now)
+        if self._direct and self._local in before - self._hosts:
+            self._leave(now, f"the address {self._local} is gone")
 
     def stop(self, now: float) -> None:
         """The agent ends, maybe to start again at once: tell the other, and leave the path as it is."""
+        self._say(now, bye=True)
+
+    # --- for others to read -------------------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path:
         """The path in use, for the status."""
+        agent = self._talk.key is not None
+        if self._direct:
+            return Path(self._direct.kind, "", self._direct.endpoint, self._since, self._direct.rtt, "", agent)
+        view = self._views[self._via]
+        return Path(view.kind, view.name, view.endpoint, self._since, view.rtt, self._why_not(view), agent)
+
+    def _why_not(self, view: View) -> str:
+        """Return the reason that there is no better path."""
+        if not view.alive:
+            return "no_path"
+        if view.kind == FALLBACK:
+            return "udp_blocked"
+        if not self._talk.key:
+            return "no_agent"
+        if not len(self._candidates):
+            return "no_candidates"
+        if any(candidate.streak for candidate in self._candidates):
+            return "proving"
+        return "symmetric_nat" if self._talk.symmetric else "no_answer"
+
+    def _say(self, now: float, **flags: bool) -> None:
+        self._talk.say(now, self._views.values(), **flags)
+
+    def _note(self, text: str, level: int = logging.INFO) -> None:
+        self.outbox.append(Note(text, level))

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which relay knows the session that WireGuard has with the other device.
 
-A relay forwards by the indexes of a handshake that it has forwarded, so a session whose handshake went another way needs a
-new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s: the leader begins,
-and the follower only after a while without any.
+A relay forwards by the indexes of a handshake that it has forwarded, so a session whose handshake went another way
+needs a new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s: the leader
+begins, and the follower only after a while without any.
 """
 
 from __future__ import annotations

@@ -1,0 +1,97 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether one relay answers, one way or the other."""
+
+from __future__ import annotations
+
+_CALM = 10.0  # seconds between questions to a relay that is well
+_LATE = 1.0  # seconds without an answer, after which it is suspected
+_OFTEN = 0.25  # seconds between questions to one that is suspected
+_VERDICT = 1.0  # seconds of suspicion, and a round trip, until it is dead: four questions, of which any may be answered
+_DEAD, _LONG_DEAD = 1.0, 5.0  # seconds between questions to a dead one, at first and later
+_LONG = 10.0
+_PROOF = 2  # answers in a row that bring it back
+_SMOOTH = 4
+_MOST_PENDING = 16
+
+
+class Health:
+    """The questions to one relay and its answers. A relay is taken to be alive until it fails to answer."""
+
+    def __init__(self, now: float):
+        self.alive = True
+        self.rtt: float | None = None
+        self.hits = 0  # answers since it was dead
+        self._pending: dict[bytes, float] = {}
+        self._ask_at = now
+        self._suspected_since: float | None = None
+        self._dead_since = now
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the last question is without an answer yet."""
+        return bool(self._pending)
+
+    def tick(self, now: float) -> bool:
+        """Judge; return whether it has died just now."""
+        if self.alive and self._suspected_since is None and any(now - sent >= _LATE for sent in self._pending.values()):
+            self.suspect(now)
+        if self._suspected_since is None or now - self._suspected_since < _VERDICT + (self.rtt or 0):
+            return False
+        self.alive = False
+        self.hits = 0
+        self._suspected_since = None
+        self._dead_since = now
+        self._pending.clear()
+        return True
+
+    def suspect(self, now: float) -> None:
+        """Find out at once."""
+        if self.alive and self._suspected_since is None:
+            self._suspected_since = now
+        self._ask_at = min(self._ask_at, now)
+
+    def ask(self, now: float) -> bool:
+        """Whether to ask now."""
+        return now >= self._ask_at
+
+    def asked(self, now: float, nonce: bytes) -> None:
+        if len(self._pending) >= _MOST_PENDING:
+            del self._pending[next(iter(self._pending))]
+        if self._pending and not self.alive:
+            self.hits = 0
+        self._pending[nonce] = now
+        if not self.alive:
+            self._ask_at = now + (_DEAD if now - self._dead_since < _LONG else _LONG_DEAD)
+        else:
+            self._ask_at = now + (_CALM if self._suspected_since is None else _OFTEN)
+
+    def answered(self, now: float, nonce: bytes) -> bool:
+        """Take an answer; return False when nothing was asked with this nonce."""
+        sent = self._pending.pop(nonce, None)
+        if sent is None:
+            return False
+        self._pending = {other: at for other, at in self._pending.items() if at > sent}
+        rtt = now - sent
+        self.rtt = rtt if self.rtt is None else self.rtt + (rtt - self.rtt) / _SMOOTH
+        if self.alive:
+            # What was asked before the suspicion tells nothing of now.
+            if self._suspected_since is None or sent >= self._suspected_since:
+                self._suspected_since = None
+                self._ask_at = now + _CALM
+            return True
+        self.hits += 1
+        self._ask_at = now
+        if self.hits >= _PROOF:
+            self.alive = True
+            self._ask_at = now + _CALM
+        return True
+
+    def due(self) -> float:
+        """Return when to call `tick`."""
+        due = [self._ask_at]
+        if self._suspected_since is not None:
+            due.append(self._suspected_since + _VERDICT + (self.rtt or 0))
+        elif self.alive and self._pending:
+            due.append(min(self._pending.values()) + _LATE)
+        return min(due)

@@ -1,0 +1,75 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the running direct path still answers, and when to ask."""
+
+from __future__ import annotations
+
+IDLE = 5.0  # seconds between pings while no data flows: keeps the NATs' mappings, too
+_PATIENCE = 0.7  # seconds without a pong after data has stopped: as many pings as outlast a few lost ones
+_TRIPS = 3  # round trips to wait at least
+_IDLE_PATIENCE = 3.0  # nobody suffers, and the other's agent may just start again
+_OFTEN, _SELDOM = 0.1, 0.5  # seconds between pings
+_WORRY = 0.3  # seconds of suspicion after which to look for another path
+
+
+class Watch:
+    """The suspicion against one path, if there is one."""
+
+    def __init__(self, now: float):
+        self.answered_at = now
+        self.urgent = False  # data has stopped
+        self._firm = False  # data alone does not allay it
+        self._since: float | None = None
+        self._deadline = self._ping_at = 0.0
+
+    @property
+    def suspected(self) -> bool:
+        return self._since is not None
+
+    def suspect(self, now: float, rtt: float | None, firm: bool = False) -> None:
+        """Data has stopped, or the other may have left (firm)."""
+        self._begin(now, max(_PATIENCE, _TRIPS * (rtt or 0)))
+        self._ping_at = now if not self.urgent else self._ping_at
+        self.urgent = True
+        self._firm |= firm
+
+    def tick(self, now: float) -> None:
+        if self._since is None and now - self.answered_at >= IDLE:
+            self._begin(now, _IDLE_PATIENCE)
+
+    def _begin(self, now: float, patience: float) -> None:
+        if self._since is None:
+            self._since = self._ping_at = now
+            self._deadline = now + patience
+        self._deadline = min(self._deadline, now + patience)
+
+    def flowed(self) -> None:
+        """Data came over the path."""
+        if not self._firm:
+            self._clear()
+
+    def answered(self, now: float) -> None:
+        """A pong came over the path."""
+        self.answered_at = now
+        self._clear()
+
+    def _clear(self) -> None:
+        self._since = None
+        self.urgent = self._firm = False
+
+    def ping(self, now: float) -> bool:
+        """Whether to ping now."""
+        if self._since is None or now < self._ping_at:
+            return False
+        self._ping_at = now + (_OFTEN if self.urgent else _SELDOM)
+        return True
+
+    def worried(self, now: float) -> bool:
+        return self.urgent and self._since is not None and now - self._since >= _WORRY
+
+    def lost(self, now: float) -> bool:
+        return self._since is not None and now >= self._deadline
+
+    def due(self) -> float:
+        """Return when there is something to do."""
+        return self.answered_at + IDLE if self._since is None else min(self._ping_at, self._deadline)
