@@ -233,6 +233,23 @@ def test_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert notify.watchdog_interval() is None
 
 
+def test_announcements_without_end_are_heard_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            here = free.getsockname()
+        monkeypatch.setattr(service, "_ANNOUNCEMENTS", here)
+        inbox: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=service._listen, args=(inbox,), daemon=True).start()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            sender.sendto(bytes(12), here)
+            time.sleep(0.001)
+    assert 1 <= inbox.qsize() <= 4
+    assert inbox.get()[2] == "127.0.0.1"
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

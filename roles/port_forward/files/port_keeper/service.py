@@ -29,6 +29,7 @@ FAMILIES = (4, 6)
 _STATUS_INTERVAL = 10.0  # seconds; readers take it for gone after 60
 _SEEN_INTERVAL = 600.0  # seconds between two questions to the STUN server
 _STUCK = 180.0  # seconds after which something that should have ended is a defect, and the watchdog's business
+_PAUSE = 0.5  # seconds for which nothing else is heard: anybody at home could send them without end
 _ANNOUNCEMENTS = ("224.0.0.1", 5350)  # of PCP (RFC 6887, 14.1.1) and NAT-PMP (RFC 6886, 3.2.1)
 
 
@@ -239,6 +240,7 @@ def _listen(inbox: queue.SimpleQueue) -> None:
     """Hear routers announce themselves. What they say is not read: the mappings are renewed, whatever it is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel's least
         try:
             sock.bind(_ANNOUNCEMENTS)
         except OSError as error:  # another program's: signs of life are asked for as well
@@ -247,6 +249,7 @@ def _listen(inbox: queue.SimpleQueue) -> None:
         while True:
             sender = sock.recvfrom(1)[1][0]
             inbox.put((_listen, clock(), sender))
+            time.sleep(_PAUSE)
 
 
 def release(config: Settings) -> list[str]:
