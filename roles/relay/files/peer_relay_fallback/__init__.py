@@ -1,0 +1,8 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lets devices whose UDP is blocked reach the relay over TLS: one WebSocket message is one datagram.
+
+To the relay each connection is one more source address on loopback.
+
+Imports run one way: pipe (used by the devices' agent as well), gate <- bridge <- __main__.
+"""

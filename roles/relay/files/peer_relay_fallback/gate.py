@@ -1,0 +1,83 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How many connections there may be, in all and from one place."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Hashable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+Address = IPv4Address | IPv6Address
+
+
+def parse(host: str) -> Address:
+    """Read an address as a socket tells it; raise ValueError."""
+    address = ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def forwarded(header: str) -> Address | None:
+    """Return whom a reverse proxy speaks for: the last entry of X-Forwarded-For is its own, the others are hearsay."""
+    try:
+        return parse(header.rpartition(",")[2].strip())
+    except ValueError:
+        return None
+
+
+def place(address: Address) -> bytes:
+    """Return what one subscriber holds: an IPv4 address, or the first 64 bits of an IPv6 one."""
+    return address.packed[:8]
+
+
+class Gate:
+    """Counts connections; `refused` says how many were not let in, and why."""
+
+    def __init__(self, most: int, most_per_place: int):
+        self.refused: Counter[str] = Counter()
+        self._most, self._most_per_place = most, most_per_place
+        self._here: Counter[Hashable] = Counter()
+
+    def __len__(self) -> int:
+        return self._here.total()
+
+    def enter(self, address: Address | None) -> bool:
+        """Let a connection in, if there is room. None: whom a reverse proxy speaks for is not known yet."""
+        spot = address and place(address)
+        if len(self) >= self._most:
+            self.refused["all places taken"] += 1
+        elif spot and self._here[spot] >= self._most_per_place:
+            self.refused["too many from one address"] += 1
+        else:
+            self._here[spot] += 1
+            return True
+        return False
+
+    def name(self, address: Address) -> bool:
+        """A connection that was let in unnamed turns out to come from this address: let it stay, if there is room."""
+        self.leave(None)
+        if self.enter(address):
+            return True
+        self._here[None] += 1
+        return False
+
+    def leave(self, address: Address | None) -> None:
+        """A connection that was let in has ended."""
+        spot = address and place(address)
+        self._here[spot] -= 1
+        if not self._here[spot]:
+            del self._here[spot]
+
+
+class Sources:
+    """Gives each place a source address of its own on loopback: the relay can tell a loud one from the others."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(16)  # nobody outside can choose whose address to share
+
+    def source(self, address: Address | None) -> str:
+        digest = hashlib.blake2s(place(address) if address else b"", key=self._key, digest_size=3).digest()
+        # Neither a network's first address nor 127.0.0.1, which programs of this host use.
+        return str(IPv4Address(b"\x7f" + bytes([digest[0] | 1, digest[1], digest[2] or 1])))
