@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -363,7 +364,7 @@ class World:
         worst = 0.0
         for name in self._streams:
             times = [since, *(when for when, _ in self.devices[self.other(name)].got if when >= since), self.now]
-            worst = max(worst, *(late - early for early, late in zip(times, times[1:], strict=False)))
+            worst = max(worst, *(late - early for early, late in itertools.pairwise(times)))
         return worst
 
     def lost(self, since: float) -> int:

@@ -138,11 +138,12 @@ class Relays:
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def suspect(self, now: float, name: str) -> None:
-        """A pair hears nothing over this relay."""
+        """A pair hears nothing over this relay: what has cut it off may have cut off all."""
         if name == self._carrier and self._local is not None:
             self._tcp.suspect(now)
-        elif name in self._udp:
-            self._udp[name].suspect(now)
+        for health in self._udp.values():
+            if health.alive:
+                health.suspect(now)
 
     def answered(self, now: float, name: str, nonce: bytes, seen: Endpoint | None) -> bool:
         """The relay's directory has answered this nonce; return False for an answer to nothing that was asked."""
@@ -184,8 +185,9 @@ class Relays:
     def network(self, now: float) -> None:
         """This device's addresses have changed: ask all relays at once."""
         self._attempt_at = now
-        for name in self._relays:
-            self.suspect(now, name)
+        self._tcp.suspect(now)
+        for health in self._udp.values():
+            health.suspect(now)
 
     def views(self) -> list[View]:
         """How each relay is reached; give each that has changed to every pair, with what it says of the other."""

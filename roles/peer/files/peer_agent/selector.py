@@ -189,15 +189,15 @@ class Pair:
     def _penalize(self) -> None:
         self._penalty = min(max(2 * self._penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
 
-    def _leave(self, now: float, why: str) -> None:
-        """Go to a relay."""
+    def _leave(self, now: float, why: str, alone: bool = False) -> None:
+        """Go to a relay; alone: the other cannot know yet."""
         left, self._direct = self._direct, None
         left.forget()
         self._nominee = None
         self._via, _ = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
         self._note(f"left the direct path {left.endpoint}: {why}; now over {self._via}", logging.WARNING)
         self._punching.reset()
-        self._moved(now)
+        self._moved(now, alone)
         self._say(now, left=True, answer=True)
 
     def _go_direct(self, now: float, candidate: Candidate) -> None:
@@ -209,12 +209,12 @@ class Pair:
         self._moved(now)
         self._ping(now, candidate)
 
-    def _moved(self, now: float) -> None:
+    def _moved(self, now: float, alone: bool = False) -> None:
         """Tell WireGuard of the path that was chosen."""
         self._since = now
         self._checks = 0
         self._flow.calm(now)
-        self._sessions.moved(now, "" if self._direct else self._via, alone=not self._talk.key)
+        self._sessions.moved(now, "" if self._direct else self._via, alone or not self._talk.key)
         self._set(now)
 
     def _set(self, now: float) -> None:
@@ -470,7 +470,7 @@ class Pair:
             return
         self._renew(now)
         if self._direct and self._local in before - self._hosts:
-            self._leave(now, f"the address {self._local} is gone")
+            self._leave(now, f"the address {self._local} is gone", alone=True)
 
     def stop(self, now: float) -> None:
         """The agent ends, maybe to start again at once: tell the other, and leave the path as it is."""

@@ -46,7 +46,7 @@ class Sessions:
         """The path is another one, over this relay, or "" for none; alone: the other runs no agent."""
         self._moved = True
         self._tries = 0
-        unknown = bool(relay) and self.carrier != relay and bool(self._stamp)
+        unknown = bool(relay) and self.carrier != relay and (bool(self._stamp) or self.wanted)
         self.due = now + (0.0 if alone else self._wait) if unknown else None
 
     def demand(self, now: float) -> None:
