@@ -28,6 +28,7 @@ class Candidate:
         self.rtt: float | None = None
         self.streak = 0  # pongs in a row
         self.proving_since = 0.0  # when the streak began
+        self.claimed: int | None = None  # the number of the last ping that said that the other uses this path
         self.pinged_at = self.ponged_at = float("-inf")
         self._misses = 0
 
@@ -145,3 +146,4 @@ class Candidates:
         self._pending.clear()
         for candidate in self:
             candidate.forget()
+            candidate.claimed = None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 SILENCE = 0.4  # seconds without an answer to what was sent, or of a sudden end: time to ask
+_LONG = 2.0  # seconds: sides that both send hear from each other more often
 _FRESH = 1.0  # seconds after which data that came belongs to the past
 
 
@@ -40,6 +41,12 @@ class Flow:
     def unanswered(self, now: float) -> float:
         """Return for how long what was sent has had no answer."""
         return now - self._waiting_since if self._waiting_since is not None else 0.0
+
+    def turn(self, now: float) -> int:
+        """Return whether this side alone had data to send (0), both had (1), or only the other (2)."""
+        if now - self.sent_at > _LONG:
+            return 2
+        return 1 if self._waiting_since is None or self._waiting_since - self.heard_at < _LONG else 0
 
     def calm(self, now: float) -> None:
         """The path has proven itself otherwise: what was sent may need no answer."""

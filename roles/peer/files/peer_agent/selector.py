@@ -193,12 +193,17 @@ class Pair:
         """Go to a relay; alone: the other cannot know yet."""
         left, self._direct = self._direct, None
         left.forget()
+        self._ping(now, left)  # not in use any more: the other may still hear that
         self._nominee = None
         self._via, _ = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
         self._note(f"left the direct path {left.endpoint}: {why}; now over {self._via}", logging.WARNING)
         self._punching.reset()
         self._moved(now, alone)
         self._say(now, left=True, answer=True)
+
+    def _left_behind(self, now: float) -> None:
+        self._penalize()
+        self._leave(now, "the other has left it")
 
     def _go_direct(self, now: float, candidate: Candidate) -> None:
         self._direct, self._nominee = candidate, None
@@ -213,8 +218,9 @@ class Pair:
         """Tell WireGuard of the path that was chosen."""
         self._since = now
         self._checks = 0
+        turn = 0 if alone or not self._talk.key else self._flow.turn(now)
         self._flow.calm(now)
-        self._sessions.moved(now, "" if self._direct else self._via, alone or not self._talk.key)
+        self._sessions.moved(now, "" if self._direct else self._via, turn)
         self._set(now)
 
     def _set(self, now: float) -> None:
@@ -361,17 +367,18 @@ class Pair:
         if candidate is None:
             return
         self._talk.lives(now)
-        if probe.in_use and self._endpoint is not None:
+        if probe.in_use:
+            candidate.claimed = probe.number
             self._claimed(now, candidate)
-        elif candidate is self._direct and not self._leader:
-            self._watch.suspect(now, candidate.rtt, firm=True)  # the leader may have left
+        elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
+            self._left_behind(now)
         self.outbox.append(Send(source, Probe(PONG, probe.number, self._uses(candidate))))
         if candidate in self._rivals() and now - candidate.pinged_at >= _TRIAL and not candidate.streak:
             self._ping(now, candidate)  # the way back is open just now
 
     def _claimed(self, now: float, candidate: Candidate) -> None:
         """The other uses this path, or the leader wants to."""
-        if candidate is self._direct:
+        if candidate is self._direct or self._endpoint is None:
             return
         if self._leader:
             if candidate is self._nominee:
@@ -392,8 +399,7 @@ class Pair:
         candidate = ping.candidate
         if candidate is self._direct:
             if ping.in_use and not probe.in_use and self._nominee is None:
-                self._penalize()
-                self._leave(now, "the other has left it")
+                self._left_behind(now)
                 return
             self._watch.answered(now)
             self._flow.calm(now)

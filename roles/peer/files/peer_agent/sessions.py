@@ -3,14 +3,13 @@
 """Which relay knows the session that WireGuard has with the other device.
 
 A relay forwards by the indexes of a handshake that it has forwarded, so a session whose handshake went another way
-needs a new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s: the leader
-begins, and the follower only after a while without any.
+needs a new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s, so there is
+an order: a side that alone has data to send begins at once, then the leader, then the follower.
 """
 
 from __future__ import annotations
 
-_LEADER_WAIT = 0.0
-_FOLLOWER_WAIT = 0.5  # the leader's handshake takes a round trip and a half
+_TURN = 0.5  # seconds for the handshake of the side whose turn is first: a round trip and a half
 _AGAIN = (1.0, 2.0, 4.0)  # then WireGuard itself goes on, every 5 s
 
 
@@ -18,7 +17,7 @@ class Sessions:
     """The last handshake, and the handshake that is wanted."""
 
     def __init__(self, leader: bool):
-        self._wait = _LEADER_WAIT if leader else _FOLLOWER_WAIT
+        self._wait = 0.0 if leader else _TURN
         self._slack = 1.0 if leader else 2.5  # what the two add to _AGAIN differs, lest they cross again
         self._stamp: int | None = None  # `wg show latest-handshakes`; 0: there was none; None: not looked yet
         self._sampled_via = self.carrier = ""  # a relay's name; "" for any other way, and for one that is not known
@@ -42,12 +41,14 @@ class Sessions:
             self.due = None
         self._stamp, self._sampled_via, self._moved = stamp, via, False
 
-    def moved(self, now: float, relay: str, alone: bool) -> None:
-        """The path is another one, over this relay, or "" for none; alone: the other runs no agent."""
+    def moved(self, now: float, relay: str, turn: int) -> None:
+        """The path is another one, over this relay, or "" for none. The turn: 0 when this side alone has data to send, or
+        alone knows of the move; 1 when both have; 2 when only the other has."""
         self._moved = True
         self._tries = 0
         unknown = bool(relay) and self.carrier != relay and (bool(self._stamp) or self.wanted)
-        self.due = now + (0.0 if alone else self._wait) if unknown else None
+        wait = self._wait + _TURN * (turn - 1) if turn else 0.0
+        self.due = now + wait if unknown else None
 
     def demand(self, now: float) -> None:
         """The relay is alive and yet nothing comes: it may have lost what it knew."""
