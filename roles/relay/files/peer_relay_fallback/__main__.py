@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -77,17 +78,20 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _listener(place: tuple[str, int]) -> socket.socket | None:
+    """Listen; return None for all of IPv6 on a host without it."""
+    host, port = place
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
         sock.listen(_BACKLOG)
     except OSError as error:
-        sock.close()
+        if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            return None
         raise StartError(
             f"TCP {host} port {port}: {error.strerror}: choose another port, or go behind the web server that has it"
         ) from error
@@ -109,7 +113,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     limits = Limits(arguments.connections, arguments.connections_per_address, arguments.stranger_seconds)
     bridge = Bridge(arguments.relay, tls, limits)
     with contextlib.ExitStack() as sockets:
-        listeners = [sockets.enter_context(_listener(*place)) for place in arguments.listen]
+        listeners = [sockets.enter_context(listener) for listener in map(_listener, arguments.listen) if listener]
         tasks = [asyncio.create_task(bridge.serve(listeners)), asyncio.create_task(_report(bridge))]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
