@@ -57,9 +57,18 @@ class NotifySocket:
 class Relay:
     """The service in its namespace. `start` returns once it says that it is ready."""
 
-    def __init__(self, host: Namespace, folder: Path, listen_addresses: list[str] | None = None):
+    def __init__(
+        self,
+        host: Namespace,
+        folder: Path,
+        listen_addresses: list[str] | None = None,
+        name: str = "relay",
+        addresses: list[str] = ADDRESSES,
+    ):
         self.host = host
         self.folder = folder
+        self.name = name
+        self.addresses = addresses
         self.settings = folder / "relay.toml"
         self.state = folder / "state.json"
         self.key = folder / "private.key"
@@ -83,10 +92,11 @@ class Relay:
 
     def write_settings(self) -> None:
         relay = {
+            "name": self.name,
             "listen_port": PORT,
             "private_key_file": str(self.key),
             "networks": NETWORKS,
-            "addresses": ADDRESSES,
+            "addresses": self.addresses,
             "state_file": str(self.state),
             "status_socket": str(self.status_socket),
         }
@@ -164,7 +174,7 @@ class Relay:
     def connect(self, device: Device, *others: Device, address: str = "203.0.113.10") -> None:
         """Configure a device: the relay with a keepalive, every other device at the same endpoint."""
         endpoint = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
-        device.add_peer(self.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in ADDRESSES], KEEPALIVE)
+        device.add_peer(self.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in self.addresses], KEEPALIVE)
         for other in others:
             if other is not device:
                 allowed = [address.split("/")[0] for address in other.addresses]

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from peer_agent import quick
 from peer_agent.endpoints import Endpoint
 
 _TIMEOUT = 5.0
@@ -82,6 +82,7 @@ class WireGuard:
     def __init__(self, name: str):
         self.name = name
         self._device = Path("/sys/class/net", name)
+        self._quick: quick.Userspace | quick.Kernel | None = None
 
     def _run(self, *words: str, stdin: str = "") -> str:
         try:
@@ -112,11 +113,19 @@ class WireGuard:
         except (OSError, ValueError):
             return None
 
-    def set_endpoints(self, endpoints: Iterable[tuple[str, Endpoint]]) -> None:
-        """Set the endpoints of peers."""
-        words = [word for key, endpoint in endpoints for word in ("peer", key, "endpoint", str(endpoint))]
-        if words:
-            self._run("set", self.name, *words)
+    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
+        """Set the endpoint of a peer."""
+        for _ in range(2):  # the connection may be one to an interface that has gone and come
+            self._quick = self._quick or quick.connect(self.name)
+            if self._quick is None:
+                break
+            try:
+                self._quick.set_endpoint(public_key, endpoint)
+                return
+            except OSError:
+                self._quick.close()
+                self._quick = None
+        self._run("set", self.name, "peer", public_key, "endpoint", str(endpoint))
 
     def renew(self, peer: Peer, endpoint: Endpoint) -> None:
         """Remove the peer and add it again as it was: its session ends, and its next packet asks for another."""

@@ -1,0 +1,94 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `peer-agent`.
+
+Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from peer_agent import metrics, settings, status
+from peer_agent.service import Service
+from peer_agent.settings import Settings, SettingsError
+
+FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
+# Levels as journald reads them at the start of a line (sd-daemon(3)).
+_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
+        return prefix + super().format(record)
+
+
+def _run(config: Settings, _arguments: argparse.Namespace) -> int:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JournalFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    Service(config).run()
+    return FINE
+
+
+def _check(config: Settings, _arguments: argparse.Namespace) -> int:
+    print(f"{config.file}: fine, {len(config.relays)} relays, {len(config.peers)} devices")
+    return FINE
+
+
+def _status(config: Settings, arguments: argparse.Namespace) -> int:
+    try:
+        document = json.loads(config.status_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        document = None
+    if document is None or not 0 <= time.time() - document["updated"] < status.STALE:
+        cure = f"is the service running? systemctl status peer-agent@{config.interface}"
+        print(f"peer-agent: {config.status_file} is missing, or old: {cure}", file=sys.stderr)
+        return NOT_RUNNING
+    if arguments.metrics:
+        print(metrics.exposition(document), end="")
+    else:
+        print(json.dumps(document) if arguments.json else status.text(document))
+    return FINE if status.healthy(document) else PROBLEM
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peer-agent", description="Chooses the path to every other device.")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--interface", default="pr0", metavar="NAME", help="the WireGuard interface (%(default)s)")
+    place.add_argument("--settings", type=Path, metavar="FILE", help=f"settings ({settings.FOLDER}/INTERFACE.toml)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", _run, "choose paths until stopped; they stay as they are then"),
+        ("check", _check, "check the settings file"),
+        ("status", _status, "show the path to every other device"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        if function is _status:
+            form = command.add_mutually_exclusive_group()
+            form.add_argument("--json", action="store_true", help="print JSON")
+            form.add_argument("--metrics", action="store_true", help="print Prometheus' text form")
+    return parser
+
+
+def main() -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args()
+    file = arguments.settings or settings.FOLDER / f"{arguments.interface}.toml"
+    try:
+        return arguments.function(settings.load(file), arguments)
+    except SettingsError as error:
+        print(f"peer-agent: {error}", file=sys.stderr)
+        return BAD_SETTINGS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

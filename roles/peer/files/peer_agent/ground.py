@@ -1,0 +1,81 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the agent stands on: the interface, and the sockets that depend on it. Both may go and come."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+
+from peer_agent import network
+from peer_agent.endpoints import Endpoint
+from peer_agent.network import Interface as HostAddress
+from peer_agent.probes import MAGIC
+from peer_agent.raw import RawPort
+from peer_agent.settings import Settings
+from peer_agent.tunnel import Tunnel
+from peer_agent.wg import Interface
+
+# Documentation addresses: the way to everywhere, whatever the network is.
+_ANYWHERE = (Endpoint("192.0.2.1", 9), Endpoint("2001:db8::1", 9))
+
+
+class Ground:
+    """The sockets for one run of the interface; `raw` and `tunnel` are None while there is none."""
+
+    def __init__(self, settings: Settings, selector: selectors.BaseSelector):
+        self._settings = settings
+        self._selector = selector
+        self._shape: tuple[int, int, int] | None = None
+        self.raw: RawPort | None = None
+        self.tunnel: Tunnel | None = None
+
+    def fit(self, interface: Interface) -> bool:
+        """Open the sockets that go with the interface as it runs; return whether they are other ones than before.
+
+        Raise OSError when it is gone, or has no port yet.
+        """
+        index = socket.if_nametoindex(self._settings.interface)
+        shape = (index, interface.port, interface.mark)
+        if shape == self._shape:
+            return False
+        self.leave()
+        if not interface.port:
+            raise OSError("the interface is down")
+        own = frozenset(self._settings.addresses)
+        self.raw = RawPort(interface.port, interface.mark, MAGIC, index, own)
+        try:
+            self.tunnel = Tunnel(self._settings.interface, self._settings.control_port)
+        except OSError:
+            self.leave()
+            raise
+        for owner in (self.raw, self.tunnel):
+            for sock in owner.sockets:
+                self._selector.register(sock, selectors.EVENT_READ, owner)
+        self._shape = shape
+        return True
+
+    def leave(self) -> None:
+        """Close the sockets."""
+        for owner in (self.raw, self.tunnel):
+            if owner:
+                for sock in owner.sockets:
+                    with contextlib.suppress(KeyError):
+                        self._selector.unregister(sock)
+                owner.close()
+        self.raw = self.tunnel = self._shape = None
+
+    def way(self, target: Endpoint) -> str:
+        """Return the address that packets to the target leave from, or "" when they would not leave."""
+        try:
+            return self.raw.source(target) if self.raw else ""
+        except OSError:
+            return ""
+
+    def addresses(self) -> list[HostAddress]:
+        """Return the host's own addresses: first those that its packets to everywhere leave from."""
+        if self._shape is None:
+            return []
+        first = {self.way(target) for target in _ANYWHERE}
+        return sorted(network.addresses(self._shape[0]), key=lambda found: str(found.ip) not in first)

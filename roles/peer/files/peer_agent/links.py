@@ -1,0 +1,223 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The relays: what the core decides about them is done here, and what they answer goes back to it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from peer_agent import settings
+from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.asker import Asker
+from peer_agent.endpoints import Address, Endpoint
+from peer_agent.ground import Ground
+from peer_agent.names import Places, Resolver
+from peer_agent.path import View
+from peer_agent.relays import Relay, Relays
+from peer_agent.wg import Interface, WireGuard, WireGuardError
+
+log = logging.getLogger("peer_agent")
+
+_NAMES_AGAIN = 180.0  # seconds between two looks at names that work
+_NAMES_SOON = 5.0  # and at those of a relay that is silent
+_FAIR_TRY = 1.5  # seconds in which an endpoint may answer within a session
+_SLOW_TRY = 7.0  # and without one: WireGuard asks for a handshake every 5 s, plus jitter
+_SESSION = 180  # seconds that a session lasts
+
+
+class _Link:
+    """One relay."""
+
+    def __init__(self, relay: settings.Relay, places: Places):
+        self.settings = relay
+        self.places = places
+        self.names_due = 0.0
+        self.try_until: float | None = None  # when to go on to the next endpoint
+        self.handshake = 0
+        self.fallback: Any = None
+        self.problem = ""
+
+
+class Links:
+    """All relays."""
+
+    def __init__(
+        self,
+        config: settings.Settings,
+        running: Interface,
+        ground: Ground,
+        wireguard: WireGuard,
+        resolver: Resolver,
+        post: Callable[..., None],
+        now: float,
+    ):
+        """Take also `post(function, *arguments)`, which has the loop call something, from any thread."""
+        self._ground, self._wireguard, self._resolver, self._post = ground, wireguard, resolver, post
+        self._port = config.directory_port
+        self._links: dict[str, _Link] = {}
+        for relay in config.relays:
+            peer = running.peers.get(relay.public_key)
+            current = peer.endpoint if peer else None
+            if current and current.address.is_loopback:  # the end of a fallback that an earlier run left behind
+                current = None
+            self._links[relay.name] = _Link(relay, Places(relay.endpoints, current, resolver.known))
+        self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
+        self._asker = Asker(peer.addresses[0] for peer in config.peers)
+        self._mark, self._listen_port = running.mark, running.port
+        ready = [link for link in self._links.values() if link.places.current]
+        self._core = Relays(
+            (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready), now
+        )
+        self.waiting = {name for name, link in self._links.items() if link not in ready}  # for an address of their name
+        self.sample(running)
+
+    def views(self) -> list[View]:
+        return self._core.views()
+
+    def seen(self, relay: str, other: Address) -> Endpoint | None:
+        """Return where a relay sees another device."""
+        return self._asker.seen(relay, other)
+
+    def ways(self) -> dict[str, str]:
+        """Return the addresses that packets to the relays leave from."""
+        return {
+            name: self._ground.way(link.places.current) for name, link in self._links.items() if link.places.current
+        }
+
+    def problems(self) -> list[str]:
+        return [f"{name}: {link.problem}" for name, link in self._links.items() if link.problem]
+
+    def close(self) -> None:
+        for link in self._links.values():
+            self._disconnect(link)
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float:
+        """Do what is due; return in how many seconds to call again at the latest."""
+        views = {view.name: view for view in self._core.views()}
+        for name, link in self._links.items():
+            view = views.get(name)
+            well = view is not None and view.alive and not view.fallback
+            if not well:
+                link.names_due = min(link.names_due, now + _NAMES_SOON)
+            if now >= link.names_due:
+                link.names_due = now + _NAMES_AGAIN
+                for place in link.places.names:
+                    self._resolver.ask(place)
+            self._try(now, link, well or view is None)
+        delay = self._core.tick(now)
+        self._perform(now)
+        return delay
+
+    def _try(self, now: float, link: _Link, well: bool) -> None:
+        """Go on to the next endpoint of a relay that is silent."""
+        if well:
+            link.try_until = None
+            return
+        if link.try_until is not None and now >= link.try_until:
+            if link.places.next(lambda endpoint: bool(self._ground.way(endpoint))):
+                self._core.resolved(now, link.settings.name, link.places.current)
+            link.try_until = None
+        if link.try_until is None:
+            in_session = time.time() - link.handshake < _SESSION
+            link.try_until = now + (_FAIR_TRY if in_session else _SLOW_TRY)
+
+    def suspect(self, now: float, name: str) -> None:
+        self._core.suspect(now, name)
+
+    def sample(self, running: Interface) -> None:
+        """Take what WireGuard says of the relays' own [Peer]s."""
+        for link in self._links.values():
+            peer = running.peers.get(link.settings.public_key)
+            link.handshake = peer.handshake if peer else 0
+
+    def network(self, now: float) -> None:
+        """This device is somewhere else: what could not be reached may be now, and names may have other addresses."""
+        for link in self._links.values():
+            link.try_until = None
+            link.names_due = now
+            if link.fallback:  # its TCP connection belongs to the place of before
+                self._disconnect(link)
+                self._core.fallback(now, link.settings.name, None)
+            current = link.places.current
+            if current and not self._ground.way(current) and link.places.next(lambda e: bool(self._ground.way(e))):
+                self._core.resolved(now, link.settings.name, link.places.current)
+        self._core.network(now)
+
+    def resolved(self, now: float, answers: list[tuple[settings.Place, list[Endpoint]]]) -> bool:
+        """Take what the DNS has said; return whether a relay could be reached now that the core does not know of."""
+        news = False
+        for place, endpoints in answers:
+            for name, link in self._links.items():
+                if not link.places.found(place, endpoints):
+                    continue
+                if name in self.waiting:
+                    news = True
+                else:
+                    log.info("%s: %s has another address: %s", name, place.host, link.places.current)
+                    self._core.resolved(now, name, link.places.current)
+        return news
+
+    def answered(self, now: float, datagram: bytes, source: Address) -> bool:
+        """Take a datagram that came from a relay's directory; return False when it is none."""
+        relay = self._by_address.get(source)
+        answer = self._asker.answer(relay, datagram) if relay else None
+        return bool(answer) and self._core.answered(now, relay, *answer)
+
+    # --- what the core wants ------------------------------------------------------------------------------------------
+
+    def _perform(self, now: float) -> None:
+        actions, self._core.outbox[:] = list(self._core.outbox), []
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Note):
+            log.log(action.level, "%s", action.text)
+            return
+        link = self._links[action.relay]
+        if isinstance(action, Ask) and self._ground.tunnel:
+            question = self._asker.question(action.relay, action.nonce)
+            self._ground.tunnel.send(question, link.settings.addresses[0], self._port)
+        elif isinstance(action, Reach):
+            try:
+                self._wireguard.set_endpoint(link.settings.public_key, action.endpoint)
+            except WireGuardError as error:
+                log.warning("%s: %s", action.relay, error)
+        elif isinstance(action, Connect):
+            self._connect(link)
+        elif isinstance(action, Disconnect):
+            self._disconnect(link)
+
+    def _connect(self, link: _Link) -> None:
+        from peer_agent.fallback import Fallback  # needs a library that nothing else does
+
+        self._disconnect(link)
+        token = secrets.token_bytes(8)  # tells this fallback's reports from those of one before
+
+        def report(endpoint: Endpoint | None, reason: str) -> None:
+            self._post(self._fallback_reported, link, token, endpoint, reason)
+
+        relay = link.settings
+        end = Fallback(relay.fallback_url, relay.fallback_fingerprint, self._mark, self._listen_port, report)
+        link.fallback = token, end
+
+    def _disconnect(self, link: _Link) -> None:
+        if link.fallback:
+            link.fallback[1].close()
+            link.fallback = None
+
+    def _fallback_reported(self, now: float, link: _Link, token: bytes, endpoint: Endpoint | None, reason: str) -> None:
+        if not link.fallback or link.fallback[0] != token:
+            return
+        if endpoint is None:
+            self._disconnect(link)
+        if reason != link.problem and reason:
+            log.warning("%s: fallback: %s", link.settings.name, reason)
+        link.problem = reason
+        self._core.fallback(now, link.settings.name, endpoint)

@@ -1,0 +1,122 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names as endpoints: looked up beside the loop, and which of several endpoints to try next."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterable
+
+from peer_agent.endpoints import Endpoint
+from peer_agent.settings import Place
+
+
+class Resolver:
+    """A thread that asks the DNS, which may take its time. `wake` is readable when there are answers."""
+
+    def __init__(self) -> None:
+        self.wake, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.wake.setblocking(False)
+        self._questions: queue.SimpleQueue[Place] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Place, list[Endpoint]]] = queue.SimpleQueue()
+        self._asked: set[Place] = set()
+        self.known: dict[Place, list[Endpoint]] = {}  # what names had for addresses last
+        threading.Thread(target=self._run, name="resolver", daemon=True).start()
+
+    def ask(self, place: Place) -> None:
+        """Have a name looked up, unless it is being looked up."""
+        if place not in self._asked:
+            self._asked.add(place)
+            self._questions.put(place)
+
+    def answers(self) -> list[tuple[Place, list[Endpoint]]]:
+        """Return what was found; an empty list for a name that has no address now."""
+        with contextlib.suppress(BlockingIOError):
+            while self.wake.recv(1):
+                pass
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                place, endpoints = self._answers.get_nowait()
+                self._asked.discard(place)
+                if endpoints:
+                    self.known[place] = endpoints
+                found.append((place, endpoints))
+        return found
+
+    def _run(self) -> None:
+        while True:
+            place = self._questions.get()
+            self._answers.put((place, _look_up(place)))
+            self._bell.send(b"!")
+
+
+def _look_up(place: Place) -> list[Endpoint]:
+    try:
+        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return []
+    endpoints = []
+    for _, _, _, _, (host, port, *_) in found:
+        with contextlib.suppress(ValueError):  # a link-local address
+            endpoints.append(Endpoint.of(host, port))
+    return list(dict.fromkeys(endpoints))
+
+
+class Places:
+    """The endpoints of one relay, and the one in use. It stays with one IP version as long as that works.
+
+    To a relay, a device that comes by both would be at two addresses by turns.
+    """
+
+    def __init__(self, places: Iterable[Place], current: Endpoint | None, known: dict[Place, list[Endpoint]]):
+        """Take also where WireGuard reaches it already, and the addresses of names that are known."""
+        self.current = current
+        self.names: list[Place] = []
+        self._found: dict[Place, list[Endpoint]] = {}
+        for place in places:
+            try:
+                self._found[place] = [Endpoint.of(*place)]
+            except ValueError:
+                self._found[place] = known.get(place, [])
+                self.names.append(place)
+        self._choose()
+
+    def _options(self) -> list[Endpoint]:
+        options = [endpoint for endpoints in self._found.values() for endpoint in endpoints]
+        if self.current:
+            version = self.current.address.version
+            options.sort(key=lambda endpoint: endpoint.address.version != version)
+        return options
+
+    def _choose(self) -> None:
+        if self.current is None:
+            self.current = next(iter(self._options()), None)
+
+    def found(self, place: Place, endpoints: list[Endpoint]) -> bool:
+        """Take the addresses of a name; return whether the one in use is another now."""
+        before = self._found.get(place)
+        # A name without an address now is worth less than the addresses that it had.
+        if not endpoints or before is None or endpoints == before:
+            return False
+        self._found[place] = endpoints
+        was = self.current
+        if was in before and was not in endpoints:
+            self.current = None
+            same = [endpoint for endpoint in endpoints if endpoint.address.version == was.address.version]
+            self.current = (same or endpoints)[0]
+        self._choose()
+        return self.current != was
+
+    def next(self, usable: Callable[[Endpoint], bool]) -> bool:
+        """Go on to the next endpoint that can be used; return False when there is no other."""
+        options = self._options()
+        start = options.index(self.current) + 1 if self.current in options else 0
+        for endpoint in options[start:] + options[:start]:
+            if endpoint != self.current and usable(endpoint):
+                self.current = endpoint
+                return True
+        return False

@@ -1,0 +1,206 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All other devices: what happens goes to the one it is about, and what the core decides is done."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from peer_agent import control, settings
+from peer_agent.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.endpoints import Address, Endpoint, Network
+from peer_agent.ground import Ground
+from peer_agent.links import Links
+from peer_agent.path import View
+from peer_agent.probes import SECRET_SIZE, Key, Keyring
+from peer_agent.raw import Datagram
+from peer_agent.selector import Pair
+from peer_agent.wg import Interface, WireGuard, WireGuardError
+
+log = logging.getLogger("peer_agent")
+
+_HOLD = 0.002  # seconds from one time that an endpoint is set to the next, while it is held
+
+
+class _Entry:
+    """One other device."""
+
+    def __init__(self, peer: settings.Peer, address: Address, pair: Pair, views: Iterable[View]):
+        self.peer = peer
+        self.address = address  # where its agent is spoken to
+        self.pair = pair
+        self.key: Key | None = None
+        self.due = 0.0
+        self.hold: tuple[Endpoint, float] | None = None  # an endpoint to be set over and over, until then
+        self.told = {view.name: view for view in views}
+
+
+class Told(NamedTuple):
+    """A pair, for the status."""
+
+    peer: settings.Peer
+    pair: Pair
+
+
+class Pairs:
+    """All pairs of this device."""
+
+    def __init__(self, config: settings.Settings, links: Links, ground: Ground, wireguard: WireGuard, now: float):
+        self._ground, self._wireguard, self._links = ground, wireguard, links
+        self._port = config.control_port
+        self._keyring = Keyring()
+        self._entries: dict[str, _Entry] = {}
+        self._by_address: dict[Address, _Entry] = {}
+        views = links.views()
+        for peer in config.peers:
+            common = _common(config.addresses, peer.addresses)
+            if common is None:  # nothing that either could say would arrive
+                log.warning("%s: no IP version in common: its path is not looked after", peer.name)
+                continue
+            pair = Pair(*common, views, secrets.token_bytes(SECRET_SIZE), config.networks, now)
+            self._entries[peer.name] = entry = _Entry(peer, common[1], pair, views)
+            self._by_address |= dict.fromkeys(peer.addresses, entry)
+
+    def __iter__(self):
+        return (Told(entry.peer, entry.pair) for entry in self._entries.values())
+
+    @property
+    def watching(self) -> bool:
+        """Whether the counters of a pair matter at every tick."""
+        return any(entry.pair.watching for entry in self._entries.values())
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float:
+        """Do what is due; return in how many seconds to call again at the latest."""
+        for entry in self._entries.values():
+            if now >= entry.due or entry.pair.outbox:
+                entry.due = now + entry.pair.tick(now)
+        self._perform(now)
+        if self._hold(now):
+            return _HOLD
+        return min((entry.due for entry in self._entries.values()), default=now + 60.0) - now
+
+    def received(self, now: float, datagram: Datagram) -> None:
+        """Take what came from outside the tunnel."""
+        opened = self._keyring.open(datagram.payload)
+        if opened is not None:
+            name, probe = opened
+            entry = self._entries[name]
+            entry.pair.probed(now, probe, datagram.source, datagram.local)
+            entry.due = now
+
+    def heard(self, now: float, payload: bytes, source: Address) -> None:
+        """Take what came through the tunnel."""
+        entry = self._by_address.get(source)
+        if entry is None:
+            return
+        try:
+            message = control.decode(payload)
+        except control.MessageError as error:
+            log.debug("%s: %s", entry.peer.name, error)
+            return
+        entry.pair.control(now, message)
+        entry.due = now
+
+    def sample(self, now: float, running: Interface) -> None:
+        """Take the counters and endpoints of the [Peer]s."""
+        for entry in self._entries.values():
+            peer = running.peers.get(entry.peer.public_key)
+            if peer:
+                entry.pair.traffic(now, peer.tx, peer.rx, peer.endpoint, peer.handshake)
+                entry.due = now
+
+    def relays(self, now: float) -> None:
+        """Tell each pair what is new about the relays."""
+        for view in self._links.views():
+            for entry in self._entries.values():
+                fresh = view._replace(other_seen=self._links.seen(view.name, entry.peer.addresses[0]))
+                if entry.told.get(view.name) != fresh:
+                    entry.told[view.name] = fresh
+                    entry.pair.relay(now, fresh)
+                    entry.due = now
+
+    def network(self, now: float, endpoints: list[Endpoint], networks: list[Network]) -> None:
+        """Tell each pair where this device is."""
+        for entry in self._entries.values():
+            entry.pair.network(now, endpoints, networks)
+            entry.due = now
+
+    def stop(self, now: float) -> None:
+        """Say goodbye."""
+        for entry in self._entries.values():
+            entry.pair.stop(now)
+        self._perform(now)
+
+    # --- what the core wants ------------------------------------------------------------------------------------------
+
+    def _perform(self, now: float) -> None:
+        for entry in self._entries.values():
+            while entry.pair.outbox:
+                self._do(now, entry, entry.pair.outbox.pop(0))
+
+    def _do(self, now: float, entry: _Entry, action: Action) -> None:
+        if isinstance(action, Send):
+            self._send(entry, action)
+        elif isinstance(action, Say):
+            if self._ground.tunnel:
+                self._ground.tunnel.send(control.encode(action.message), entry.address, self._port)
+        elif isinstance(action, SetEndpoint):
+            entry.hold = (action.endpoint, now + action.hold) if action.hold else None
+            self._set(entry, action.endpoint)
+        elif isinstance(action, Rekey):
+            entry.hold = None
+            self._renew(entry, action.endpoint)
+        elif isinstance(action, Trust):
+            entry.key = action.key
+            self._keyring.put(entry.peer.name, action.key)
+        elif isinstance(action, Suspect):
+            self._links.suspect(now, action.relay)
+        elif isinstance(action, Note):
+            log.log(action.level, "%s: %s", entry.peer.name, action.text)
+
+    def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
+        try:
+            self._wireguard.set_endpoint(entry.peer.public_key, endpoint)
+        except WireGuardError as error:
+            log.warning("%s: %s", entry.peer.name, error)
+
+    def _hold(self, now: float) -> bool:
+        """Set again what is to be held; return whether there is anything."""
+        holding = False
+        for entry in self._entries.values():
+            if entry.hold:
+                endpoint, until = entry.hold
+                self._set(entry, endpoint)
+                entry.hold = entry.hold if now < until else None
+                holding = holding or entry.hold is not None
+        return holding
+
+    def _send(self, entry: _Entry, action: Send) -> None:
+        if not self._ground.raw or not entry.key:
+            return
+        try:
+            self._ground.raw.send(entry.key.seal(action.probe), action.target)
+        except OSError as error:  # no way there: the probe is as good as lost, and the core knows what that means
+            log.debug("%s: %s: %s", entry.peer.name, action.target, error)
+
+    def _renew(self, entry: _Entry, endpoint: Endpoint) -> None:
+        try:
+            peer = self._wireguard.show().peers.get(entry.peer.public_key)
+            if peer:
+                self._wireguard.renew(peer, endpoint)
+        except WireGuardError as error:
+            log.warning("%s: %s", entry.peer.name, error)
+
+
+def _common(own: tuple[Address, ...], other: tuple[Address, ...]) -> tuple[Address, Address] | None:
+    """Return the addresses that both sides take for the pair's: the smallest of the first IP version that both have."""
+    for version in (4, 6):
+        sides = [[address for address in side if address.version == version] for side in (own, other)]
+        if all(sides):
+            return min(sides[0]), min(sides[1])
+    return None

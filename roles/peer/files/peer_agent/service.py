@@ -1,0 +1,301 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running agent: one loop that sleeps until something happens or is due."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from peer_agent import notify, settings, status
+from peer_agent.endpoints import Address, Endpoint
+from peer_agent.ground import Ground
+from peer_agent.links import Links
+from peer_agent.names import Resolver
+from peer_agent.network import Changes
+from peer_agent.pairs import Pairs
+from peer_agent.raw import RawPort
+from peer_agent.tunnel import Tunnel
+from peer_agent.wg import Interface, WireGuard, WireGuardError
+
+log = logging.getLogger("peer_agent")
+
+_LOOK = 0.2  # seconds between two looks at the interface's counters, which cost next to nothing
+_SAMPLE = 5.0  # seconds between two looks at all of WireGuard while nothing flows
+_LEAST_SAMPLE = 0.1
+_INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
+_SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
+_STATUS = 10.0  # seconds; readers take it for gone after 60
+_ASLEEP = 1.0  # seconds by which the clocks may differ before this host has been asleep
+
+
+def clock() -> float:
+    """Return seconds that go on while the host sleeps, and that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _slept() -> float:
+    return clock() - time.monotonic()
+
+
+class Service:
+    """Everything that runs while `peer-agent run` does."""
+
+    def __init__(self, config: settings.Settings):
+        self._settings = config
+        self._selector = selectors.DefaultSelector()
+        self._wireguard = WireGuard(config.interface)
+        self._ground = Ground(config, self._selector)
+        self._changes = Changes()
+        self._resolver = Resolver()
+        self._posted: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._wake, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for sock in (self._wake, self._bell):
+            sock.setblocking(False)
+        for sock in (self._changes.socket, self._resolver.wake, self._wake):
+            self._selector.register(sock, selectors.EVENT_READ, sock)
+        self._links: Links | None = None
+        self._pairs: Pairs | None = None
+        self._running: Interface | None = None
+        self._problems: dict[str, str] = {}
+        now = clock()
+        self._interface_due = self._look_due = self._sample_due = now
+        self._network_due: float | None = None
+        self._foreign = 0  # packets that are not the agent's own
+        self._place: object = None  # where this device is
+        self._slept = _slept()
+        self._sampled_at = 0.0
+        self._status = status.Writer(config.status_file, _STATUS)
+        self._stop = self._reload = False
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Choose paths until SIGTERM or SIGINT; the paths stay then as they are."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signal)
+        signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        watchdog = notify.watchdog_interval()
+        notify.send("READY=1", f"STATUS={len(self._settings.peers)} devices, {len(self._settings.relays)} relays")
+        while not self._stop:
+            if self._reload:
+                self._take_over_settings()
+            delay = self._advance(clock())
+            if watchdog:
+                notify.send("WATCHDOG=1")
+            for event, _ in self._selector.select(max(0.0, delay)):
+                self._receive(event.fileobj, event.data)
+        notify.send("STOPPING=1")
+        self._end()
+        self._status.remove()
+        log.info("stopped; the paths stay as they are")
+
+    def _signal(self, number: int, _frame: Any) -> None:
+        if number == signal.SIGHUP:
+            self._reload = True
+        else:
+            self._stop = True
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop call `function(now, *arguments)`; for other threads."""
+        self._posted.put((function, arguments))
+        with contextlib.suppress(BlockingIOError):  # it is awake
+            self._bell.send(b"!")
+
+    def _receive(self, sock: socket.socket, owner: object) -> None:
+        now = clock()
+        if isinstance(owner, RawPort):
+            if self._pairs:
+                owner.receive(sock, lambda datagram: self._pairs.received(now, datagram))
+        elif isinstance(owner, Tunnel):
+            owner.receive(sock, lambda payload, source, port: self._heard(now, payload, source, port))
+        elif sock is self._changes.socket:
+            self._changes.drain()
+            if self._network_due is None:
+                self._network_due = now + _SETTLE
+        elif sock is self._resolver.wake:
+            answers = self._resolver.answers()
+            if self._links and self._links.resolved(now, answers):
+                self._begin(now)
+        else:
+            with contextlib.suppress(BlockingIOError):
+                while sock.recv(16):
+                    pass
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    function, arguments = self._posted.get_nowait()
+                    function(now, *arguments)
+
+    def _heard(self, now: float, payload: bytes, source: Address, port: int) -> None:
+        if not self._pairs:
+            return
+        if port == self._settings.directory_port:
+            self._links.answered(now, payload, source)
+        elif port == self._settings.control_port:
+            self._pairs.heard(now, payload, source)
+
+    def _advance(self, now: float) -> float:
+        """Do what is due; return in how many seconds to go on at the latest."""
+        if abs(_slept() - self._slept) > _ASLEEP:
+            self._slept = _slept()
+            self._network_due, self._place = now, None  # the host may have woken up elsewhere
+        if self._network_due is not None and now >= self._network_due:
+            self._network_due = None
+            self._look_around(now)
+        if now >= self._look_due:
+            self._look_due = now + _LOOK
+            self._look(now)
+        if not self._pairs:
+            self._write_status(now)
+            return self._look_due - now
+        if now >= self._sample_due or (self._pairs.watching and now - self._sampled_at >= _LEAST_SAMPLE):
+            self._sample(now)
+        delay = self._links.tick(now)
+        self._pairs.relays(now)
+        delay = min(delay, self._pairs.tick(now))
+        self._write_status(now)
+        dues = [self._look_due, self._network_due or self._look_due]
+        return min(delay, *(due - now for due in dues))
+
+    # --- the interface ------------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """See whether the interface is there, and whether it has moved packets of others."""
+        packets = self._wireguard.packets()
+        if packets is None:
+            self._leave(f"{self._settings.interface} is not there: is wg-quick running?")
+        elif not self._pairs:
+            self._sample_due = now
+            if now >= self._interface_due:
+                self._interface_due = now + _INTERFACE_AGAIN
+                self._sample(now)
+        else:
+            foreign = packets - self._ground.tunnel.moved
+            if foreign > self._foreign:
+                self._sample_due = now
+            self._foreign = foreign
+
+    def _sample(self, now: float) -> None:
+        """Look at all of WireGuard."""
+        self._sampled_at, self._sample_due = now, now + _SAMPLE
+        try:
+            self._running = self._wireguard.show()
+            fresh = self._ground.fit(self._running)
+        except (WireGuardError, OSError) as error:
+            self._leave(f"{self._settings.interface}: {error}")
+            return
+        self._note("interface", "")
+        if not self._pairs:
+            self._begin(now)
+        elif fresh:
+            self._place = None
+            self._look_around(now)
+        if self._pairs:
+            self._links.sample(self._running)
+            self._pairs.sample(now, self._running)
+
+    def _begin(self, now: float) -> None:
+        """Begin anew with the interface as it runs."""
+        self._end()
+        self._links = Links(
+            self._settings, self._running, self._ground, self._wireguard, self._resolver, self._post, now
+        )
+        if not self._links.views():
+            self._links.tick(now)  # looks the names up
+            self._note("names", "no relay's name has an address: is the DNS reached?")
+            return
+        self._note("names", "")
+        self._place = None
+        self._pairs = Pairs(self._settings, self._links, self._ground, self._wireguard, now)
+        self._look_around(now)
+
+    def _end(self) -> None:
+        """End what was begun; the paths stay as they are."""
+        if self._pairs:
+            self._pairs.stop(clock())
+        if self._links:
+            self._links.close()
+        self._pairs = self._links = None
+
+    def _leave(self, problem: str) -> None:
+        """The interface cannot be used: wait for it."""
+        self._note("interface", problem)
+        self._end()
+        self._running = None
+        self._ground.leave()
+
+    # --- the network --------------------------------------------------------------------------------------------------
+
+    def _look_around(self, now: float) -> None:
+        """See where this device is; when that has changed, everything may be reached in other ways."""
+        if not self._pairs:
+            return
+        addresses = self._ground.addresses()
+        static = [Endpoint.of(place.host, place.port) for place in self._settings.endpoints]
+        endpoints = [*static, *(Endpoint.of(str(found.ip), self._running.port) for found in addresses)]
+        networks = list(dict.fromkeys(found.network for found in addresses))
+        place = (endpoints, networks, self._links.ways())
+        if place == self._place:
+            return
+        if self._place and not set(endpoints) >= set(self._place[0]):
+            self._bind_again()
+        self._place = place
+        log.info("this device is at %s", ", ".join(map(str, endpoints)) or "no network")
+        self._links.network(now)
+        self._pairs.network(now, endpoints, networks)
+
+    def _bind_again(self) -> None:
+        try:
+            self._wireguard.bind_again(self._running.port)
+        except WireGuardError as error:
+            log.warning("%s: %s", self._settings.interface, error)
+
+    # --- settings and status ------------------------------------------------------------------------------------------
+
+    def _take_over_settings(self) -> None:
+        """Apply the settings file; on an error say so and keep what runs."""
+        self._reload = False
+        notify.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            fresh = settings.load(self._settings.file)
+        except settings.SettingsError as error:
+            self._note("settings", f"settings not taken over, the last good ones stay: {error}")
+        else:
+            self._note("settings", "")
+            self._settings = fresh
+            self._leave("")
+            self._ground = Ground(fresh, self._selector)
+            self._wireguard = WireGuard(fresh.interface)
+            self._interface_due = clock()
+        notify.send("READY=1")
+
+    def _note(self, about: str, problem: str) -> None:
+        """Note a problem, or that there is none any more."""
+        if problem and problem != self._problems.get(about):
+            log.error("%s", problem)
+        if problem:
+            self._problems[about] = problem
+        else:
+            self._problems.pop(about, None)
+
+    def _write_status(self, now: float) -> None:
+        problems = [*self._problems.values(), *(self._links.problems() if self._links else [])]
+        stamp = self._stamp(problems)
+        self._status.write(
+            now, lambda: status.document(self._settings, self._running, self._links, self._pairs, problems, now), stamp
+        )
+        self._note("status", self._status.problem)
+
+    def _stamp(self, problems: list[str]) -> object:
+        """Return what readers want to know of at once."""
+        if not self._pairs:
+            return problems
+        relays = [(view.name, view.alive, view.fallback) for view in self._links.views()]
+        return problems, relays, [(told.peer.name, told.pair.path[:3]) for told in self._pairs]

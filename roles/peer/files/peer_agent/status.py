@@ -1,0 +1,129 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The status document: written by the service for everybody who wants to read it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from peer_agent.links import Links
+from peer_agent.pairs import Pairs
+from peer_agent.settings import Settings
+from peer_agent.wg import Interface
+
+STALE = 60.0  # seconds after which the service is taken for gone
+
+
+def document(
+    config: Settings,
+    running: Interface | None,
+    links: Links | None,
+    pairs: Pairs | None,
+    problems: Iterable[str],
+    now: float,
+) -> dict[str, Any]:
+    """Return the status at the time `now` of the service's clock."""
+    wall = time.time()
+    return {
+        "updated": round(wall, 3),
+        "interface": config.interface,
+        "problems": list(problems),
+        "relays": [_relay(view) for view in links.views()] if links else [],
+        "peers": [_peer(told, running, now, wall) for told in pairs or ()],
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _relay(view: Any) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "alive": view.alive,
+        "fallback": view.fallback,
+        "endpoint": str(view.endpoint),
+        "rtt_ms": _milliseconds(view.rtt),
+        "seen": str(view.seen) if view.seen else None,
+    }
+
+
+def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict[str, Any]:
+    path = told.pair.path
+    peer = running.peers.get(told.peer.public_key) if running else None
+    return {
+        "name": told.peer.name,
+        "addresses": [str(address) for address in told.peer.addresses],
+        "path": path.kind,
+        "via": path.via,
+        "endpoint": str(path.endpoint) if path.endpoint else None,
+        "rtt_ms": _milliseconds(path.rtt),
+        "since": round(wall - (now - path.since)),
+        "why_not": path.why_not,
+        "agent": path.agent,
+        "handshake_age_seconds": max(0, int(wall) - peer.handshake) if peer and peer.handshake else None,
+        "rx_bytes": peer.rx if peer else 0,
+        "tx_bytes": peer.tx if peer else 0,
+    }
+
+
+def healthy(status: dict[str, Any]) -> bool:
+    """Whether nothing is wrong, and every device has a path that may work."""
+    return not status["problems"] and all(peer["why_not"] != "no_path" for peer in status["peers"])
+
+
+class Writer:
+    """Writes the document to its file: at once when something has changed, and now and then in any case."""
+
+    def __init__(self, file: Path, interval: float):
+        self._file = file
+        self._interval = interval
+        self._due = float("-inf")
+        self._written: object = None
+        self.problem = ""
+
+    def write(self, now: float, make: Callable[[], dict[str, Any]], stamp: object) -> None:
+        """Write what `make` returns, if `stamp` is another one than last time, or it is time."""
+        if now < self._due and stamp == self._written:
+            return
+        self._due, self._written = now + self._interval, stamp
+        fresh = self._file.with_suffix(".new")
+        try:
+            self._file.parent.mkdir(mode=0o755, exist_ok=True)
+            fresh.write_text(json.dumps(make()) + "\n", encoding="utf-8")
+            fresh.chmod(0o644)  # no secrets in it
+            fresh.replace(self._file)
+        except OSError as error:
+            self.problem = f"{self._file}: {error.strerror}: make its folder writable"
+        else:
+            self.problem = ""
+
+    def remove(self) -> None:
+        """The service ends."""
+        with contextlib.suppress(OSError):
+            self._file.unlink()
+
+
+def text(status: dict[str, Any]) -> str:
+    """Return the document for people."""
+    lines = [f"{status['interface']}, {time.time() - status['updated']:.0f} s ago"]
+    lines += [f"problem: {problem}" for problem in status["problems"]]
+    for relay in status["relays"]:
+        state = "over the fallback" if relay["fallback"] else "answers" if relay["alive"] else "silent"
+        lines.append(f"relay {relay['name']}: {state}{_trip(relay)}, {relay['endpoint']}")
+    for peer in status["peers"]:
+        via = f" {peer['via']}" if peer["via"] else ""
+        why = f" ({peer['why_not']})" if peer["why_not"] else ""
+        age = peer["handshake_age_seconds"]
+        session = "no session" if age is None else f"handshake {age} s ago"
+        lines.append(f"{peer['name']}: {peer['path']}{via}{why}{_trip(peer)}, {peer['endpoint']}, {session}")
+    return "\n".join(lines)
+
+
+def _trip(entry: dict[str, Any]) -> str:
+    return "" if entry["rtt_ms"] is None else f", {entry['rtt_ms']:g} ms"

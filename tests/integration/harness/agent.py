@@ -1,0 +1,112 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The path agent of a device: settings, process, status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from harness.processes import Process, wait_until
+from harness.service import NotifySocket
+from harness.topology import Lab
+from harness.wireguard import NETWORKS, Device
+
+_ROLES = Path(__file__).parents[3] / "roles"
+
+
+def stage(folder: Path) -> Path:
+    """Put together what the role installs on a device; return the folder for PYTHONPATH."""
+    place = folder / "agent"
+    if not place.exists():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(_ROLES / "peer/files/peer_agent", place / "peer_agent", ignore=ignore)
+        shutil.copy(_ROLES / "relay/files/peer_relay/directory.py", place / "peer_agent")
+        fallback = _ROLES / "relay/files/peer_relay_fallback"
+        if fallback.exists():
+            shutil.copytree(fallback, place / "peer_relay_fallback", ignore=ignore)
+    return place
+
+
+class Agent:
+    """The agent beside one device. `relays` are [[relay]] tables, in their stated order."""
+
+    def __init__(self, lab: Lab, device: Device, relays: list[dict], others: list[Device]):
+        self.lab = lab
+        self.device = device
+        self.folder = device.host.logs
+        self.settings = self.folder / f"{device.name}.toml"
+        self.status_file = self.folder / f"{device.name}.json"
+        self.relays = relays
+        self.others = [other for other in others if other is not device]
+        self.process: Process | None = None
+
+    def write_settings(self, **agent: object) -> None:
+        agent = {
+            "interface": self.device.interface,
+            "addresses": _plain(self.device.addresses),
+            "networks": NETWORKS,
+            "status_file": str(self.status_file),
+            **agent,
+        }
+        text = _table("[agent]", agent)
+        for relay in self.relays:
+            text += _table("[[relay]]", relay)
+        for other in self.others:
+            entry = {"name": other.name, "public_key": other.public_key, "addresses": _plain(other.addresses)}
+            text += _table("[[peer]]", entry)
+        self.settings.write_text(text)
+
+    def start(self, **agent: object) -> None:
+        self.write_settings(**agent)
+        notify = NotifySocket(self.folder / f"{self.device.name}.notify")
+        words = ["env", f"PYTHONPATH={stage(self.folder)}", f"NOTIFY_SOCKET={notify.path}", "PYTHONDONTWRITEBYTECODE=1"]
+        words += [sys.executable, "-m", "peer_agent", "--settings", str(self.settings), "run"]
+        self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
+        try:
+            wait_until("the agent says that it is ready", lambda: notify.heard_ready() or self._ended(), 10)
+        finally:
+            notify.close()
+
+    def _ended(self) -> bool:
+        if not self.process.running:
+            raise AssertionError(f"the agent ended:\n{self.process.text()}")
+        return False
+
+    def stop(self) -> int:
+        return self.process.stop()
+
+    def status(self) -> dict:
+        try:
+            return json.loads(self.status_file.read_text())
+        except FileNotFoundError:
+            return {"peers": [], "relays": []}
+
+    def path(self, other: Device) -> dict | None:
+        """What the agent says of its path to another device."""
+        return next((peer for peer in self.status()["peers"] if peer["name"] == other.name), None)
+
+    def wait_path(self, other: Device, kind: str, via: str | None = None, seconds: float = 15) -> float:
+        """Wait until the path is of that kind; return how long that took."""
+        start = time.monotonic()
+
+        def there() -> bool:
+            path = self.path(other)
+            return bool(path) and path["path"] == kind and via in (None, path["via"])
+
+        try:
+            wait_until(f"{self.device.name} reaches {other.name} by {kind} {via or ''}", there, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.path(other)}") from None
+        return time.monotonic() - start
+
+
+def _plain(addresses: list[str]) -> list[str]:
+    return [address.split("/")[0] for address in addresses]
+
+
+def _table(head: str, content: dict[str, object]) -> str:
+    return f"{head}\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items()) + "\n"
