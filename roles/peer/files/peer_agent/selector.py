@@ -323,7 +323,7 @@ class Pair:
         elif view.alive and view.other_seen and now >= self._demand_at:
             self._demand_at = now + self._demand_wait
             self._demand_wait = min(2 * self._demand_wait, _LONGEST_DEMAND)
-            self._sessions.demand(now)
+            self._sessions.demand(now, self._via)
 
     # --- what happened ------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ class Sessions:
         self._slack = 1.0 if leader else 2.5  # what the two add to _AGAIN differs, lest they cross again
         self._stamp: int | None = None  # `wg show latest-handshakes`; 0: there was none; None: not looked yet
         self._sampled_via = self.carrier = ""  # a relay's name; "" for any other way, and for one that is not known
+        self._relay = ""  # that is to carry the session
         self._moved = False  # since the last sample
         self._tries = 0
         self.due: float | None = None  # when to make a new handshake
@@ -37,21 +38,23 @@ class Sessions:
             self.carrier = via if fresh and (steady or self.wanted) else ""
         elif heard and steady:
             self.carrier = via or self.carrier  # it forwards, so it knows
-        if self.carrier:
+        if self.carrier and self.carrier == self._relay:
             self.due = None
         self._stamp, self._sampled_via, self._moved = stamp, via, False
 
     def moved(self, now: float, relay: str, turn: int) -> None:
-        """The path is another one, over this relay, or "" for none. The turn: 0 when this side alone has data to send, or
-        alone knows of the move; 1 when both have; 2 when only the other has."""
+        """The path is another one, over this relay, or "" for none. The turn: 0 when this side alone has data to send,
+        or alone knows of the move; 1 when both have; 2 when only the other has."""
         self._moved = True
+        self._relay = relay
         self._tries = 0
         unknown = bool(relay) and self.carrier != relay and (bool(self._stamp) or self.wanted)
         wait = self._wait + _TURN * (turn - 1) if turn else 0.0
         self.due = now + wait if unknown else None
 
-    def demand(self, now: float) -> None:
+    def demand(self, now: float, relay: str) -> None:
         """The relay is alive and yet nothing comes: it may have lost what it knew."""
+        self.carrier, self._relay = "", relay
         if self.due is None:
             self._tries = 0
             self.due = now + self._wait
