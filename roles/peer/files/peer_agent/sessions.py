@@ -49,7 +49,7 @@ class Sessions:
         self._relay = relay
         self._tries = 0
         unknown = bool(relay) and self.carrier != relay and (bool(self._stamp) or self.wanted)
-        wait = self._wait + _TURN * (turn - 1) if turn else 0.0
+        wait = self._wait + 2 * _TURN * (turn - 1) if turn else 0.0
         self.due = now + wait if unknown else None
 
     def demand(self, now: float, relay: str) -> None:
