@@ -28,7 +28,7 @@ __all__ = ["GOING_AWAY", "LARGEST", "POLICY", "ClientProtocol", "Pipe", "ServerP
 
 LARGEST = 9216  # bytes: jumbo frames; what is larger is no datagram of a device's
 _BATCH = 64  # datagrams before other connections get their turn
-_BACKLOG = 65536  # bytes that may wait in this process and, unsent, in the kernel: more would only be delay
+_BACKLOG = 16384  # bytes that may wait in this process, and twice that, unsent, in the kernel: more is only delay
 _LIFELESS = 15_000  # milliseconds that sent bytes may stay without acknowledgement
 _TICKS = 4  # looks at the time within one idle interval
 _TCP_NOTSENT_LOWAT, _TCP_USER_TIMEOUT = 25, 18
@@ -64,7 +64,7 @@ class Pipe(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=_BACKLOG)
         sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _BACKLOG)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 2 * _BACKLOG)
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, _LIFELESS)
         self.begin()
 

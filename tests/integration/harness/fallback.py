@@ -1,0 +1,121 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fallback under test: the relay's bridge, and a device's end of it, without the rest of the agent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.netns import Namespace
+from harness.processes import Process, run, wait_until
+from harness.service import PORT, NotifySocket
+from harness.topology import Lab
+from harness.wireguard import Device
+
+_ROLES = Path(__file__).parents[3] / "roles"
+_PATH = f"{_ROLES / 'relay/files'}:{_ROLES / 'peer/files'}"
+# As the agent does: one attempt after the other, and WireGuard is told of each that succeeds.
+_DEVICE = """
+import subprocess, sys, threading, time
+from peer_agent.fallback import Fallback
+url, fingerprint, interface, port, *keys = sys.argv[1:]
+while True:
+    ended = threading.Event()
+    def report(endpoint, reason):
+        print(f"up {endpoint}" if endpoint else f"ended: {reason}", flush=True)
+        if endpoint:
+            words = [word for key in keys for word in ("peer", key, "endpoint", str(endpoint))]
+            subprocess.run(["wg", "set", interface, *words], check=True)
+        else:
+            ended.set()
+    Fallback(url, fingerprint, 0, int(port), report)
+    ended.wait()
+    time.sleep(0.5)
+"""
+
+
+class Certificate:
+    """A certificate that signs itself, made as the role relay does."""
+
+    def __init__(self, folder: Path, name: str):
+        self.file, self.key = folder / f"{name}.pem", folder / f"{name}.key"
+        words = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 -subj /CN=peer-relay"
+        )
+        run(*words.split(), "-keyout", str(self.key), "-out", str(self.file))
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.file.read_text())).hexdigest()
+
+
+class Bridge:
+    """The service beside the relay; without a certificate it is behind a reverse proxy."""
+
+    def __init__(self, host: Namespace, certificate: Certificate | None, *options: str, listen: str = "0.0.0.0:443"):
+        self.host = host
+        self.certificate = certificate
+        self._options = ["--listen", listen, *options]
+        self.process: Process | None = None
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "peer_relay_fallback", "--relay", f"127.0.0.1:{PORT}", *self._options]
+        if self.certificate:
+            words += ["--certificate", str(self.certificate.file), "--key", str(self.certificate.key)]
+        notify = NotifySocket(self.host.logs / "fallback.notify")
+        environment = {**os.environ, "PYTHONPATH": _PATH, "NOTIFY_SOCKET": str(notify.path)}
+        self.process = self.host.spawn(*words, log="bridge", environment=environment)
+        try:
+            wait_until("the bridge says that it is ready", lambda: notify.heard_ready() or self._ended(), 10)
+        finally:
+            notify.close()
+
+    def _ended(self) -> bool:
+        if not self.process.running:
+            raise AssertionError(f"the bridge ended:\n{self.process.text()}")
+        return False
+
+    def stop(self) -> int:
+        process, self.process = self.process, None
+        return process.stop() if process else 0
+
+    def text(self) -> str:
+        return self.process.text()
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
+class Carrier:
+    """A device's end: keeps a connection to the bridge, and points the device's peers at it."""
+
+    def __init__(self, lab: Lab, device: Device, url: str, fingerprint: str, *keys: str):
+        port = device.host.run("wg", "show", device.interface, "listen-port").strip()
+        words = [sys.executable, "-c", _DEVICE, url, fingerprint, device.interface, port, *keys]
+        environment = {**os.environ, "PYTHONPATH": _PATH}
+        self._process = lab.start(device.host.spawn(*words, log="carrier", environment=environment))
+
+    def text(self) -> str:
+        return self._process.text()
+
+    def cpu(self) -> float:
+        """Seconds of CPU time so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wait_said(self, text: str, times: int = 1, seconds: float = 10) -> float:
+        return wait_until(f"the device's end says {text!r}", lambda: self.text().count(text) >= times, seconds)
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+def have(program: str) -> bool:
+    return subprocess.run(["which", program], check=False, capture_output=True).returncode == 0
