@@ -28,8 +28,8 @@ fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
 integration: ## The service with stock WireGuard over network namespaces, and the backends of the role port_forward
-	@build/venv/bin/python -m pytest tests/integration
-	@build/venv/bin/python -m pytest --numprocesses 2 tests/backends
+	@build/venv/bin/python -m pytest tests/integration --ignore tests/integration/edge
+	@build/venv/bin/python -m pytest --numprocesses 4 tests/integration/edge tests/backends
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule

@@ -19,15 +19,10 @@ from harness.service import Relay
 from harness.topology import Lab
 from harness.wireguard import Device
 
-_FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--flood-seconds", type=float, default=10, help="how long strangers flood the relay")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = []
+    parser.addoption("--steady-seconds", type=float, default=60, help="how long a path is watched for changes")
 
 
 def pytest_sessionstart() -> None:
@@ -41,13 +36,18 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
     """Note a measured figure and its goal for the table at the end."""
 
     def note(what: str, measured: str, goal: str = "") -> None:
-        request.config.stash[_FIGURES].append((what, measured, goal))
+        request.node.user_properties.append(("figure", (what, measured, goal)))
 
     return note
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = [("figure", "measured", "goal"), *config.stash[_FIGURES]]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # With several processes, reports are all that reaches the one that prints.
+    reports = (report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, []))
+    found = (
+        value for report in reports if report.when == "call" for key, value in report.user_properties if key == "figure"
+    )
+    rows = [("figure", "measured", "goal"), *found]
     if len(rows) == 1:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

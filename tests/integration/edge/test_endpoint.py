@@ -18,7 +18,7 @@ from harness.traffic import Stream
 from harness.wireguard import Device
 
 Figure = Callable[..., None]
-SCRIPT = Path(__file__).parents[2] / "roles" / "peer" / "files" / "endpoint.sh"
+SCRIPT = Path(__file__).parents[3] / "roles" / "peer" / "files" / "endpoint.sh"
 # It looks every 10 s, gives the relay 4 s to answer, and switches: 15 s, and some for a busy machine.
 CHANGE_OVER = 20.0
 
