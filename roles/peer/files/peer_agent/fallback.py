@@ -158,8 +158,8 @@ class _Pipe(Pipe):
         if event.status_code != 101:
             self.end(f"HTTP {event.status_code} instead of a WebSocket")
             return
-        error = event.exception if hasattr(event, "exception") else None  # of version 9
-        error = getattr(self.websocket, "handshake_exc", error)
+        # Version 9 puts it into the response.
+        error = self.websocket.handshake_exc if hasattr(self.websocket, "handshake_exc") else event.exception
         if error:
             self.end(f"no WebSocket: {error}")
             return

@@ -94,15 +94,13 @@ class Pipe(asyncio.Protocol):
         self.loop.add_reader(udp, self._forward)
         self._timer = self.loop.call_later(self._idle / _TICKS, self._tick)
 
-    def eof_received(self) -> None:
-        with contextlib.suppress(Exception):
-            self.websocket.receive_eof()
-
     def connection_lost(self, error: Exception | None) -> None:
         if self._udp:
             self._timer.cancel()
             self.loop.remove_reader(self._udp)
             self._udp.close()
+        with contextlib.suppress(Exception):  # the reason of a close is told after the end only
+            self.websocket.receive_eof()
         if not self.ended.done():
             self.ended.set_result(self._reason or self._why(error))
 
