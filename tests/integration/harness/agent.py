@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 from harness.processes import Process, wait_until
@@ -89,19 +88,19 @@ class Agent:
         """What the agent says of its path to another device."""
         return next((peer for peer in self.status()["peers"] if peer["name"] == other.name), None)
 
-    def wait_path(self, other: Device, kind: str, via: str | None = None, seconds: float = 15) -> float:
-        """Wait until the path is of that kind; return how long that took."""
-        start = time.monotonic()
+    def wait_path(
+        self, other: Device, kind: str, via: str | None = None, seconds: float = 15, after: float = 0
+    ) -> None:
+        """Wait until the path is of that kind, and that since a moment of `time.time()`."""
 
         def there() -> bool:
             path = self.path(other)
-            return bool(path) and path["path"] == kind and via in (None, path["via"])
+            return bool(path) and path["path"] == kind and via in (None, path["via"]) and path["since"] >= after
 
         try:
             wait_until(f"{self.device.name} reaches {other.name} by {kind} {via or ''}", there, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.path(other)}") from None
-        return time.monotonic() - start
 
 
 def _plain(addresses: list[str]) -> list[str]:

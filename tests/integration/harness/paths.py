@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable
 
 from harness.agent import Agent
 from harness.connection import Connection
+from harness.fallback import Bridge, Certificate
 from harness.service import PORT, Relay
-from harness.topology import RELAY_V4, Lab, Site
+from harness.topology import RELAY_V4, Lab
 from harness.traffic import Direction, Stream
-from harness.wireguard import KEEPALIVE, Device
+from harness.wireguard import Device
 
 SECOND_RELAY = "203.0.113.12"
 _RATE = 100  # packets a second, each way: a gap is known to 10 ms
@@ -31,6 +32,12 @@ class Paths:
         self.lab = lab
         self.sites = [lab.site(), lab.site()]
         self.relays = [Relay(lab.relay_host, lab.folder, name="one"), self._second_relay()]
+        certificate = Certificate(lab.folder, "certificate")
+        self.bridge = Bridge(lab.relay_host, certificate)
+        self.fallback = {
+            "fallback_url": f"wss://{RELAY_V4[0]}:443/",
+            "fallback_fingerprint": certificate.fingerprint,
+        }
         self.endpoints = dict(zip(("one", "two"), (RELAY_V4[0], SECOND_RELAY), strict=True))
         self.devices = [
             Device(lab, site.host(name), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::1:{number}/128"])
@@ -55,35 +62,36 @@ class Paths:
             "public_key": relay.public_key,
             "addresses": relay.addresses,
             "endpoints": [endpoint],
+            **(self.fallback if relay.name == "one" else {}),
         }
 
-    def up(self, agents: bool = True) -> float:
-        """Start everything; return when the agents were started."""
+    def up(self, agents: bool = True) -> None:
+        """Start everything, the agents last."""
         for relay in self.relays:
             relay.register(*self.devices)
             relay.start()
+        self.bridge.start()
         for device in self.devices:
             self.relays[0].connect(device, *self.devices)
             self.relays[1].connect(device, address=SECOND_RELAY)
             device.up()
         for relay in self.relays:
             relay.wait_bound(*self.devices)
-        moment = time.monotonic()
         if agents:
-            for agent in self.agents:
-                agent.start()
-        return moment
+            self.start_agents()
 
-    def wait(self, kind: str, via: str | None = None, seconds: float = 15) -> float:
-        """Wait until both agents have a path of that kind; return how long that took."""
-        start = time.monotonic()
-        for agent, other in zip(self.agents, reversed(self.devices), strict=True):
-            agent.wait_path(other, kind, via, seconds)
-        return time.monotonic() - start
+    def start_agents(self) -> None:
+        for agent in self.agents:
+            agent.start()
 
-    def block_udp(self, site: Site) -> None:
-        site.lose_udp = True
-        site._drop("meta l4proto udp drop")
+    def views(self) -> list[tuple[Agent, Device]]:
+        """Each agent with the device that it looks at."""
+        return list(zip(self.agents, reversed(self.devices), strict=True))
+
+    def wait(self, *kinds: str, via: str | None = None, seconds: float = 15, after: float = 0) -> None:
+        """Wait until ann's and bob's paths are of these kinds, or of the one, since a moment of `time.time()`."""
+        for (agent, other), kind in zip(self.views(), kinds * (2 // len(kinds)), strict=True):
+            agent.wait_path(other, kind, via, seconds, after)
 
     def symmetric(self) -> None:
         """Have both routers give each destination another port."""
@@ -91,6 +99,7 @@ class Paths:
             site.router.nft(_SYMMETRIC)
 
     def close(self) -> None:
+        self.bridge.stop()
         for relay in self.relays:
             relay.stop()
 
@@ -117,5 +126,4 @@ class Watched:
 
 def _gap(direction: Direction, moment: float) -> float:
     arrivals = sorted(at for at in list(direction.received.values()) if at >= moment)
-    times: Iterable[float] = [moment, *arrivals, time.monotonic()]
-    return max(later - earlier for earlier, later in zip(times, times[1:]))
+    return max(later - earlier for earlier, later in itertools.pairwise([moment, *arrivals, time.monotonic()]))

@@ -174,7 +174,8 @@ class Relay:
     def connect(self, device: Device, *others: Device, address: str = "203.0.113.10") -> None:
         """Configure a device: the relay with a keepalive, every other device at the same endpoint."""
         endpoint = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
-        device.add_peer(self.public_key, endpoint, [f"{a}/{128 if ':' in a else 32}" for a in self.addresses], KEEPALIVE)
+        own = [f"{a}/{128 if ':' in a else 32}" for a in self.addresses]
+        device.add_peer(self.public_key, endpoint, own, KEEPALIVE)
         for other in others:
             if other is not device:
                 allowed = [address.split("/")[0] for address in other.addresses]

@@ -144,8 +144,12 @@ class Site:
         """Cut the site off from one address."""
         self._drop(f"ip saddr {address} drop; ip daddr {address} drop")
 
+    def block_udp(self) -> None:
+        """Let no UDP across the router, as some networks do."""
+        self._drop("meta l4proto udp drop")
+
     def heal(self) -> None:
-        """End loss and partition."""
+        """End loss, partition and blocks."""
         self._drop("accept")
 
     def reorder(self, host: Namespace, percent: int) -> None:

@@ -63,7 +63,7 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
         "via": path.via,
         "endpoint": str(path.endpoint) if path.endpoint else None,
         "rtt_ms": _milliseconds(path.rtt),
-        "since": round(wall - (now - path.since)),
+        "since": round(wall - (now - path.since), 3),
         "why_not": path.why_not,
         "agent": path.agent,
         "handshake_age_seconds": max(0, int(wall) - peer.handshake) if peer and peer.handshake else None,
