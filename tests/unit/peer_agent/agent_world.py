@@ -90,7 +90,7 @@ class Device:
         self.reach = {relay.name: relay.endpoint for relay in world.relays.values()}  # the relays' own [Peer]s
         self.peer: Peer | None = None
         self.got: list[tuple[float, int]] = []
-        self.probe_bytes = 0
+        self.sent_bytes = 0  # by the agent, for the other device
         self.sets: list[tuple[float, Endpoint]] = []
         self.rekeys: list[float] = []
         self.notes: list[str] = []
@@ -133,7 +133,6 @@ class Device:
         if isinstance(message, bytes):
             opened = self.keys.open(message) if self.runs else None
             if opened:
-                self.probe_bytes += packet.size
                 opened[0].probed(self.world.now, opened[1], packet.source, packet.target.host)
                 self._drain()
         elif isinstance(message, Directory):
@@ -243,14 +242,14 @@ class Device:
         now = self.world.now
         match action:
             case Send(target, probe):
-                self.probe_bytes += 60
+                self.sent_bytes += 60
                 self.send(target, self.pair_key.seal(probe), 60)
             case Trust(key):
                 self.pair_key = key
                 self.keys.put(self.pair, key)
             case Say(message):
                 content = control.encode(message)
-                self.probe_bytes += len(content) + 60
+                self.sent_bytes += len(content) + 60
                 self.peer.send(content)
             case SetEndpoint(endpoint, hold):
                 self.sets.append((now, endpoint))

@@ -15,6 +15,7 @@ class Flow:
     def __init__(self) -> None:
         self._tx = self._rx = -1
         self._waiting_since: float | None = None  # what was sent then has had no answer yet
+        self._unheard_since: float | None = None  # the same, whatever else has proven the path since
         self.sent_at = self.heard_at = float("-inf")
         self._asked_for = float("-inf")  # the end that was asked about
 
@@ -27,9 +28,11 @@ class Flow:
             self.sent_at = now
             if self._waiting_since is None:
                 self._waiting_since = now
+            if self._unheard_since is None:
+                self._unheard_since = now
         if heard and here:
             self.heard_at = now
-            self._waiting_since = None
+            self._waiting_since = self._unheard_since = None
         return heard
 
     def silent(self, now: float) -> bool:
@@ -41,6 +44,15 @@ class Flow:
     def unanswered(self, now: float) -> float:
         """Return for how long what was sent has had no answer."""
         return now - self._waiting_since if self._waiting_since is not None else 0.0
+
+    def unheard(self, now: float) -> float:
+        """Return for how long data was sent and none came, though probes may have been answered."""
+        return now - self._unheard_since if self._unheard_since is not None else 0.0
+
+    def moved(self, now: float) -> None:
+        """The path is another one: what was sent over the one before tells nothing."""
+        self.calm(now)
+        self._unheard_since = None
 
     def turn(self, now: float) -> int:
         """Return whether this side alone had data to send (0), both had (1), or only the other (2)."""

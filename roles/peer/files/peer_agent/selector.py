@@ -51,6 +51,7 @@ _IDLE = 3.0  # seconds without data, after which a move disturbs nobody
 _NO_AGENT_SILENCE = 3.0  # seconds: nobody there to answer pings
 _SUSPECT_EVERY = 1.0
 _CHECK_AFTER = 1.0  # seconds of silence over a relay, until the other is asked in the tunnel
+_CHECK_DIRECT_AFTER = 5.0  # and over a direct path, whose probes are answered: something may let only those pass
 _CHECKS = 3
 _DEMAND, _LONGEST_DEMAND = 10.0, 120.0  # seconds from one forced handshake to the next, doubled each time
 
@@ -183,6 +184,8 @@ class Pair:
             self._ping(now, self._direct)
         if self._watch.worried(now):
             self._suspect(now)
+        if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and now >= self._check_at:
+            self._check(now)
         if now - self._since > _FORGIVEN:
             self._penalty = 0.0
 
@@ -219,7 +222,7 @@ class Pair:
         self._since = now
         self._checks = 0
         turn = 0 if alone or not self._talk.key else self._flow.turn(now)
-        self._flow.calm(now)
+        self._flow.moved(now)
         self._sessions.moved(now, "" if self._direct else self._via, turn)
         self._set(now)
 
@@ -314,12 +317,15 @@ class Pair:
             self.outbox.append(Suspect(self._via))
 
     def _check(self, now: float) -> None:
-        """Nothing comes: ask the other itself, and when it does not answer though the relay has both, begin anew."""
+        """No data comes: ask the other itself, in the tunnel, and when it does not answer, do without this path."""
         self._check_at = now + _CHECK_AFTER
         view = self._views[self._via]
         if self._checks < _CHECKS:
             self._checks += 1
             self._say(now, answer=True)
+        elif self._direct:
+            self._penalize()
+            self._leave(now, "probes pass, data does not")
         elif view.alive and view.other_seen and now >= self._demand_at:
             self._demand_at = now + self._demand_wait
             self._demand_wait = min(2 * self._demand_wait, _LONGEST_DEMAND)
