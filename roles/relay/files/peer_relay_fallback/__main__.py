@@ -66,15 +66,29 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["http/1.1"])
+def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Use these for new connections; raise StartError."""
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
         raise StartError(f"{certificate}, {key}: {error.reason}: give a PEM certificate and the key to it") from error
     except OSError as error:
         raise StartError(f"{certificate}, {key}: {error.strerror}") from error
+
+
+def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Make the context, with the certificate of that moment and, from each SIGHUP on, that of then."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    _load(context, certificate, key)
+
+    def again() -> None:
+        try:
+            _load(context, certificate, key)
+        except StartError as error:
+            log.error("the certificate stays as it was: %s", error)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
     return context
 
 
@@ -93,7 +107,7 @@ def _listener(place: tuple[str, int]) -> socket.socket | None:
         if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             return None
         raise StartError(
-            f"TCP {host} port {port}: {error.strerror}: choose another port, or go behind the web server that has it"
+            f"TCP {host} port {port}: {error.strerror}: choose another, or share it as docs/fallback.md shows"
         ) from error
     return sock
 
