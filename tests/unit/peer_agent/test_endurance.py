@@ -20,9 +20,10 @@ def direct_cut(packet):
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("streams", ["", "a", "b", "ab"])
 @pytest.mark.parametrize("name", ["a", "b"])
-@pytest.mark.parametrize("orderly", [True, False])
+@pytest.mark.parametrize(
+    ("orderly", "streams"), [(True, ""), (True, "a"), (True, "b"), (True, "ab"), (False, ""), (False, "ab")]
+)
 def test_restart_of_an_agent_changes_no_working_path(orderly: bool, name: str, streams: str) -> None:
     world = behind_nats()
     world.run(1)

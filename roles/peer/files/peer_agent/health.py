@@ -58,8 +58,11 @@ class Health:
     def asked(self, now: float, nonce: bytes) -> None:
         if len(self._pending) >= _MOST_PENDING:
             del self._pending[next(iter(self._pending))]
-        if self._pending and not self.alive:
-            self.hits = 0
+        if not self.alive:
+            kept = {other: sent for other, sent in self._pending.items() if now - sent < _LATE}
+            if len(kept) < len(self._pending):
+                self.hits = 0
+            self._pending = kept
         self._pending[nonce] = now
         if not self.alive:
             self._ask_at = now + (_DEAD if now - self._dead_since < _LONG else _LONG_DEAD)

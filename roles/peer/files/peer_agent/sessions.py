@@ -3,8 +3,8 @@
 """Which relay knows the session that WireGuard has with the other device.
 
 A relay forwards by the indexes of a handshake that it has forwarded, so a session whose handshake went another way
-needs a new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s, so there is
-an order: a side that alone has data to send begins at once, then the leader, then the follower.
+needs a new handshake before that relay can carry it. Two new handshakes that cross spoil each other for 5 s, so there
+is an order: a side that alone has data to send begins at once, then the leader, then the follower.
 """
 
 from __future__ import annotations

@@ -1,0 +1,178 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The health of relays and the way to the fallback, without any pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from peer_agent.actions import Ask, Connect, Disconnect, Reach
+from peer_agent.choice import Choice
+from peer_agent.endpoints import Endpoint
+from peer_agent.path import View
+from peer_agent.relays import Relay, Relays
+
+PLACES = [Endpoint(f"203.0.113.{number}", 40000) for number in range(1, 4)]
+LOCAL = Endpoint("127.0.0.1", 7000)
+SEEN = Endpoint("198.51.100.1", 20000)
+TRIP = 0.05
+
+
+class Run:
+    """Relays that answer, or not, after a round trip."""
+
+    def __init__(self, count: int, answers: Callable[[str, bool], bool] = lambda name, udp: True):
+        self.now = 1000.0
+        self.answers = answers
+        self.relays = Relays((Relay(f"relay{n}", PLACES[n], True) for n in range(count)), self.now)
+        self.reach = {f"relay{n}": PLACES[n] for n in range(count)}
+        self.asked: list[tuple[float, str]] = []
+        self.connects: list[str] = []
+        self._answers: list[tuple[float, str, bytes]] = []
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.relays.tick(self.now)
+            while self.relays.outbox:
+                self._do(self.relays.outbox.pop(0))
+            self.now += 0.01
+            while self._answers and self._answers[0][0] <= self.now:
+                _, name, nonce = self._answers.pop(0)
+                assert self.relays.answered(self.now, name, nonce, SEEN)
+
+    def _do(self, action: object) -> None:
+        match action:
+            case Ask(name, nonce):
+                self.asked.append((self.now, name))
+                if self.answers(name, self.reach[name] != LOCAL):
+                    self._answers.append((self.now + TRIP, name, nonce))
+            case Reach(name, endpoint):
+                self.reach[name] = endpoint
+            case Connect(name):
+                self.connects.append(name)
+            case Disconnect(name):
+                self.connects.append(f"-{name}")
+
+    def view(self, name: str = "relay0") -> View:
+        return next(view for view in self.relays.views() if view.name == name)
+
+
+def test_a_relay_that_is_well_is_asked_seldom() -> None:
+    run = Run(1)
+    run.run(100)
+    assert len(run.asked) <= 11
+    assert run.view()[:4] == ("relay0", PLACES[0], True, False)
+    assert run.view().seen == SEEN
+    assert run.view().rtt == pytest.approx(TRIP, abs=0.02)
+
+
+def test_a_suspicion_ends_within_a_second_or_so() -> None:
+    run = Run(2)
+    run.run(5)
+    run.answers = lambda name, udp: name != "relay0"
+    run.relays.suspect(run.now, "relay0")
+    run.run(1.2)
+    assert [view.alive for view in run.relays.views()] == [False, True]
+    assert not run.connects
+    run.answers = lambda name, udp: True
+    run.run(2)
+    assert run.view().alive
+
+
+def test_suspicion_without_a_cause_costs_some_questions_only() -> None:
+    run = Run(1)
+    run.run(5)
+    before = len(run.asked)
+    for _ in range(10):
+        run.relays.suspect(run.now, "relay0")
+        run.run(1)
+    assert run.view().alive
+    assert len(run.asked) - before <= 12
+
+
+def test_one_lucky_answer_brings_no_relay_back() -> None:
+    run = Run(1, lambda name, udp: False)
+    run.relays = Relays([Relay("relay0", PLACES[0], False)], run.now)
+    run.run(5)
+    assert not run.view().alive
+    lucky = iter([True])
+    run.answers = lambda name, udp: next(lucky, False)
+    run.run(5)
+    assert not run.view().alive
+
+
+def test_fallback_is_tried_in_turn_and_left_once_udp_works() -> None:
+    run = Run(2, lambda name, udp: not udp)
+    run.run(3)
+    assert run.connects == ["relay0"]
+    run.relays.fallback(run.now, "relay0", None)
+    run.run(3)
+    assert run.connects[-1] == "relay1"
+    run.relays.fallback(run.now, "relay1", LOCAL)
+    run.run(60)
+    assert run.view("relay1")[:4] == ("relay1", LOCAL, True, True)
+    assert run.view("relay1").seen is None
+    assert run.connects.count("relay0") == 1
+    assert run.reach["relay1"] == LOCAL
+    run.answers, before = lambda name, udp: True, len(run.asked)
+    run.run(7)
+    assert run.connects[-1] == "-relay1"
+    assert run.reach["relay1"] == PLACES[1]
+    run.run(7)
+    assert all(view.alive and not view.fallback for view in run.relays.views())
+    assert len(run.asked) - before < 20
+
+
+def test_a_fallback_that_goes_silent_is_opened_again() -> None:
+    run = Run(1, lambda name, udp: not udp)
+    run.run(3)
+    run.relays.fallback(run.now, "relay0", LOCAL)
+    run.run(10)
+    run.answers = lambda name, udp: False
+    run.run(20)
+    assert run.connects[1:3] == ["-relay0", "relay0"]
+
+
+def test_answers_to_nothing_are_told_apart() -> None:
+    run = Run(1)
+    run.run(5)
+    assert not run.relays.answered(run.now, "relay0", bytes(8), SEEN)
+    assert not run.relays.answered(run.now, "nobody", bytes(8), SEEN)
+
+
+# --- choice -----------------------------------------------------------------------------------------------------------
+
+
+def views(*trips: float | None, dead: str = "", fallback: str = "") -> list[View]:
+    names = [f"relay{number}" for number in range(len(trips))]
+    return [View(name, PLACES[n], name not in dead, name in fallback, trips[n]) for n, name in enumerate(names)]
+
+
+THEIRS = {"relay0": 0.01, "relay1": 0.01, "relay2": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("among", "theirs", "best"),
+    [
+        (views(0.1, 0.1, dead="relay0"), None, "relay1"),
+        (views(0.1, 0.2, 0.05, dead="relay0"), THEIRS, "relay2"),
+        (views(0.1, 0.2, 0.05, dead="relay0"), {"relay1": 0.1}, "relay1"),
+        (views(0.1, 0.2, 0.05, dead="relay0"), {}, "relay2"),
+        (views(0.1, 0.2, fallback="relay0"), THEIRS, "relay1"),
+        (views(0.1, 0.2, fallback="relay0", dead="relay1"), THEIRS, "relay0"),
+        (views(0.1, 0.2, dead="relay0 relay1"), THEIRS, "relay0"),
+    ],
+)
+def test_choice(among: list[View], theirs: dict[str, float] | None, best: str) -> None:
+    assert Choice().choose(0.0, "relay0", among, theirs)[0] == best
+
+
+def test_a_relay_that_works_is_kept_until_another_is_much_better_for_long() -> None:
+    choice = Choice()
+    for second in range(100):
+        assert choice.choose(second, "relay0", views(0.1, 0.09), THEIRS)[0] == "relay0"
+    for second in range(100, 130):
+        assert choice.choose(second, "relay0", views(0.1, 0.02), THEIRS)[0] == "relay0"
+    assert choice.choose(131, "relay0", views(0.1, 0.02), THEIRS) == ("relay1", True)
