@@ -17,10 +17,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "roles/relay/files"), str(ROOT / "roles/port_forward/files"), str(ROOT / "tests/unit/relay")]
+sys.path[:0] = [str(ROOT / f"roles/{role}/files") for role in ("relay", "port_forward", "peer")]
+sys.path[:0] = [str(ROOT / "tests/unit/relay"), str(ROOT / "tests/unit/fallback")]
 sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
+import fallback
 import port_keeper.settings
 import port_keeper.state
 from ansible_collections.homelab.peer_relay.plugins.module_utils import (
@@ -49,6 +51,9 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
+from peer_agent.control import Message, MessageError, decode, encode
+from peer_agent.endpoints import Endpoint
+from peer_agent.probes import PING, PONG, Key, Probe
 from peer_relay import (
     diagnose,
     directory,
@@ -712,6 +717,23 @@ UPNP_WORDS = [
     b"\r\n\r\n",
 ]
 
+# --- agents -----------------------------------------------------------------------------------------------------------
+
+AGENT_KEYS = [Key(bytes(32), bytes(range(32)), leader) for leader in (True, False)]
+AGENT_PROBES = [AGENT_KEYS[1].seal(Probe(kind, 2**40, in_use)) for kind in (PING, PONG) for in_use in (True, False)]
+AGENT_MESSAGE = encode(Message(bytes(32), (Endpoint("192.0.2.1", 1),), {"relay": 0.02}, *[True] * 5))
+
+
+def agent_probe(data: bytes) -> None:
+    probe = AGENT_KEYS[0].open(data)
+    assert probe is None or data == AGENT_KEYS[1].seal(probe)
+
+
+def agent_message(data: bytes) -> None:
+    message = decode(data)
+    assert decode(encode(message)).candidates == message.candidates
+
+
 TARGETS = {
     "switchboard": Target(
         switchboard,
@@ -748,6 +770,24 @@ TARGETS = {
         (status_client.Unreachable,),
         [_HTTP % (len(_BODY), _BODY), _HTTP % (2, b"[]"), b"HTTP/1.1 503 no\r\n\r\nproblem", b""],
         [b"\r\n", b"Transfer-Encoding: chunked\r\n", *JSON_WORDS],
+    ),
+    "fallback_bridge": Target(
+        fallback.fallback_bridge,
+        (),
+        [fallback.REQUEST + b"".join(fallback.FRAMES), *(fallback.REQUEST + frame for frame in fallback.FRAMES)],
+        fallback.WORDS,
+    ),
+    "fallback_device": Target(
+        fallback.fallback_device,
+        (),
+        [fallback.RESPONSE + frame for frame in fallback.ANSWERS],
+        fallback.WORDS,
+    ),
+    "fallback_proxy": Target(
+        fallback.fallback_proxy,
+        (fallback.Refused,),
+        [b"HTTP/1.1 200 OK\r\nVia: a\r\n\r\n", b"HTTP/1.0 403 No\r\n\r\n"],
+        fallback.WORDS,
     ),
     "keeper_settings": Target(
         keeper_settings,
@@ -786,4 +826,6 @@ TARGETS = {
         [UPNP_MARK.join(b"HTTP/1.1 200 OK\r\n\r\n" + answer for answer in UPNP_ANSWERS)],
         [UPNP_MARK, *UPNP_WORDS],
     ),
+    "agent_probe": Target(agent_probe, (), AGENT_PROBES),
+    "agent_message": Target(agent_message, (MessageError,), [AGENT_MESSAGE], [b'"[::1]:1"', *JSON_WORDS]),
 }
