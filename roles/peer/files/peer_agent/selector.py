@@ -19,31 +19,21 @@ import logging
 from collections.abc import Iterable
 
 from peer_agent.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
-from peer_agent.candidates import LAN, Candidate, Candidates
+from peer_agent.candidates import Candidate, Candidates
 from peer_agent.choice import Choice
 from peer_agent.control import Message
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Flow
 from peer_agent.path import FALLBACK, Path, View
 from peer_agent.probes import PING, PONG, Probe, Window
-from peer_agent.punching import Punching
 from peer_agent.sessions import Sessions
 from peer_agent.talk import Talk
+from peer_agent.trials import Trials
 from peer_agent.watch import Watch
 
 _LONGEST_TICK = 5.0
 _TICK = 0.1  # while something is under way
 _SLEPT = 20.0  # seconds without a tick: the host slept, or stood still
-_PROOF = 2  # pongs in a row that prove a candidate
-_SETTLE = 0.3  # seconds for a better candidate to prove itself as well
-_RECENT = 3.0  # seconds for which a proof holds
-_TRIAL = 0.2  # seconds between pings to a candidate that has begun to prove itself
-_TRIALS = 20  # pings in the longest trial
-_NOMINATION = 2.0  # seconds for the other to come along
-_FIRST_PENALTY, _LONGEST_PENALTY = (
-    3.0,
-    60.0,
-)  # seconds to prove itself after a direct path has failed, doubled each time
 _FORGIVEN = 600.0  # seconds of a direct path that works
 _HOLD = 0.3  # seconds to hold on to the endpoint: packets that come the way of before take it along
 _LATE = 1.0  # seconds in which packets may still come the way of before
@@ -77,11 +67,8 @@ class Pair:
         self._via = next(iter(self._views))
         self._before = ""  # the relay that was left last
         self._direct: Candidate | None = None
-        self._nominee: Candidate | None = None  # leader: to be confirmed by the other; follower: to be proven yet
-        self._nominated_at = 0.0
         self._endpoint: Endpoint | None = None  # what WireGuard is to use; None until it was seen what it does use
         self._since = self._ticked_at = now
-        self._penalty = 0.0
         self._local = ""  # the address of this device that the direct path begins at
         self._hosts: frozenset[str] = frozenset()
         self._suspect_at = self._demand_at = now
@@ -89,12 +76,12 @@ class Pair:
         self._checks = 0
         self._check_at = now
         self._candidates = Candidates(overlays)
+        self._trials = Trials(self._candidates, self._leader, self.outbox)
         self._window = Window()
         self._talk = Talk(secret, self._leader, overlays, self.outbox, now)
         self._choice = Choice()
         self._flow = Flow()
         self._watch = Watch(now)
-        self._punching = Punching()
         self._sessions = Sessions(self._leader)
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -110,7 +97,7 @@ class Pair:
             return _TICK
         if self._talk.gone(now):
             self._talk.forget()
-            self._nominee = None
+            self._trials.nominee = None
             if self._direct:
                 self._leave(now, "the other runs no agent any more")
         if self._direct:
@@ -130,7 +117,7 @@ class Pair:
         due = [self._talk.due, self._flow.due(now)]
         if self._direct:
             due.append(self._watch.due())
-        if self._rivals():
+        if self._trials.rivals(self._direct):
             due.append(self._punching_due(now))
         return min(max(min(due) - now, 0.01), _LONGEST_TICK)
 
@@ -140,13 +127,13 @@ class Pair:
         grown (looked at five times a second), and every 5 s."""
         return bool(
             self._endpoint is None
-            or self._nominee
-            or self._punching.running
+            or self._trials.nominee
+            or self._trials.punching.running
             or self._sessions.wanted
             or self._flow.busy(self._ticked_at, _LATE)
             or self._ticked_at - self._since < _LATE
             or (self._direct and self._watch.suspected)
-            or any(candidate.streak for candidate in self._rivals())
+            or any(candidate.streak for candidate in self._trials.rivals(self._direct))
         )
 
     def _wake(self, now: float) -> None:
@@ -161,7 +148,7 @@ class Pair:
         if self._direct:
             self._watch.suspect(now, self._direct.rtt)
         self.outbox.append(Suspect(self._via))
-        self._punching.reset()
+        self._trials.punching.reset()
         self._talk.renew(now)
 
     # --- the direct path ----------------------------------------------------------------------------------------------
@@ -177,7 +164,7 @@ class Pair:
             self._watch.suspect(now, self._direct.rtt)
         self._watch.tick(now)
         if self._watch.lost(now):
-            self._penalize()
+            self._trials.penalize()
             self._leave(now, "it has gone silent")
             return
         if self._watch.ping(now):
@@ -187,33 +174,30 @@ class Pair:
         if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and now >= self._check_at:
             self._check(now)
         if now - self._since > _FORGIVEN:
-            self._penalty = 0.0
-
-    def _penalize(self) -> None:
-        self._penalty = min(max(2 * self._penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
+            self._trials.forgive()
 
     def _leave(self, now: float, why: str, alone: bool = False) -> None:
         """Go to a relay; alone: the other cannot know yet."""
         left, self._direct = self._direct, None
         left.forget()
         self._ping(now, left)  # not in use any more: the other may still hear that
-        self._nominee = None
+        self._trials.nominee = None
         self._via, _ = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
         self._note(f"left the direct path {left.endpoint}: {why}; now over {self._via}", logging.WARNING)
-        self._punching.reset()
+        self._trials.punching.reset()
         self._moved(now, alone)
         self._say(now, left=True, answer=True)
 
     def _left_behind(self, now: float) -> None:
-        self._penalize()
+        self._trials.penalize()
         self._leave(now, "the other has left it")
 
     def _go_direct(self, now: float, candidate: Candidate) -> None:
-        self._direct, self._nominee = candidate, None
+        self._direct, self._trials.nominee = candidate, None
         self._candidates.keep(candidate)
         self._watch = Watch(now)
         self._note(f"now {candidate.kind} to {candidate.endpoint}")
-        self._punching.stop()
+        self._trials.punching.stop()
         self._moved(now)
         self._ping(now, candidate)
 
@@ -234,64 +218,18 @@ class Pair:
 
     # --- candidates ---------------------------------------------------------------------------------------------------
 
-    def _rivals(self) -> list[Candidate]:
-        """Return the candidates that would be better than the running path."""
-        if self._direct is None:
-            return list(self._candidates)
-        if self._direct.kind == LAN:
-            return []
-        return [candidate for candidate in self._candidates if candidate.kind == LAN]
-
     def _punching_due(self, now: float) -> float:
         hopeless = self._talk.symmetric or self._direct is not None
-        return self._punching.due(self._flow.busy(now, _LATE), hopeless)
+        return self._trials.punching.due(self._flow.busy(now, _LATE), hopeless)
 
     def _tick_candidates(self, now: float) -> None:
-        rivals = self._rivals()
-        if rivals and now >= self._punching_due(now) and self._punching.begin(now):
+        wanted = self._trials.rivals(self._direct) and now >= self._punching_due(now)
+        if wanted and self._trials.punching.begin(now):
             self._say(now, punch=True)
-        if self._punching.ping(now):
-            for candidate in rivals:
-                self._ping(now, candidate)
-        if self._leader:
-            self._try(now, rivals)
-        if self._nominee:
-            self._pursue(now)
-
-    def _try(self, now: float, rivals: list[Candidate]) -> None:
-        """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
-        interval = max(_TRIAL, self._penalty / _TRIALS)
-        proven = []
-        for candidate in rivals:
-            if not candidate.streak:
-                continue
-            if now - candidate.pinged_at >= interval:
-                self._ping(now, candidate)
-            tried = now - candidate.proving_since
-            if candidate.streak >= _PROOF and tried >= max(_SETTLE, self._penalty):
-                proven.append(candidate)
-        if proven and self._nominee is None:
-            best = min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt))
-            self._nominate(now, best)
-            self._ping(now, best)
-
-    def _nominate(self, now: float, candidate: Candidate) -> None:
-        self._nominee, self._nominated_at = candidate, now
-
-    def _pursue(self, now: float) -> None:
-        """Go on until both sides are ready."""
-        if now - self._nominated_at > _NOMINATION:
-            self._nominee.forget()
-            self._nominee = None
-        elif now - self._nominee.pinged_at >= _TRIAL:
-            self._ping(now, self._nominee)
+        self._trials.tick(now, self._direct)
 
     def _ping(self, now: float, candidate: Candidate) -> None:
-        self.outbox.append(self._candidates.ping(now, candidate, self._uses(candidate)))
-
-    def _uses(self, candidate: Candidate) -> bool:
-        """Whether to say that this is the path: the leader says so before it moves."""
-        return candidate is self._direct or (self._leader and candidate is self._nominee)
+        self._trials.ping(now, candidate, self._direct)
 
     # --- the relay ----------------------------------------------------------------------------------------------------
 
@@ -324,7 +262,7 @@ class Pair:
             self._checks += 1
             self._say(now, answer=True)
         elif self._direct:
-            self._penalize()
+            self._trials.penalize()
             self._leave(now, "probes pass, data does not")
         elif view.alive and view.other_seen and now >= self._demand_at:
             self._demand_at = now + self._demand_wait
@@ -345,11 +283,11 @@ class Pair:
         self._demand_wait = _DEMAND
         new = self._tell()
         if fresh or new:
-            self._punching.reset()
+            self._trials.punching.reset()
         if message.answer:
             self._say(now)
-        if message.punch and self._rivals():
-            self._punching.begin(now)
+        if message.punch and self._trials.rivals(self._direct):
+            self._trials.punching.begin(now)
         if message.left and self._direct:
             self._watch.suspect(now, self._direct.rtt, firm=True)
 
@@ -378,24 +316,20 @@ class Pair:
             self._claimed(now, candidate)
         elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
             self._left_behind(now)
-        self.outbox.append(Send(source, Probe(PONG, probe.number, self._uses(candidate))))
-        if candidate in self._rivals() and now - candidate.pinged_at >= _TRIAL and not candidate.streak:
-            self._ping(now, candidate)  # the way back is open just now
+        self.outbox.append(Send(source, Probe(PONG, probe.number, self._trials.uses(candidate, self._direct))))
+        self._trials.reply(now, candidate, self._direct)
 
     def _claimed(self, now: float, candidate: Candidate) -> None:
         """The other uses this path, or the leader wants to."""
         if candidate is self._direct or self._endpoint is None:
             return
         if self._leader:
-            if candidate is self._nominee:
+            if candidate is self._trials.nominee:
                 self._go_direct(now, candidate)
-        elif candidate.streak and now - candidate.ponged_at <= _RECENT:
+        elif self._trials.proven(now, candidate):
             self._go_direct(now, candidate)
-        elif candidate is self._nominee:
-            self._nominated_at = now
         else:
-            self._nominate(now, candidate)
-            self._ping(now, candidate)
+            self._trials.nominate(now, candidate, self._direct)
 
     def _ponged(self, now: float, probe: Probe, source: Endpoint) -> None:
         ping = self._candidates.pong(now, probe.number, source)
@@ -404,12 +338,12 @@ class Pair:
         self._talk.lives(now)
         candidate = ping.candidate
         if candidate is self._direct:
-            if ping.in_use and not probe.in_use and self._nominee is None:
+            if ping.in_use and not probe.in_use and self._trials.nominee is None:
                 self._left_behind(now)
                 return
             self._watch.answered(now)
             self._flow.calm(now)
-        elif candidate is self._nominee and (probe.in_use or not self._leader):
+        elif candidate is self._trials.nominee and (probe.in_use or not self._leader):
             self._go_direct(now, candidate)
 
     def traffic(self, now: float, tx: int, rx: int, endpoint: Endpoint | None, handshake: int) -> None:
@@ -446,7 +380,7 @@ class Pair:
                 # The other sends over a relay: it has left, or the packet was late.
                 self._watch.suspect(now, self._direct.rtt, firm=True)
                 return True
-            return bool(self._nominee and endpoint == self._nominee.endpoint)
+            return bool(self._trials.nominee and endpoint == self._trials.nominee.endpoint)
         if via and via != self._via and self._views[via].alive and heard:
             if via == self._before and now - self._since < _LATE:
                 return False
@@ -455,7 +389,7 @@ class Pair:
             self._endpoint = endpoint
             self._moved(now)
             return True
-        return bool(self._nominee and endpoint == self._nominee.endpoint)
+        return bool(self._trials.nominee and endpoint == self._trials.nominee.endpoint)
 
     def relay(self, now: float, view: View) -> None:
         """A relay is alive, or dead, or reached in another way, or sees another address: call it for each change."""
@@ -465,7 +399,7 @@ class Pair:
         if view.seen != before.seen:
             self._talk.changed(now)
         if view.other_seen != before.other_seen and self._talk.key and self._tell():
-            self._punching.reset()
+            self._trials.punching.reset()
         if self._endpoint is not None and self._direct is None and view.name == self._via:
             self._set(now)
 

@@ -1,0 +1,103 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a direct candidate becomes the path: rounds of probes, a trial of those that answer, and a nomination."""
+
+from __future__ import annotations
+
+from peer_agent.actions import Action
+from peer_agent.candidates import LAN, Candidate, Candidates
+from peer_agent.punching import Punching
+
+_PROOF = 2  # pongs in a row that prove a candidate
+_SETTLE = 0.3  # seconds for a better candidate to prove itself as well
+_RECENT = 3.0  # seconds for which a proof holds
+_SPACING = 0.2  # seconds between pings to a candidate that has begun to prove itself
+_MOST = 20  # pings in the longest trial
+_NOMINATION = 2.0  # seconds for the other to come along
+_FIRST_PENALTY, _LONGEST_PENALTY = 3.0, 60.0  # seconds of trial after a direct path has failed, doubled each time
+
+
+class Trials:
+    """The candidates that are better than the running path."""
+
+    def __init__(self, candidates: Candidates, leader: bool, outbox: list[Action]):
+        self.punching = Punching()
+        self.nominee: Candidate | None = None  # leader: to be confirmed by the other; follower: to be proven yet
+        self._nominated_at = 0.0
+        self._candidates = candidates
+        self._leader = leader
+        self._outbox = outbox
+        self._penalty = 0.0
+
+    def rivals(self, direct: Candidate | None) -> list[Candidate]:
+        """Return the candidates that would be better than the running path."""
+        if direct is None:
+            return list(self._candidates)
+        if direct.kind == LAN:
+            return []
+        return [candidate for candidate in self._candidates if candidate.kind == LAN]
+
+    def tick(self, now: float, direct: Candidate | None) -> None:
+        """Go on with what is under way."""
+        rivals = self.rivals(direct)
+        if self.punching.ping(now):
+            for candidate in rivals:
+                self.ping(now, candidate, direct)
+        if self._leader:
+            self._try(now, rivals, direct)
+        if self.nominee:
+            self._pursue(now, direct)
+
+    def _try(self, now: float, rivals: list[Candidate], direct: Candidate | None) -> None:
+        """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
+        interval = max(_SPACING, self._penalty / _MOST)
+        proven = []
+        for candidate in rivals:
+            if not candidate.streak:
+                continue
+            if now - candidate.pinged_at >= interval:
+                self.ping(now, candidate, direct)
+            tried = now - candidate.proving_since
+            if candidate.streak >= _PROOF and tried >= max(_SETTLE, self._penalty):
+                proven.append(candidate)
+        if proven and self.nominee is None:
+            self.nominate(now, min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt)), direct)
+
+    def nominate(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
+        """Have this one become the path."""
+        if candidate is not self.nominee:
+            self.nominee = candidate
+            self.ping(now, candidate, direct)
+        self._nominated_at = now
+
+    def _pursue(self, now: float, direct: Candidate | None) -> None:
+        """Go on until both sides are ready."""
+        if now - self._nominated_at > _NOMINATION:
+            self.nominee.forget()
+            self.nominee = None
+        elif now - self.nominee.pinged_at >= _SPACING:
+            self.ping(now, self.nominee, direct)
+
+    def ping(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
+        self._outbox.append(self._candidates.ping(now, candidate, self.uses(candidate, direct)))
+
+    def reply(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
+        """Its ping has come: the way back is open just now."""
+        if not candidate.streak and now - candidate.pinged_at >= _SPACING and candidate in self.rivals(direct):
+            self.ping(now, candidate, direct)
+
+    def uses(self, candidate: Candidate, direct: Candidate | None) -> bool:
+        """Whether to say that this is the path: the leader says so before it moves."""
+        return candidate is direct or (self._leader and candidate is self.nominee)
+
+    @staticmethod
+    def proven(now: float, candidate: Candidate) -> bool:
+        """Whether the follower may go there when the leader says so."""
+        return bool(candidate.streak) and now - candidate.ponged_at <= _RECENT
+
+    def penalize(self) -> None:
+        """The direct path has failed: the next one has to prove itself for longer."""
+        self._penalty = min(max(2 * self._penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
+
+    def forgive(self) -> None:
+        self._penalty = 0.0
