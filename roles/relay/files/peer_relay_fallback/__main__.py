@@ -146,8 +146,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 def main(words: list[str] | None = None) -> int:
     arguments = _arguments(words)
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
-    # What strangers send is no error of ours.
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    # Nor is what strangers send instead of TLS.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_run(arguments))

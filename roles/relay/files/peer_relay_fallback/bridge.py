@@ -47,11 +47,11 @@ class _Connection(Pipe):
             udp = self._admit(self, event.headers)
             if udp is None:
                 response = self.websocket.reject(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.\n")
-        self.websocket.send_response(response)
-        self._flush()
         if udp:
             self.open(udp)
-        else:
+        self.websocket.send_response(response)
+        self._flush()
+        if not udp:
             self.end("refused")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from typing import Any
@@ -25,6 +26,8 @@ except ImportError:  # before version 11
     from websockets.server import ServerConnection as ServerProtocol
 
 __all__ = ["GOING_AWAY", "LARGEST", "POLICY", "ClientProtocol", "Pipe", "ServerProtocol"]
+
+logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what others send is no error of ours
 
 LARGEST = 9216  # bytes: jumbo frames; what is larger is no datagram of a device's
 _BATCH = 64  # datagrams before other connections get their turn
@@ -76,11 +79,14 @@ class Pipe(asyncio.Protocol):
         # Version 9 raises what later ones keep.
         with contextlib.suppress(Exception):
             self.websocket.receive_data(data)
-        for event in self.websocket.events_received():
-            if hasattr(event, "opcode"):
-                self._frame(event)
-            else:
-                self.handshake(event)
+        try:
+            for event in self.websocket.events_received():
+                if not hasattr(event, "opcode"):
+                    self.handshake(event)
+                elif self._udp:  # or it came along with a handshake that failed
+                    self._frame(event)
+        except Exception as error:  # malformed handshakes make the library stumble in many ways
+            self.end(f"malformed: {error!r:.100}")
         self._flush()
 
     def handshake(self, event: Any) -> None:
@@ -160,10 +166,10 @@ class Pipe(asyncio.Protocol):
     def _flush(self) -> None:
         writes = self.websocket.data_to_send()
         data = b"".join(writes)
-        if data:
+        if data and not self._transport.is_closing():
             self._said = self.loop.time()
             self._transport.write(data)
-        if writes and not writes[-1]:  # the library's mark of the end
+        if b"" in writes:  # the library's mark of the end
             self._transport.close()
 
     def pause_writing(self) -> None:
