@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -77,6 +78,11 @@ class Agent:
 
     def stop(self) -> int:
         return self.process.stop()
+
+    def busy_seconds(self) -> float:
+        """What the agent has used of a processor, with the commands that it ran."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def status(self) -> dict:
         try:

@@ -30,11 +30,16 @@ class Device:
         self.interface = f"w{os.getpid()}x{next(_numbers)}"
         self.private_key = run("wg", "genkey").strip()
         self.public_key = run("wg", "pubkey", stdin=self.private_key).strip()
-        self.process: Process = lab.start(host.spawn(_PROGRAM, "-f", self.interface, log=name))
+        self._lab = lab
+        self.start()
+
+    def start(self) -> None:
+        """Make the interface, without peers."""
+        self.process: Process = self._lab.start(self.host.spawn(_PROGRAM, "-f", self.interface, log=self.name))
         socket = Path("/var/run/wireguard", f"{self.interface}.sock")
-        wait_until(f"wireguard-go of {name} is ready", socket.exists, 5)
-        host.ip(
-            *(f"addr add {address} dev {self.interface} nodad" for address in addresses),
+        wait_until(f"wireguard-go of {self.name} is ready", socket.exists, 5)
+        self.host.ip(
+            *(f"addr add {address} dev {self.interface} nodad" for address in self.addresses),
             f"link set {self.interface} mtu {MTU}",
         )
         self._up = False
@@ -61,10 +66,11 @@ class Device:
     def remove_peer(self, public_key: str) -> None:
         self._wg("set", self.interface, "peer", public_key, "remove")
 
-    def up(self) -> None:
+    def up(self, routes: list[str] | None = None) -> None:
         """Bring the interface up and let its peers be known: wireguard-go makes its first handshakes now."""
         self._up = True
-        routes = [f"route add {network} dev {self.interface}" for network in NETWORKS]
+        if routes is None:
+            routes = [f"route add {network} dev {self.interface}" for network in NETWORKS]
         self.host.ip(f"link set {self.interface} up", *routes)
         self._wg("set", self.interface, *self._prepared)
 

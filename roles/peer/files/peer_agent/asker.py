@@ -19,6 +19,7 @@ class Asker:
         self._targets = list(targets)
         self._asked: dict[bytes, tuple[str, list[Address]]] = {}
         self._seen: dict[tuple[str, Address], Endpoint | None] = {}
+        self.changes = 0  # of what is known of others
 
     def question(self, relay: str, nonce: bytes) -> bytes:
         """Return the datagram to send to a relay."""
@@ -38,8 +39,9 @@ class Asker:
         asked = self._asked.get(answer.nonce)
         if asked is None or asked[0] != relay or len(asked[1]) != len(answer.targets):
             return None
-        for target, entry in zip(asked[1], answer.targets, strict=True):
-            self._seen[relay, target] = _endpoint(entry)
+        seen = {(relay, target): _endpoint(entry) for target, entry in zip(asked[1], answer.targets, strict=True)}
+        self.changes += any(self._seen.get(key) != endpoint for key, endpoint in seen.items())
+        self._seen |= seen
         return answer.nonce, _endpoint(answer.own)
 
     def seen(self, relay: str, target: Address) -> Endpoint | None:

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+
+_parsed = functools.lru_cache(maxsize=1024)(ip_address)  # reading text costs more than all else that is done with it
 
 
 class Endpoint(NamedTuple):
@@ -21,7 +25,7 @@ class Endpoint(NamedTuple):
     @classmethod
     def of(cls, host: str, port: int) -> Endpoint:
         """Return the endpoint; raise ValueError for a name, and for a port out of range."""
-        address = ip_address(host)
+        address = _parsed(host)
         if not 0 < port < 65536:
             raise ValueError(f"port {port} is out of range")
         return cls(str(getattr(address, "ipv4_mapped", None) or address), port)
@@ -37,7 +41,7 @@ class Endpoint(NamedTuple):
 
     @property
     def address(self) -> Address:
-        return ip_address(self.host)
+        return _parsed(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

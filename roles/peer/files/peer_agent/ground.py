@@ -73,6 +73,10 @@ class Ground:
         except OSError:
             return ""
 
+    def forget_ways(self) -> None:
+        if self.raw:
+            self.raw.forget()
+
     def addresses(self) -> list[HostAddress]:
         """Return the host's own addresses: first those that its packets to everywhere leave from."""
         if self._shape is None:

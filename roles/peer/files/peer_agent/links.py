@@ -82,6 +82,10 @@ class Links:
         """Return where a relay sees another device."""
         return self._asker.seen(relay, other)
 
+    def stamp(self) -> object:
+        """Return something that is another one when a pair has to be told of something."""
+        return self._core.views(), self._asker.changes
+
     def ways(self) -> dict[str, str]:
         """Return the addresses that packets to the relays leave from."""
         return {

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
-# Links, addresses and routes: a route that changes means another way out, with other addresses on the way.
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+# Links, addresses, routes and rules: a route that changes means another way out, with other addresses on the way.
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 _GET_ADDRESSES, _NEW_ADDRESS, _DONE, _ERROR = 22, 20, 3, 2  # RTM_GETADDR, RTM_NEWADDR, NLMSG_DONE, NLMSG_ERROR
 _REQUEST_ALL = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _HEADER, _MESSAGE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBBBI"), struct.Struct("=HH")

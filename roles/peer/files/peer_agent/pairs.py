@@ -35,6 +35,7 @@ class _Entry:
         self.key: Key | None = None
         self.due = 0.0
         self.hold: tuple[Endpoint, float] | None = None  # an endpoint to be set over and over, until then
+        self.sample: object = None  # its counters, as they were last
         self.told = {view.name: view for view in views}
 
 
@@ -54,6 +55,9 @@ class Pairs:
         self._keyring = Keyring()
         self._entries: dict[str, _Entry] = {}
         self._by_address: dict[Address, _Entry] = {}
+        self._watching: set[str] = set()
+        self._holding: set[str] = set()
+        self._told: object = None
         views = links.views()
         for peer in config.peers:
             common = _common(config.addresses, peer.addresses)
@@ -70,7 +74,7 @@ class Pairs:
     @property
     def watching(self) -> bool:
         """Whether the counters of a pair matter at every tick."""
-        return any(entry.pair.watching for entry in self._entries.values())
+        return bool(self._watching)
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -79,6 +83,7 @@ class Pairs:
         for entry in self._entries.values():
             if now >= entry.due or entry.pair.outbox:
                 entry.due = now + entry.pair.tick(now)
+                (self._watching.add if entry.pair.watching else self._watching.discard)(entry.peer.name)
         self._perform(now)
         if self._hold(now):
             return _HOLD
@@ -111,11 +116,18 @@ class Pairs:
         for entry in self._entries.values():
             peer = running.peers.get(entry.peer.public_key)
             if peer:
-                entry.pair.traffic(now, peer.tx, peer.rx, peer.endpoint, peer.handshake)
-                entry.due = now
+                sample = peer.tx, peer.rx, peer.endpoint, peer.handshake
+                entry.pair.traffic(now, *sample)
+                if sample != entry.sample:
+                    entry.sample = sample
+                    entry.due = now
 
     def relays(self, now: float) -> None:
         """Tell each pair what is new about the relays."""
+        stamp = self._links.stamp()
+        if stamp == self._told:
+            return
+        self._told = stamp
         for view in self._links.views():
             for entry in self._entries.values():
                 fresh = view._replace(other_seen=self._links.seen(view.name, entry.peer.addresses[0]))
@@ -151,6 +163,8 @@ class Pairs:
                 self._ground.tunnel.send(control.encode(action.message), entry.address, self._port)
         elif isinstance(action, SetEndpoint):
             entry.hold = (action.endpoint, now + action.hold) if action.hold else None
+            if action.hold:
+                self._holding.add(entry.peer.name)
             self._set(entry, action.endpoint)
         elif isinstance(action, Rekey):
             entry.hold = None
@@ -171,14 +185,14 @@ class Pairs:
 
     def _hold(self, now: float) -> bool:
         """Set again what is to be held; return whether there is anything."""
-        holding = False
-        for entry in self._entries.values():
-            if entry.hold:
-                endpoint, until = entry.hold
-                self._set(entry, endpoint)
-                entry.hold = entry.hold if now < until else None
-                holding = holding or entry.hold is not None
-        return holding
+        for name in list(self._holding):
+            entry = self._entries[name]
+            if entry.hold is None or now >= entry.hold[1]:
+                entry.hold = None
+                self._holding.discard(name)
+            else:
+                self._set(entry, entry.hold[0])
+        return bool(self._holding)
 
     def _send(self, entry: _Entry, action: Send) -> None:
         if not self._ground.raw or not entry.key:

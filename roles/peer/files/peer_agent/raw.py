@@ -130,8 +130,8 @@ class RawPort:
 
     def __init__(self, port: int, mark: int, magic: bytes, tunnel: int, own: frozenset[Address]):
         """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses."""
-        self.port = port
         self._own = own
+        self._sources: dict[Endpoint, str] = {}
         self._families: dict[int, _Family] = {}
         try:
             for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
@@ -154,13 +154,20 @@ class RawPort:
 
         A subnet of the other device leads into the tunnel. WireGuard's packets would go round in circles there.
         """
-        version = target.address.version
-        if version not in self._families:
-            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        source = self._families[version].source(target)
-        if ip_address(source) in self._own:
-            raise OSError(errno.ELOOP, "the way leads into the tunnel")
+        source = self._sources.get(target)
+        if source is None:
+            family = self._families.get(target.address.version)
+            if family is None:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            source = family.source(target)
+            if ip_address(source) in self._own:
+                raise OSError(errno.ELOOP, "the way leads into the tunnel")
+            self._sources[target] = source
         return source
+
+    def forget(self) -> None:
+        """Ask the kernel anew for the way to each target: the routes may have changed."""
+        self._sources.clear()
 
     def send(self, payload: bytes, target: Endpoint) -> None:
         """Send one datagram; raise OSError."""

@@ -118,6 +118,7 @@ class Service:
             owner.receive(sock, lambda payload, source, port: self._heard(now, payload, source, port))
         elif sock is self._changes.socket:
             self._changes.drain()
+            self._ground.forget_ways()
             if self._network_due is None:
                 self._network_due = now + _SETTLE
         elif sock is self._resolver.wake:
@@ -152,15 +153,14 @@ class Service:
         if now >= self._look_due:
             self._look_due = now + _LOOK
             self._look(now)
-        if not self._pairs:
             self._write_status(now)
+        if not self._pairs:
             return self._look_due - now
         if now >= self._sample_due or (self._pairs.watching and now - self._sampled_at >= _LEAST_SAMPLE):
             self._sample(now)
         delay = self._links.tick(now)
         self._pairs.relays(now)
         delay = min(delay, self._pairs.tick(now))
-        self._write_status(now)
         dues = [self._look_due, self._network_due or self._look_due]
         return min(delay, *(due - now for due in dues))
 

@@ -58,7 +58,7 @@ def _peer(
     return Peer(
         key,
         preshared != _NONE,
-        None if endpoint == _NONE else _endpoint(endpoint),
+        _endpoint(endpoint),
         "" if allowed == _NONE else allowed,
         int(handshake),
         int(rx),
@@ -68,12 +68,8 @@ def _peer(
 
 
 def _endpoint(text: str) -> Endpoint | None:
-    try:
-        return Endpoint.parse(text)
-    except ValueError:
-        if "%" in text:  # a link-local address: nothing that the agent would choose
-            return None
-        raise
+    # A link-local address is nothing that the agent would choose.
+    return None if text == _NONE or "%" in text else Endpoint.parse(text)
 
 
 class WireGuard:
