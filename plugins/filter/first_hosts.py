@@ -10,7 +10,7 @@ version_added: 1.0.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - The first host address of each overlay network, which is the relay's own unless it is told otherwise.
+  - The first host address of each overlay network, which is the first relay's own unless it is told otherwise.
 options:
   _input:
     description: The overlay networks.
@@ -32,12 +32,12 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, first_hosts
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, default_addresses
 
 
 def first_hosts_filter(networks):
     try:
-        return first_hosts(networks)
+        return default_addresses(networks)
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
 

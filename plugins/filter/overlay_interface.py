@@ -12,10 +12,10 @@ author:
 description:
   - Makes the addresses and the list of peers of one device's interface, as
     M(homelab.peer_relay.wireguard_interface) takes them.
-  - The peers are the relay, and each device with a known key that shares a group with this one. Each peer's endpoint
-    is the relay's.
+  - The peers are the relays whose key is known, and each device with a known key that shares a group with this one. The
+    endpoint of every device is the first of these relays.
   - Fails when the inventory contradicts itself, such as one subnet behind two of the peers.
-positional: hostvars, networks, name, relay
+positional: hostvars, networks, name, relays
 options:
   _input:
     description: The names of the hosts of the group C(peers).
@@ -35,19 +35,26 @@ options:
     description: The name of the device.
     type: str
     required: true
-  relay:
-    description: The relay.
-    type: dict
+  relays:
+    description:
+      - The relays, as P(homelab.peer_relay.overlay_relays#filter) tells them. One that is not C(present), or that
+        has no key, is left out.
+      - A dictionary stands for a list of one.
+    type: list
+    elements: dict
     required: true
     suboptions:
       name:
         description: Its name.
         type: str
         required: true
+      present:
+        description: Whether it is to be there.
+        type: bool
+        default: true
       public_key:
         description: Its public key.
         type: str
-        required: true
       endpoint:
         description: The C(host:port) where the device reaches it.
         type: str
@@ -57,12 +64,12 @@ options:
         type: str
         default: ""
       addresses:
-        description: Its own overlay addresses.
+        description: Its own overlay addresses, which no device may have.
         type: list
         elements: str
         required: true
       registered:
-        description: Names and public keys that it knows already.
+        description: Names and public keys that it knows already. Those of the first relay win.
         type: dict
         default: {}
 """
@@ -72,7 +79,7 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: >-
       {{ groups['peers'] | homelab.peer_relay.overlay_interface(hostvars, overlay_networks, inventory_hostname,
-                                                            relay) }}
+                                                            relays) }}
 """
 
 RETURN = r"""
@@ -85,7 +92,7 @@ _value:
       type: list
       elements: str
     peers:
-      description: Its peers, the relay first, the devices sorted by name.
+      description: Its peers, the relays first, the devices sorted by name.
       type: list
       elements: dict
   sample:
@@ -105,12 +112,14 @@ from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import 
     collect_devices,
     interface_of,
 )
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list, joined
 
 
-def overlay_interface(hosts, hostvars, networks, name, relay):
+def overlay_interface(hosts, hostvars, networks, name, relays):
+    relays = as_list(relays)
     try:
-        devices = collect_devices(hosts, hostvars, networks, relay["addresses"], relay.get("registered"))
-        return interface_of(devices, str(name), networks, relay)
+        devices = collect_devices(hosts, hostvars, networks, *joined(relays))
+        return interface_of(devices, str(name), networks, relays)
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
 

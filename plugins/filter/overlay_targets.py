@@ -10,9 +10,9 @@ version_added: 1.0.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Names the relay and the devices that share a group with a device, with their overlay addresses, as
+  - Names the relays and the devices that share a group with a device, with their overlay addresses, as
     M(homelab.peer_relay.path_info) takes them.
-positional: hostvars, networks, name, relay
+positional: hostvars, networks, name, relays
 options:
   _input:
     description: The names of the hosts of the group C(peers).
@@ -32,15 +32,22 @@ options:
     description: The name of the device.
     type: str
     required: true
-  relay:
-    description: The relay.
-    type: dict
+  relays:
+    description:
+      - The relays, as P(homelab.peer_relay.overlay_relays#filter) tells them. One that is not C(present) is left out.
+      - A dictionary stands for a list of one.
+    type: list
+    elements: dict
     required: true
     suboptions:
       name:
         description: Its name.
         type: str
         required: true
+      present:
+        description: Whether it is to be there.
+        type: bool
+        default: true
       addresses:
         description: Its own overlay addresses.
         type: list
@@ -52,12 +59,12 @@ EXAMPLES = r"""
 - name: Show who is to be reachable
   ansible.builtin.debug:
     msg: >-
-      {{ groups['peers'] | homelab.peer_relay.overlay_targets(hostvars, overlay_networks, inventory_hostname, relay) }}
+      {{ groups['peers'] | homelab.peer_relay.overlay_targets(hostvars, overlay_networks, inventory_hostname, relays) }}
 """
 
 RETURN = r"""
 _value:
-  description: Names and addresses, the relay first, the devices sorted by name.
+  description: Names and addresses, the relays first, the devices sorted by name.
   type: list
   elements: dict
   sample:
@@ -69,23 +76,23 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, collect_devices
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list, joined
 
 
-def overlay_targets(hosts, hostvars, networks, name, relay):
+def overlay_targets(hosts, hostvars, networks, name, relays):
+    relays = as_list(relays)
     try:
-        devices = collect_devices(hosts, hostvars, networks, relay["addresses"])
+        devices = collect_devices(hosts, hostvars, networks, joined(relays)[0])
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
     own = next((device for device in devices if device.name == name), None)
     if own is None:
         raise AnsibleFilterError(f"{name}: not a present host of the group peers")
-    targets = [{"name": relay["name"], "addresses": list(relay["addresses"])}]
-    targets += [
-        {"name": device.name, "addresses": list(device.addresses)}
-        for device in devices
-        if device is not own and own.shares_group(device)
+    others = [device for device in devices if device is not own and own.shares_group(device)]
+    return [
+        *({"name": relay["name"], "addresses": list(relay["addresses"])} for relay in relays if relay["present"]),
+        *({"name": device.name, "addresses": list(device.addresses)} for device in others),
     ]
-    return targets
 
 
 class FilterModule:

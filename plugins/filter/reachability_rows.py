@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: reachability_rows
-short_description: From where the relay's endpoints are reached, as one list
+short_description: From where the relays' endpoints are reached, as one list
 version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
@@ -13,7 +13,7 @@ description:
   - Joins the results of M(homelab.peer_relay.relay_probe) on several hosts, of probes to the public endpoint and to the
     relay's address in its own network (the inner endpoint). A device that reaches the inner one is inside.
   - Leaves out hosts that are not managed, and those that are to be absent.
-positional: hostvars, public, inner, relay
+positional: hostvars, public, inner, relays
 options:
   _input:
     description: The names of the hosts.
@@ -25,18 +25,24 @@ options:
     type: dict
     required: true
   public:
-    description: The variable that holds each host's result for the public endpoint.
+    description:
+      - The variable that holds each host's result for the public endpoint, which may be that of a loop over the relays.
     type: str
     required: true
   inner:
-    description: The variable that holds each host's result for the inner endpoint.
+    description: The variable that holds each host's result for the inner endpoint, likewise.
     type: str
     required: true
-  relay:
-    description: The relay.
-    type: dict
+  relays:
+    description: The relays. A dictionary stands for a list of one.
+    type: list
+    elements: dict
     required: true
     suboptions:
+      host:
+        description: Its inventory name, as C(host) of the loop's items.
+        type: str
+        default: ""
       endpoint:
         description: Its public endpoint, C(host:port).
         type: str
@@ -56,22 +62,25 @@ EXAMPLES = r"""
 - name: Show from where the relay is reached
   ansible.builtin.debug:
     msg: >-
-      {{ groups['peers'] | homelab.peer_relay.reachability_rows(hostvars, 'result', 'inner_result', relay)
+      {{ groups['peers'] | homelab.peer_relay.reachability_rows(hostvars, 'result', 'inner_result', relays)
          | homelab.peer_relay.reachability_table }}
   vars:
-    relay:
-      endpoint: 192.0.2.1:40000
-      inner_endpoint: 192.168.1.10:40000
+    relays:
+      - endpoint: 192.0.2.1:40000
+        inner_endpoint: 192.168.1.10:40000
 """
 
 RETURN = r"""
 _value:
-  description: One entry for each device.
+  description: One entry for each relay and device.
   type: list
   elements: dict
   contains:
     device:
       description: The device's name.
+      type: str
+    relay:
+      description: The relay's inventory name.
       type: str
     place:
       description: V(inside) or V(outside) the relay's own network, or empty when that cannot be told.
@@ -102,6 +111,7 @@ _value:
       type: str
   sample:
     - device: laptop
+      relay: vps
       place: outside
       endpoint: 192.0.2.1:40000
       reachable: true
@@ -114,24 +124,37 @@ _value:
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.hosts import expected, why_missing
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list
 
 INSIDE = "inside"
 OUTSIDE = "outside"
 UNKNOWN = ""
 
 
-def reachability_rows(hosts, hostvars, public, inner, relay):
+def reachability_rows(hosts, hostvars, public, inner, relays):
+    return [row for relay in as_list(relays) for row in _rows(hosts, hostvars, public, inner, relay)]
+
+
+def _rows(hosts, hostvars, public, inner, relay):
     rows, sent = [], {}
     for host in expected(hosts, hostvars):
-        answer, inner_answer = (hostvars[host].get(variable) or {} for variable in (public, inner))
+        answer, inner_answer = (_of_relay(hostvars[host].get(variable) or {}, relay) for variable in (public, inner))
         sent[host] = {int(index) for index in answer.get("indexes") or ()}
-        rows.append(_row(host, answer, inner_answer, relay["endpoint"]))
+        rows.append({"relay": relay.get("host", ""), **_row(host, answer, inner_answer, relay["endpoint"])})
     somebody = any(row["reachable"] and row["place"] != INSIDE for row in rows)
     arrived = {int(probe["index"]) for probe in relay.get("probes") or ()}
     for row in rows:
         if not row["ok"]:
             row["reason"], row["cure"] = _fault(row["reason"], sent[row["device"]], arrived, somebody, relay)
     return rows
+
+
+def _of_relay(result, relay):
+    """The result for one relay: of a loop it is one of many, unless the host was not reached at all."""
+    for entry in result.get("results") or ():
+        if entry[entry["ansible_loop_var"]]["host"] == relay.get("host"):
+            return entry
+    return result
 
 
 def _row(host, answer, inner_answer, endpoint):

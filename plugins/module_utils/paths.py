@@ -26,7 +26,7 @@ def find_peer(running: RunningInterface, addresses: list) -> RunningPeer | None:
 def judge(target: dict, interface: str, running: RunningInterface, relay_addresses: list, now: float) -> dict:
     """What is known of the path to a target, whose addresses carry their round trips (rtt_ms)."""
     peer = find_peer(running, [entry["address"] for entry in target["addresses"]])
-    relay = find_peer(running, relay_addresses)
+    relay = _relay_of(peer, running, relay_addresses)
     silent = [entry["address"] for entry in target["addresses"] if entry["rtt_ms"] is None]
     answered = [entry["rtt_ms"] for entry in target["addresses"] if entry["rtt_ms"] is not None]
     age = int(max(0, now - peer.latest_handshake)) if peer and peer.latest_handshake else None
@@ -45,6 +45,12 @@ def judge(target: dict, interface: str, running: RunningInterface, relay_address
         "reason": reason,
         "cure": cure,
     }
+
+
+def _relay_of(peer, running: RunningInterface, relay_addresses: list) -> RunningPeer | None:
+    """The relay by which the peer is reached, or else the first one."""
+    relays = [relay for relay in (find_peer(running, [address]) for address in relay_addresses) if relay]
+    return next((relay for relay in relays if peer and relay.endpoint == peer.endpoint), relays[0] if relays else None)
 
 
 def _fault(name: str, interface: str, peer, relay, silent: list, age) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
 
@@ -179,12 +179,18 @@ class Written:
     post_up: tuple
     pre_down: tuple
     endpoints: dict  # (endpoint, inner endpoint) by public key
+    allowed_ips: dict = field(default_factory=dict)  # by public key
+
+    def owner(self, allowed_ips) -> str:
+        """The public key of the peer that has an endpoint and just these networks behind it, or nothing."""
+        wanted = set(allowed_ips)
+        return next((key for key in self.endpoints if self.allowed_ips.get(key) == wanted), "")
 
 
 def read_back(text: str) -> Written:
     """Read a wg-quick file, ours or another's. What is not understood is left out: the running interface decides."""
     hooks: dict = {"postup": [], "predown": []}
-    endpoints, public_key = {}, ""
+    endpoints, allowed_ips, public_key = {}, {}, ""
     for line in text.splitlines():
         if line.startswith(_INNER) and public_key in endpoints:
             endpoints[public_key] = (endpoints[public_key][0], line.removeprefix(_INNER).strip())
@@ -198,7 +204,9 @@ def read_back(text: str) -> Written:
             public_key = value
         elif name == "endpoint" and public_key:
             endpoints[public_key] = (value, "")
-    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints)
+        elif name == "allowedips" and public_key:
+            allowed_ips[public_key] = {prefix.strip() for prefix in value.split(",")}
+    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips)
 
 
 def _peer(options: dict) -> Peer:

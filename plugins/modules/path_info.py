@@ -44,7 +44,7 @@ options:
         elements: str
         required: true
   relay_addresses:
-    description: The relay's overlay addresses. A peer with the endpoint of theirs is reached by the relay.
+    description: The relays' overlay addresses. A peer with the endpoint of one of theirs is reached by that relay.
     type: list
     elements: str
     required: true

@@ -54,9 +54,15 @@ def parse_networks(networks) -> list:
     return parsed
 
 
-def first_hosts(networks) -> list[str]:
-    """The first host address of each network, which is the relay's unless it is told otherwise."""
-    return [str(network.network_address + 1) for network in parse_networks(networks)]
+def default_addresses(networks, place: int = 0) -> list[str]:
+    """A relay's own addresses: the first host of each network, or the one after for the next relay of the inventory."""
+    addresses = []
+    for network in parse_networks(networks):
+        address = network.network_address + place + 1
+        if address not in network or (network.version == 4 and address == network.broadcast_address):
+            raise OverlayError(f"{network} has no room for {place + 1} relays: use a larger network")
+        addresses.append(str(address))
+    return addresses
 
 
 def hashed_address(name: str, network, reserved):
@@ -81,8 +87,8 @@ def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=
     registered maps names to the keys that the relay knows, for devices that this run did not reach.
     """
     networks = parse_networks(networks)
-    relay_addresses = first_hosts(networks) if relay_addresses is None else relay_addresses
-    reserved = {_address(str(address), "relay_addresses") for address in relay_addresses}
+    relay_addresses = default_addresses(networks) if relay_addresses is None else relay_addresses
+    reserved = {parse_address(str(address), "relay_addresses") for address in relay_addresses}
     registered = registered or {}
     devices = [
         _device(str(host), hostvars[host], networks, reserved, registered)
@@ -94,23 +100,20 @@ def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=
     return devices
 
 
-def interface_of(devices: list[Device], name: str, networks, relay: dict) -> dict:
-    """What a device's WireGuard interface is to have: addresses with prefix length, and the list of peers."""
+def interface_of(devices: list[Device], name: str, networks, relays: list[dict]) -> dict:
+    """What a device's WireGuard interface is to have: addresses with prefix length, and the list of peers.
+
+    The other devices are reached by the first relay that is present and has a key.
+    """
+    relays = [relay for relay in relays if relay["present"] and relay["public_key"]]
+    if not relays:
+        raise OverlayError(f"{name}: no relay has a public key: set one up, with homelab.peer_relay.site")
     own = next((device for device in devices if device.name == name), None)
     if own is None:
         raise OverlayError(f"{name}: not a present host of the group peers: add it, or set its peer_state to present")
     networks = parse_networks(networks)
     exit_node = _exit_node(own, devices)
-    peers = [
-        {
-            "name": relay["name"],
-            "public_key": _public_key(relay["public_key"], relay["name"], "relay_public_key"),
-            "endpoint": relay["endpoint"],
-            "inner_endpoint": relay.get("inner_endpoint", ""),
-            "allowed_ips": [_host_route(address) for address in relay["addresses"]],
-            "persistent_keepalive": KEEPALIVE,
-        }
-    ]
+    peers = [_peer(relay, relay, map(host_route, relay["addresses"]), KEEPALIVE) for relay in relays]
     owners: dict = {}
     for device in devices:
         if device is own or not device.public_key or not own.shares_group(device):
@@ -123,17 +126,20 @@ def interface_of(devices: list[Device], name: str, networks, relay: dict) -> dic
                 )
             owners[subnet] = device.name
         exits = [DEFAULT_ROUTES[network.version] for network in networks] if device is exit_node else []
-        peers.append(
-            {
-                "name": device.name,
-                "public_key": device.public_key,
-                "endpoint": relay["endpoint"],
-                "inner_endpoint": relay.get("inner_endpoint", ""),
-                "allowed_ips": [*map(_host_route, device.addresses), *device.subnets, *exits],
-                "persistent_keepalive": 0,
-            }
-        )
+        reached = {"name": device.name, "public_key": device.public_key}
+        peers.append(_peer(reached, relays[0], [*map(host_route, device.addresses), *device.subnets, *exits], 0))
     return {"addresses": [_with_prefix(address, networks) for address in own.addresses], "peers": peers}
+
+
+def _peer(who: dict, relay: dict, allowed_ips, keepalive: int) -> dict:
+    return {
+        "name": who["name"],
+        "public_key": _public_key(who["public_key"], who["name"], "relay_public_key"),
+        "endpoint": relay["endpoint"],
+        "inner_endpoint": relay["inner_endpoint"],
+        "allowed_ips": list(allowed_ips),
+        "persistent_keepalive": keepalive,
+    }
 
 
 def _device(name: str, variables, networks, reserved, registered) -> Device:
@@ -164,7 +170,7 @@ def _device_addresses(name, explicit, networks, reserved) -> list:
     """The explicit addresses, and a hashed one in each network that has none."""
     chosen: dict = {network: [] for network in networks}
     for text in explicit or []:
-        address = _address(str(text), f"{name}: peer_addresses")
+        address = parse_address(str(text), f"{name}: peer_addresses")
         network = next((n for n in networks if address in n), None)
         if network is None:
             listed = ", ".join(map(str, networks))
@@ -269,14 +275,14 @@ def _network(text: str, where: str):
         raise OverlayError(f"{where}: {text!r} is not a network ({error}): write it as 192.168.1.0/24") from None
 
 
-def _address(text: str, where: str):
+def parse_address(text: str, where: str):
     try:
         return ipaddress.ip_address(text)
     except ValueError:
         raise OverlayError(f"{where}: {text!r} is not an IP address: write it without a prefix length") from None
 
 
-def _host_route(address: str) -> str:
+def host_route(address: str) -> str:
     return f"{address}/{ipaddress.ip_address(address).max_prefixlen}"
 
 
