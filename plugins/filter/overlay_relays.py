@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: overlay_relays
 short_description: The relays of the inventory
-version_added: 1.2.0
+version_added: 1.1.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
