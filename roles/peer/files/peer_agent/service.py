@@ -29,7 +29,8 @@ log = logging.getLogger("peer_agent")
 
 _LOOK = 0.2  # seconds between two looks at the interface's counters, which cost next to nothing
 _SAMPLE = 5.0  # seconds between two looks at all of WireGuard while nothing flows
-_LEAST_SAMPLE = 0.1
+_LEAST_SAMPLE = 0.1  # while something is under way and packets move
+_CALM_SAMPLE = 0.5  # while something is under way and none do
 _INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
 _SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
 _STATUS = 10.0  # seconds; readers take it for gone after 60
@@ -72,6 +73,7 @@ class Service:
         self._place: object = None  # where this device is
         self._slept = _slept()
         self._sampled_at = 0.0
+        self._sampled_packets: int | None = None
         self._status = status.Writer(config.status_file, _STATUS)
         self._stop = self._reload = False
 
@@ -156,7 +158,7 @@ class Service:
             self._write_status(now)
         if not self._pairs:
             return self._look_due - now
-        if now >= self._sample_due or (self._pairs.watching and now - self._sampled_at >= _LEAST_SAMPLE):
+        if now >= self._sample_due or (self._pairs.watching and self._worth_a_sample(now)):
             self._sample(now)
         delay = self._links.tick(now)
         self._pairs.relays(now)
@@ -182,8 +184,14 @@ class Service:
                 self._sample_due = now
             self._foreign = foreign
 
+    def _worth_a_sample(self, now: float) -> bool:
+        age = now - self._sampled_at
+        moved = self._wireguard.packets() != self._sampled_packets
+        return age >= _CALM_SAMPLE or (moved and age >= _LEAST_SAMPLE)
+
     def _sample(self, now: float) -> None:
         """Look at all of WireGuard."""
+        self._sampled_packets = self._wireguard.packets()
         self._sampled_at, self._sample_due = now, now + _SAMPLE
         try:
             self._running = self._wireguard.show()
