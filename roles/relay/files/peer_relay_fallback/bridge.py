@@ -115,7 +115,7 @@ class Bridge:
             if pipe.opened.done():
                 await self._watch(pipe)
             pipe.end("no WebSocket handshake")
-            await pipe.ended
+            log.debug("%s: %s", who, await pipe.ended)
         except (OSError, asyncio.TimeoutError) as error:  # strangers speak all sorts of things on this port
             log.debug("%s: %s", who, error)
         finally:
