@@ -37,7 +37,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(
+        options = self.validate_argument_spec(
             argument_spec={
                 "forwards": {"type": "list", "elements": "dict", "default": [], "options": _FORWARD},
                 "address": {"type": "str", "default": ""},
@@ -47,7 +47,7 @@ class ActionModule(ActionBase):
                 "hairpin": {"type": "bool", "default": True},
                 "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             }
-        )
+        )[1]
         try:
             result.update(self._settle(options))
         except OpenwrtError as error:

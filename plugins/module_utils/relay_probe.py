@@ -101,7 +101,7 @@ def answered(datagram: bytes, relay_key: bytes) -> int | None:
 def resolve(host: str, port: int) -> list:
     """(family, socket address) of an address or a name, as WireGuard would try them."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
 
 
 class Carrier:
@@ -122,7 +122,7 @@ class Carrier:
         problem = ""
         with ExitStack() as stack, selectors.DefaultSelector() as ready:
             sockets = {}
-            for family in {family for family, _ in targets}:
+            for family in {target[0] for target in targets}:
                 sockets[family] = stack.enter_context(self._open(family))
                 ready.register(sockets[family], selectors.EVENT_READ)
             waiting = list(probes)
@@ -156,9 +156,9 @@ class Carrier:
     def _wait(self, ready: selectors.BaseSelector) -> Outcome | None:
         end = time.monotonic() + self._timeout
         while (left := end - time.monotonic()) > 0:
-            for entry, _ in ready.select(left):
+            for entry in ready.select(left):
                 try:
-                    datagram, source = entry.fileobj.recvfrom(2048)
+                    datagram, source = entry[0].fileobj.recvfrom(2048)
                 except OSError:
                     continue
                 sent = self._sent.get(answered(datagram, self._relay_key))

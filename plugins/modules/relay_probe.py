@@ -127,14 +127,14 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard impor
 
 def interface_mark(module: AnsibleModule, interface: str) -> int:
     wg = module.get_bin_path("wg")
-    code, out, _ = module.run_command([wg, "show", interface, "fwmark"]) if wg else (1, "", "")
+    code, out = module.run_command([wg, "show", interface, "fwmark"])[:2] if wg else (1, "")
     # Without an interface there is no tunnel to avoid.
     return 0 if code else read_fwmark(out)
 
 
 def way_out(module: AnsibleModule, address: str, mark: int) -> str:
     command = [module.get_bin_path("ip", required=True), "-json", "route", "get", address]
-    code, out, _ = module.run_command([*command, "mark", str(mark)] if mark else command)
+    code, out = module.run_command([*command, "mark", str(mark)] if mark else command)[:2]
     # Without a route, sending says why.
     return "" if code else read_route(out)
 
