@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -21,8 +22,8 @@ from harness.service import ADDRESSES, Relay
 from harness.topology import RELAY_V4, Lab
 from harness.traffic import Iperf, Stream
 from harness.wireguard import Device
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 Figure = Callable[..., None]
 _URL = f"wss://{RELAY_V4[0]}:443/"
@@ -85,24 +86,49 @@ def _plain_tls() -> ssl.SSLContext:
 
 @pytest.fixture
 def stranger(lab: Lab) -> Iterator[Stranger]:
-    with contextlib.ExitStack() as sockets:
-        yield Stranger(lab.stranger(), sockets)
+    with contextlib.closing(asyncio.new_event_loop()) as loop, contextlib.ExitStack() as sockets:
+        yield Stranger(lab.stranger(), sockets, loop)
 
 
 class Stranger:
     """Whoever finds the port."""
 
-    def __init__(self, host: Namespace, sockets: contextlib.ExitStack):
+    def __init__(self, host: Namespace, sockets: contextlib.ExitStack, loop: asyncio.AbstractEventLoop):
         self.host = host
         self._sockets = sockets
+        self._loop = loop
 
     def connect(self) -> socket.socket:
         with self.host.inside():
             return self._sockets.enter_context(socket.create_connection((RELAY_V4[0], 443), 10))
 
-    def websocket(self, url: str = _URL) -> ClientConnection:
-        made = connect(url, sock=self.connect(), ssl=_plain_tls(), compression=None, ping_interval=None)
-        return self._sockets.enter_context(made)
+    def websocket(self, url: str = _URL) -> WebSocket:
+        # Not the library's blocking client: its two threads disturb each other's TLS.
+        options = {"ssl": _plain_tls(), "compression": None, "ping_interval": None}
+
+        async def open_it() -> ClientConnection:
+            return await connect(url, sock=self.connect(), **options)
+
+        made = WebSocket(self._loop, self._loop.run_until_complete(open_it()))
+        self._sockets.callback(made.close)
+        return made
+
+
+class WebSocket:
+    """A stranger's connection, which lives while one of these waits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: ClientConnection):
+        self._loop = loop
+        self._connection = connection
+
+    def send(self, message: bytes | str | list[bytes]) -> None:
+        self._loop.run_until_complete(self._connection.send(message))
+
+    def recv(self, seconds: float) -> bytes | str:
+        return self._loop.run_until_complete(asyncio.wait_for(self._connection.recv(), seconds))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._connection.close())
 
 
 def test_a_device_without_udp_reaches_the_others(blocked: Blocked, figure: Figure) -> None:
