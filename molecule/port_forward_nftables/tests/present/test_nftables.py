@@ -68,7 +68,7 @@ def test_it_stays_open_when_the_ruleset_is_loaded_anew(command: str) -> None:
 
 def test_it_stays_open_after_a_reboot_of_the_router() -> None:
     reboot("router")
-    for name in ("laptop", "relay"):
+    for name in ("laptop", "relay", "stranger"):
         run(name, "ip neigh flush all")  # the container has a new hardware address
-    assert is_open()
+    wait_for("the port is open", is_open)
     assert machine("router").service("peer-relay-forwards").is_running
