@@ -8,6 +8,7 @@ import re
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.homelab.peer_relay.plugins.module_utils.forwards import OPTIONS
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.openwrt import (
     OpenwrtError,
     Section,
@@ -19,13 +20,6 @@ from ansible_collections.homelab.peer_relay.plugins.plugin_utils.openwrt import 
     wanted_sections,
 )
 
-_FORWARD = {
-    "name": {"type": "str", "required": True},
-    "protocol": {"type": "str", "choices": ["udp", "tcp"], "default": "udp"},
-    "port": {"type": "int", "required": True},
-    "external_port": {"type": "int"},
-    "families": {"type": "list", "elements": "str", "choices": ["ipv4", "ipv6"], "default": ["ipv4"]},
-}
 # What the firewall says of a section that it leaves out, and of a ruleset that it could not load.
 _COMPLAINT = re.compile(r"\bpeer_relay_|\bError: ")
 
@@ -39,13 +33,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         options = self.validate_argument_spec(
             argument_spec={
-                "forwards": {"type": "list", "elements": "dict", "default": [], "options": _FORWARD},
-                "address": {"type": "str", "default": ""},
-                "address6": {"type": "str", "default": ""},
+                **OPTIONS,
                 "wan": {"type": "str", "default": "wan"},
                 "lan": {"type": "str", "default": "lan"},
-                "hairpin": {"type": "bool", "default": True},
-                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             }
         )[1]
         try:

@@ -126,6 +126,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.commands import runner
 from ..module_utils.firewall import CommandError, FirewallError, Run
+from ..module_utils.forwards import OPTIONS
 from ..module_utils.nft import RulesetError
 from ..module_utils.nft_forwards import Request, bring_in, make_plan, make_request, refuse_what_others_hold
 from ..module_utils.nft_plan import read_ruleset
@@ -183,22 +184,8 @@ def refuse_what_does_not_forward(request: Request) -> None:
 
 
 def main() -> None:
-    forward = {
-        "name": {"type": "str", "required": True},
-        "protocol": {"type": "str", "choices": ["udp", "tcp"], "default": "udp"},
-        "port": {"type": "int", "required": True},
-        "external_port": {"type": "int"},
-        "families": {"type": "list", "elements": "str", "choices": ["ipv4", "ipv6"], "default": ["ipv4"]},
-    }
     module = AnsibleModule(
-        argument_spec={
-            "forwards": {"type": "list", "elements": "dict", "default": [], "options": forward},
-            "address": {"type": "str", "default": ""},
-            "address6": {"type": "str", "default": ""},
-            "wan": {"type": "str", "default": ""},
-            "hairpin": {"type": "bool", "default": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
+        argument_spec={**OPTIONS, "wan": {"type": "str", "default": ""}},
         supports_check_mode=True,
     )
     run = runner(module)
