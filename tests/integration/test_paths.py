@@ -6,16 +6,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from harness.capture import Capture
-from harness.paths import Paths, Watched
+from harness.paths import Figure, Journey, Paths, Watched
 from harness.service import PORT
 from harness.topology import Lab
-
-Figure = Callable[..., None]
-_WATCHED = 2.0  # seconds after a change in which its losses show
 
 
 @pytest.fixture
@@ -25,47 +22,11 @@ def paths(lab: Lab) -> Iterator[Paths]:
     made.close()
 
 
-class Journey:
-    """Changes, one after the other, with traffic all the time."""
-
-    def __init__(self, paths: Paths, figure: Figure):
-        self.paths = paths
-        self.watched = Watched(paths.ann, paths.bob)
-        self._figure = figure
-
-    def change(
-        self,
-        what: str,
-        make: Callable[[], object],
-        kinds: str | tuple[str, str],
-        goal: float,
-        via: str | None = None,
-        wait: float = 20,
-        lost: bool = True,
-    ) -> float:
-        """Make a change, wait for the path that it leads to, note what it cost, and return how long it took."""
-        moment, wall = time.monotonic(), time.time()
-        make()
-        kinds = (kinds,) if isinstance(kinds, str) else kinds
-        self.paths.wait(*kinds, via=via, seconds=wait, after=wall)
-        took = time.monotonic() - moment
-        time.sleep(_WATCHED)
-        gap, missing = self.watched.since(moment)
-        self.watched.connection.check()
-        wanted = f"gap < {goal:g} s" if lost else "none lost"
-        self._figure(f"path: {what}", f"gap {gap * 1000:.0f} ms, {missing} lost, {took:.1f} s to {kinds[0]}", wanted)
-        assert gap < goal, what
-        assert lost or not missing, what
-        return took
-
-
 @pytest.fixture
 def journey(paths: Paths, figure: Figure) -> Iterator[Journey]:
     paths.up(agents=False)
-    made = Journey(paths, figure)
-    made.watched.stream.wait_flowing(20)
-    yield made
-    made.watched.close()
+    with Watched(paths.ann, paths.bob) as watched:
+        yield Journey(paths, watched, figure)
 
 
 def test_every_change(journey: Journey, lab: Lab, figure: Figure) -> None:
@@ -104,16 +65,13 @@ def test_symmetric_nat_stays_on_the_relay(paths: Paths, figure: Figure, request:
     seconds = request.config.getoption("--steady-seconds")
     paths.symmetric()
     paths.up()
-    watched = Watched(paths.ann, paths.bob)
-    try:
+    with Watched(paths.ann, paths.bob) as watched:
         paths.wait("relay")
         time.sleep(5)
         moment, before = time.monotonic(), [agent.process.text() for agent in paths.agents]
         time.sleep(seconds)
         gap, lost = watched.since(moment)
         watched.connection.check()
-    finally:
-        watched.close()
     figure(
         f"path: 7. symmetric NAT on both, {seconds:g} s",
         f"gap {gap * 1000:.0f} ms, {lost} lost",

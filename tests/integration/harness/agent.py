@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from harness.topology import Lab
 from harness.wireguard import NETWORKS, Device
 
 _ROLES = Path(__file__).parents[3] / "roles"
+# What `time` says to the agent: a host that sleeps, or whose time of day is set, cannot be had in a lab.
+_CLOCK = """
+import os, time
+_boottime, _time = time.clock_gettime, time.time
+def _ahead(which):
+    with open(os.environ["CLOCK"]) as file:
+        return float(file.read().split()[which])
+time.clock_gettime = lambda clock: _boottime(clock) + (_ahead(0) if clock == time.CLOCK_BOOTTIME else 0)
+time.time = lambda: _time() + _ahead(1)
+"""
 
 
 def stage(folder: Path) -> Path:
@@ -43,6 +54,19 @@ class Agent:
         self.relays = relays
         self.others = [other for other in others if other is not device]
         self.process: Process | None = None
+        self.hosts: Path | None = None  # stands in for /etc/hosts
+        self.clock: Path | None = None
+
+    def jump(self, asleep: float = 0, forward: float = 0) -> None:
+        """Let the host have slept so long, or have its time of day set forward; once before the start to allow it."""
+        if not self.clock:
+            folder = self.folder / f"clock-{self.device.name}"
+            folder.mkdir()
+            (folder / "sitecustomize.py").write_text(_CLOCK)
+            self.clock = folder / "ahead"
+        fresh = self.clock.with_suffix(".new")
+        fresh.write_text(f"{asleep} {forward}")
+        fresh.replace(self.clock)
 
     def write_settings(self, **agent: object) -> None:
         agent = {
@@ -63,8 +87,15 @@ class Agent:
     def start(self, **agent: object) -> None:
         self.write_settings(**agent)
         notify = NotifySocket(self.folder / f"{self.device.name}.notify")
-        words = ["env", f"PYTHONPATH={stage(self.folder)}", f"NOTIFY_SOCKET={notify.path}", "PYTHONDONTWRITEBYTECODE=1"]
+        folders = [stage(self.folder)]
+        words = ["env", f"NOTIFY_SOCKET={notify.path}", "PYTHONDONTWRITEBYTECODE=1"]
+        if self.clock:
+            folders.append(self.clock.parent)
+            words.append(f"CLOCK={self.clock}")
+        words.append(f"PYTHONPATH={':'.join(map(str, folders))}")
         words += [sys.executable, "-m", "peer_agent", "--settings", str(self.settings), "run"]
+        if self.hosts:  # `ip netns exec` has given it a mount namespace of its own
+            words = ["sh", "-c", f'mount --bind {self.hosts} /etc/hosts && exec "$@"', "-", *words]
         self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
         try:
             wait_until("the agent says that it is ready", lambda: notify.heard_ready() or self._ended(), 10)
@@ -76,8 +107,12 @@ class Agent:
             raise AssertionError(f"the agent ended:\n{self.process.text()}")
         return False
 
-    def stop(self) -> int:
-        return self.process.stop()
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        return self.process.stop(number)
+
+    def reload(self) -> None:
+        self.write_settings()
+        self.process.send_signal(signal.SIGHUP)
 
     def busy_seconds(self) -> float:
         """What the agent has used of a processor, with the commands that it ran."""

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 
 from harness.agent import Agent
 from harness.connection import Connection
 from harness.fallback import Bridge, Certificate
 from harness.service import PORT, Relay
-from harness.topology import RELAY_V4, Lab
+from harness.topology import RELAY_V4, RELAY_V6, Lab
 from harness.traffic import Direction, Stream
 from harness.wireguard import Device
 
 SECOND_RELAY = "203.0.113.12"
+SECOND_RELAY_V6 = "2001:db8:ffff::12"
+Figure = Callable[..., None]
 _RATE = 100  # packets a second, each way: a gap is known to 10 ms
+_WATCHED = 2.0  # seconds after a change in which its losses show
 _SYMMETRIC = """
 table ip symmetric
 delete table ip symmetric
@@ -28,7 +32,8 @@ add rule inet router postrouting ip saddr 192.168.0.0/16 oifname "wan*" masquera
 class Paths:
     """`ann` and `bob`, who know each other and both relays; nothing runs before `up`."""
 
-    def __init__(self, lab: Lab):
+    def __init__(self, lab: Lab, v4: bool = True, v6: bool = False):
+        """Take the IP versions of the sites; the relays have both."""
         self.lab = lab
         self.sites = [lab.site(), lab.site()]
         self.relays = [Relay(lab.relay_host, lab.folder, name="one"), self._second_relay()]
@@ -38,9 +43,11 @@ class Paths:
             "fallback_url": f"wss://{RELAY_V4[0]}:443/",
             "fallback_fingerprint": certificate.fingerprint,
         }
-        self.endpoints = dict(zip(("one", "two"), (RELAY_V4[0], SECOND_RELAY), strict=True))
+        versions = ((v4, (RELAY_V4[0], SECOND_RELAY)), (v6, (RELAY_V6, SECOND_RELAY_V6)))
+        ways = zip(*(addresses for wanted, addresses in versions if wanted), strict=True)
+        self.addresses = dict(zip(("one", "two"), ways, strict=True))  # relay -> where it is reached, best first
         self.devices = [
-            Device(lab, site.host(name), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::1:{number}/128"])
+            Device(lab, site.host(name, v4, v6), name, [f"10.77.1.{number}/32", f"fd77:7065:6572::1:{number}/128"])
             for number, (site, name) in enumerate(zip(self.sites, ("ann", "bob"), strict=True), 1)
         ]
         self.ann, self.bob = self.devices
@@ -50,18 +57,22 @@ class Paths:
     def _second_relay(self) -> Relay:
         host = self.lab.namespace("relay2")
         self.lab.attach(host, "eth0")
-        host.ip(f"addr add {SECOND_RELAY}/24 dev eth0", "route add default via 203.0.113.1")
+        host.ip(
+            f"addr add {SECOND_RELAY}/24 dev eth0",
+            f"addr add {SECOND_RELAY_V6}/64 dev eth0 nodad",
+            "route add default via 203.0.113.1",
+            "route add default via 2001:db8:ffff::1",
+        )
         folder = self.lab.folder / "two"
         folder.mkdir()
         return Relay(host, folder, name="two", addresses=["10.77.0.2", "fd77:7065:6572::2"])
 
     def _table(self, relay: Relay) -> dict:
-        endpoint = f"{self.endpoints[relay.name]}:{PORT}"
         return {
             "name": relay.name,
             "public_key": relay.public_key,
             "addresses": relay.addresses,
-            "endpoints": [endpoint],
+            "endpoints": [endpoint(address) for address in self.addresses[relay.name]],
             **(self.fallback if relay.name == "one" else {}),
         }
 
@@ -72,13 +83,18 @@ class Paths:
             relay.start()
         self.bridge.start()
         for device in self.devices:
-            self.relays[0].connect(device, *self.devices)
-            self.relays[1].connect(device, address=SECOND_RELAY)
+            self.connect(device)
             device.up()
         for relay in self.relays:
             relay.wait_bound(*self.devices)
         if agents:
             self.start_agents()
+
+    def connect(self, device: Device) -> None:
+        """Configure a device: both relays, and the other device at the first."""
+        for relay in self.relays:
+            others = self.devices if relay is self.relays[0] else ()
+            relay.connect(device, *others, address=self.addresses[relay.name][0])
 
     def start_agents(self) -> None:
         for agent in self.agents:
@@ -104,10 +120,21 @@ class Paths:
             relay.stop()
 
 
+def endpoint(address: str, port: int = PORT) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def endpoints(device: Device) -> dict[str, str]:
+    """Where each of the device's peers is, by public key."""
+    lines = device.host.run("wg", "show", device.interface, "endpoints").splitlines()
+    return dict(line.split("\t") for line in lines)
+
+
 class Watched:
     """A stream each way and one TCP connection, through all that happens."""
 
     def __init__(self, one: Device, other: Device):
+        self.devices = (one, other)
         self.stream = Stream(one, other, rate=_RATE)
         self.connection = Connection(one, other)
 
@@ -122,6 +149,64 @@ class Watched:
     def close(self) -> None:
         self.connection.close()
         self.stream.stop()
+
+    def __enter__(self) -> Watched:
+        self.stream.wait_flowing(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Journey:
+    """Changes, one after the other, with traffic all the time."""
+
+    def __init__(self, paths: Paths, watched: Watched, figure: Figure):
+        self.paths = paths
+        self.watched = watched
+        self._figure = figure
+
+    def change(
+        self,
+        what: str,
+        make: Callable[[], object],
+        kinds: str | tuple[str, str],
+        goal: float,
+        via: str | None = None,
+        wait: float = 20,
+        lost: bool = True,
+    ) -> float:
+        """Make a change, wait for the path that it leads to, note what it cost, and return how long it took."""
+        moment, wall = time.monotonic(), time.time()
+        make()
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
+        self.paths.wait(*kinds, via=via, seconds=wait, after=wall)
+        took = time.monotonic() - moment
+        time.sleep(_WATCHED)
+        note = f", {took:.1f} s to {kinds[0]}"
+        self._measure(what, moment, goal, lost, note)
+        return took
+
+    def undisturbed(self, what: str, make: Callable[[], object], seconds: float = _WATCHED, goal: float = 0.5) -> None:
+        """Do something that moves nothing: the traffic shows no loss, and WireGuard sends where it sent before."""
+        devices = self.watched.devices
+        before, moment = [endpoints(device) for device in devices], time.monotonic()
+        make()
+        time.sleep(seconds)
+        self._measure(what, moment, goal, False, "")
+        for device, places in zip(devices, before, strict=True):
+            now = endpoints(device)
+            for other in devices:
+                key = other.public_key
+                assert now.get(key) == places.get(key), f"{what}: {device.name} reaches {other.name} otherwise"
+
+    def _measure(self, what: str, moment: float, goal: float, lost: bool, note: str) -> None:
+        gap, missing = self.watched.since(moment)
+        self.watched.connection.check()
+        wanted = f"gap < {goal:g} s" if lost else "none lost"
+        self._figure(f"path: {what}", f"gap {gap * 1000:.0f} ms, {missing} lost{note}", wanted)
+        assert gap < goal, what
+        assert lost or not missing, what
 
 
 def _gap(direction: Direction, moment: float) -> float:
