@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from urllib.parse import urlsplit
 
@@ -14,9 +15,8 @@ from peer_relay_fallback.gate import forwarded
 from peer_relay_fallback.pipe import LARGEST, Pipe
 from wire import Wire, udp_pair
 
-__all__ = ["Refused", "fallback_bridge", "fallback_device", "fallback_proxy"]
+from targets.target import Target
 
-_LOOP = asyncio.new_event_loop()
 _KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 _UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-"
 REQUEST = (
@@ -43,6 +43,12 @@ WORDS = [
 ]
 
 
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The process's own: what a loop waits on is shared with a process that is forked."""
+    return asyncio.new_event_loop()
+
+
 def _carry(pipe: Pipe, data: bytes, outer: socket.socket) -> None:
     """Feed the bytes in two parts; a connection that was closed hears no more."""
     wire = Wire(pipe)
@@ -65,7 +71,7 @@ def fallback_bridge(data: bytes) -> None:
         with inner, outer:
             _carry(_Connection(None, lambda _, headers: _admit(headers, inner)), data, outer)
 
-    _LOOP.run_until_complete(play())
+    _loop().run_until_complete(play())
 
 
 def _admit(headers: object, udp: socket.socket) -> socket.socket:
@@ -81,7 +87,7 @@ def fallback_device(data: bytes) -> None:
             pipe.websocket.key = _KEY
             _carry(pipe, data, wireguard)
 
-    _LOOP.run_until_complete(play())
+    _loop().run_until_complete(play())
 
 
 def fallback_proxy(data: bytes) -> None:
@@ -94,4 +100,26 @@ def fallback_proxy(data: bytes) -> None:
             there.shutdown(socket.SHUT_WR)
             await _tunnel(here, urlsplit("http://user:password@proxy:3128"), "relay", 443)
 
-    _LOOP.run_until_complete(play())
+    _loop().run_until_complete(play())
+
+
+TARGETS = {
+    "fallback_bridge": Target(
+        fallback_bridge,
+        (),
+        [REQUEST + b"".join(FRAMES), *(REQUEST + frame for frame in FRAMES)],
+        WORDS,
+    ),
+    "fallback_device": Target(
+        fallback_device,
+        (),
+        [RESPONSE + frame for frame in ANSWERS],
+        WORDS,
+    ),
+    "fallback_proxy": Target(
+        fallback_proxy,
+        (Refused,),
+        [b"HTTP/1.1 200 OK\r\nVia: a\r\n\r\n", b"HTTP/1.0 403 No\r\n\r\n"],
+        WORDS,
+    ),
+}

@@ -1,0 +1,23 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is fuzzed: for each parser a function of bytes, what it may raise, and inputs to begin with."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from targets.target import ROOT, Target
+
+sys.path[:0] = [str(ROOT / f"roles/{role}/files") for role in ("relay", "port_forward", "peer")]
+sys.path[:0] = [str(ROOT / "tests/unit/relay"), str(ROOT / "tests/unit/fallback")]
+sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
+runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
+
+from targets import agent, disk, edge, fallback, hosts, network, routers
+
+TARGETS: dict[str, Target] = {
+    name: target
+    for module in (network, disk, fallback, edge, hosts, routers, agent)
+    for name, target in module.TARGETS.items()
+}
