@@ -3,7 +3,7 @@
 """UDP sockets that receive and send in batches: recvmmsg, sendmmsg, UDP_GRO and UDP_SEGMENT through ctypes.
 
 Python's socket module moves one datagram a call. A batch costs one system call for many, a train of equal-sized
-datagrams (GRO) one buffer for many; payloads go out from the buffer they came in, without a copy.
+datagrams one header for many; payloads go out from the buffer they came in, without a copy in between.
 """
 
 from __future__ import annotations
@@ -17,79 +17,39 @@ import struct
 from collections.abc import Callable
 
 from peer_relay import addresses
+from peer_relay.trains import Received
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 23, 0
 _IPV6_PKTINFO = socket.IPV6_PKTINFO
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
-RX_SLOTS, TX_SLOTS = 32, 256
-_BUFFER_SIZE = 65536
+RX_SLOTS, TX_SLOTS = 64, 256
+_TX_PARTS = 1024  # pieces of payload in one batch that is sent; the system takes as many for one message
+# Room for the largest datagram or train; not a power of two, or the slots would share the same few cache lines.
+_SLOT_SIZE = 65536 + 2112
 _NAME_SIZE, _CONTROL_SIZE = 32, 96
 _SOCKADDR_IN_SIZE = 16
-MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of older kernels
 _CACHE_SIZE = 4096  # parsed and built control messages
 
-
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
-class _MsgHdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.c_void_p),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _MMsgHdr(ctypes.Structure):
-    _fields_ = (("hdr", _MsgHdr), ("len", ctypes.c_uint))
-
-
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+_libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+
 _cmsg_head = struct.Struct("@Nii")  # cmsghdr: length, level, type
-_HEADER_SIZE = ctypes.sizeof(_MMsgHdr)
+# mmsghdr: name, its size, vector, its entries, control messages, their size, flags; bytes received. "0P" aligns.
+_header = struct.Struct("@PIPNPNi0PI0P")
+_part = struct.Struct("@PN")  # iovec
+_received = struct.Struct(f"@{struct.calcsize('@PIPNP')}xN{struct.calcsize('@i0P')}xI0P")  # sizes: control, payload
 
 
-# What lies in the receive buffer: offset, size, source address, the relay's own address that it was sent to, and the
-# size of each datagram when it is a train of them (0: a single one). A tuple: it is made for every datagram.
-Received = tuple[int, int, bytes, bytes, int]
+class _Memory:
+    """A block of memory that the system calls know by its address and Python by a view."""
 
-
-def _cut(buffer: ctypes.Array, step: int, size: int) -> list[memoryview]:
-    """Return the first `size` bytes of each `step` bytes."""
-    view = memoryview(buffer).cast("B")
-    return [view[start : start + size] for start in range(0, len(view), step)]
-
-
-class _Slots:
-    """Headers, names, control messages and vectors for a number of messages, as the system calls want them."""
-
-    def __init__(self, count: int, name_size: int):
-        self.headers = (_MMsgHdr * count)()
-        self.vectors = (_IoVec * count)()
-        self.names = (ctypes.c_char * (_NAME_SIZE * count))()
-        self.controls = (ctypes.c_char * (_CONTROL_SIZE * count))()
-        for slot in range(count):
-            header = self.headers[slot].hdr
-            header.name = ctypes.addressof(self.names) + slot * _NAME_SIZE
-            header.namelen = _NAME_SIZE
-            header.iov = ctypes.addressof(self.vectors) + slot * ctypes.sizeof(_IoVec)
-            header.iovlen = 1
-            header.control = ctypes.addressof(self.controls) + slot * _CONTROL_SIZE
-            header.controllen = _CONTROL_SIZE
-        # Made once: each look through ctypes builds new objects, which would double the cost of a datagram.
-        self.sizes = [self.headers[slot] for slot in range(count)]
-        self.heads = [entry.hdr for entry in self.sizes]
-        self.parts = [self.vectors[slot] for slot in range(count)]
-        self.header_view = memoryview(self.headers).cast("B")
-        self.control_views = _cut(self.controls, _CONTROL_SIZE, _CONTROL_SIZE)
-        self.name_views = _cut(self.names, _NAME_SIZE, name_size)
+    def __init__(self, size: int):
+        self._block = ctypes.create_string_buffer(size)
+        self.address = ctypes.addressof(self._block)
+        self.view = memoryview(self._block).cast("B")
 
 
 def _control_message(level: int, kind: int, payload: bytes) -> bytes:
@@ -136,21 +96,34 @@ class BatchSocket:
         except OSError:
             self.socket.close()
             raise
-        self._payload = (ctypes.c_char * (RX_SLOTS * _BUFFER_SIZE))()
-        self.payload_address = ctypes.addressof(self._payload)
-        self.payload = memoryview(self._payload).cast("B")
-        self._rx, self._tx = _Slots(RX_SLOTS, self._address_size), _Slots(TX_SLOTS, self._address_size)
-        for slot, part in enumerate(self._rx.parts):
-            part.base = self.payload_address + slot * _BUFFER_SIZE
-            part.size = _BUFFER_SIZE
-        for head in self._tx.heads:
-            # The system wants a whole sockaddr_in; the bytes behind the address stay zero.
-            head.namelen = max(self._address_size, _SOCKADDR_IN_SIZE)
-        self._fresh_headers = bytes(self._rx.header_view)
+        name = f"{self._address_size}s{_NAME_SIZE - self._address_size}x"
+        self._names, self._controls = struct.Struct(name), struct.Struct(f"{_CONTROL_SIZE}s")
+        payload = _Memory(RX_SLOTS * _SLOT_SIZE)
+        self.payload, self.payload_address = payload.view, payload.address
+        self._rx_headers, self._tx_headers = _Memory(RX_SLOTS * _header.size), _Memory(TX_SLOTS * _header.size)
+        self._rx_names, self._tx_names = _Memory(RX_SLOTS * _NAME_SIZE), _Memory(TX_SLOTS * _NAME_SIZE)
+        self._rx_controls = _Memory(RX_SLOTS * _CONTROL_SIZE)
+        self._rx_parts, self._tx_parts = _Memory(RX_SLOTS * _part.size), _Memory(_TX_PARTS * _part.size)
+        for slot in range(RX_SLOTS):
+            _part.pack_into(self._rx_parts.view, slot * _part.size, payload.address + slot * _SLOT_SIZE, _SLOT_SIZE)
+            _header.pack_into(
+                self._rx_headers.view,
+                slot * _header.size,
+                self._rx_names.address + slot * _NAME_SIZE,
+                _NAME_SIZE,
+                self._rx_parts.address + slot * _part.size,
+                1,
+                self._rx_controls.address + slot * _CONTROL_SIZE,
+                _CONTROL_SIZE,
+                0,
+                0,
+            )
+        self._fresh_headers = bytes(self._rx_headers.view)
         self._parsed: dict[bytes, tuple[bytes, int]] = {}
-        self._built: dict[tuple[bytes, int], tuple[int, bytes]] = {}
-        # For each queued message: address, local address, segment size, and what keeps the payload alive.
-        self._queued: list[tuple[bytes, bytes, int, object]] = []
+        self._built: dict[tuple[bytes, int], tuple[int, int, object]] = {}
+        # For each queued message: address, local address, segment size, its parts, and what keeps them alive.
+        self._queued: list[tuple[bytes, bytes, int, list[int], object]] = []
+        self._parts_used = 0
         self._fd = self.socket.fileno()
 
     def _configure(self, buffer_size: int) -> None:
@@ -185,18 +158,23 @@ class BatchSocket:
 
     def receive(self) -> list[Received]:
         """Return what has arrived, at most RX_SLOTS buffers. Valid until the next call; `flush` comes before that."""
-        rx = self._rx
-        rx.header_view[:] = self._fresh_headers
-        count = _libc.recvmmsg(self._fd, rx.headers, RX_SLOTS, socket.MSG_DONTWAIT, None)
+        headers = self._rx_headers
+        headers.view[:] = self._fresh_headers
+        count = _libc.recvmmsg(self._fd, headers.address, RX_SLOTS, socket.MSG_DONTWAIT, None)
         if count <= 0:
             return []  # nothing there, or a pending error that this call has cleared
-        result = []
-        for slot in range(count):
-            size = rx.sizes[slot].len
-            control = bytes(rx.control_views[slot][: rx.heads[slot].controllen])
-            local, segment = self._parsed.get(control) or self._parse(control)
-            source = bytes(rx.name_views[slot])
-            result.append((slot * _BUFFER_SIZE, size, source, local, segment if segment < size else 0))
+        result, offset, parsed = [], 0, self._parsed
+        for (control_size, size), (source,), (control,) in zip(
+            _received.iter_unpack(headers.view[: count * _header.size]),
+            self._names.iter_unpack(self._rx_names.view[: count * _NAME_SIZE]),
+            self._controls.iter_unpack(self._rx_controls.view[: count * _CONTROL_SIZE]),
+            strict=True,
+        ):
+            control = control[:control_size]
+            local, segment = parsed.get(control) or self._parse(control)
+            step = segment if 0 < segment < size else size or 1
+            result.append((offset, size, source, local, step))
+            offset += _SLOT_SIZE
         return result
 
     def _parse(self, control: bytes) -> tuple[bytes, int]:
@@ -222,43 +200,56 @@ class BatchSocket:
     def send(self, datagram: bytes, address: bytes, local: bytes) -> None:
         """Queue one datagram."""
         pointer = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
-        self.queue(pointer, len(datagram), address, local, 0, datagram)
+        self.queue([pointer, len(datagram)], address, local, 0, datagram)
 
-    def queue(self, pointer: int, size: int, address: bytes, local: bytes, segment: int, keep: object = None) -> None:
-        """Queue `size` bytes at the memory address `pointer`, as one datagram or a train; `keep` keeps them alive.
+    def queue(self, parts: list[int], address: bytes, local: bytes, segment: int, keep: object = None) -> None:
+        """Queue a datagram, or with `segment` a train of them.
 
-        What `receive` returned lies at `payload_address` plus its offset, and stays there until the next batch.
+        `parts` are memory addresses, each followed by a size; `keep` keeps them alive. What `receive` returned lies at
+        `payload_address` plus its offset, and stays there until the next batch.
         """
-        slot = len(self._queued)
-        if slot == TX_SLOTS:
+        count = len(parts) // 2
+        if len(self._queued) == TX_SLOTS or self._parts_used + count > _TX_PARTS:
             self.flush()
-            slot = 0
-        tx = self._tx
-        part = tx.parts[slot]
-        part.base = pointer
-        part.size = size
-        tx.name_views[slot][:] = address
-        size_of_control, control = self._built.get((local, segment)) or self._build(local, segment)
-        tx.control_views[slot][:] = control
-        tx.heads[slot].controllen = size_of_control
-        self._queued.append((address, local, segment, keep))
+        slot, first = len(self._queued), self._parts_used * _part.size
+        struct.pack_into(f"@{len(parts)}N", self._tx_parts.view, first, *parts)
+        name = slot * _NAME_SIZE
+        self._tx_names.view[name : name + self._address_size] = address
+        control, control_size, _ = self._built.get((local, segment)) or self._build(local, segment)
+        _header.pack_into(
+            self._tx_headers.view,
+            slot * _header.size,
+            self._tx_names.address + name,
+            # The system wants a whole sockaddr_in; the bytes behind the address stay zero.
+            max(self._address_size, _SOCKADDR_IN_SIZE),
+            self._tx_parts.address + first,
+            count,
+            control,
+            control_size,
+            0,
+            0,
+        )
+        self._parts_used += count
+        self._queued.append((address, local, segment, parts, keep))
 
-    def _build(self, local: bytes, segment: int) -> tuple[int, bytes]:
-        """Return the control messages that choose the source address and cut a train: their size, and a full slot."""
+    def _build(self, local: bytes, segment: int) -> tuple[int, int, object]:
+        """Return the control messages that choose the source address and cut a train: address, size, and the memory."""
         control = b"".join(_control_message(*message) for message in _source_choice(local))
         if segment:
             control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
         if len(self._built) >= _CACHE_SIZE:
+            self.flush()  # what is queued points to them
             self._built.clear()
-        self._built[local, segment] = built = (len(control), control.ljust(_CONTROL_SIZE, b"\0"))
+        memory = _Memory(max(len(control), 1))
+        memory.view[: len(control)] = control
+        self._built[local, segment] = built = (memory.address, len(control), memory)
         return built
 
     def flush(self) -> None:
         """Send what is queued, in order; a datagram that the system refuses does not hold up its neighbours."""
         total, done = len(self._queued), 0
         while done < total:
-            first = ctypes.byref(self._tx.headers, done * _HEADER_SIZE)
-            sent = _libc.sendmmsg(self._fd, first, total - done, 0)
+            sent = _libc.sendmmsg(self._fd, self._tx_headers.address + done * _header.size, total - done, 0)
             if sent > 0:
                 done += sent
             else:
@@ -267,19 +258,18 @@ class BatchSocket:
                     self._send_apart(done, code)
                     done += 1
         self._queued.clear()
+        self._parts_used = 0
 
     def _send_apart(self, slot: int, code: int) -> None:
         """Deal with the queued message that sendmmsg refused with errno `code`."""
-        address, local, segment, _ = self._queued[slot]
-        part = self._tx.parts[slot]
-        size = part.size
-        step = segment or size
+        address, local, segment, parts, _ = self._queued[slot]
+        payload = b"".join(map(ctypes.string_at, parts[::2], parts[1::2]))
+        step = segment or len(payload)
         if code in (errno.EAGAIN, errno.ENOBUFS):
-            self._failed("send_buffer_full", address, -(-size // step), size)
+            self._failed("send_buffer_full", address, -(-len(payload) // step), len(payload))
             return
-        payload = ctypes.string_at(part.base, size)
         # A train may be too large for the way out, or the relay's own address may be gone: try each one plainly.
-        for start in range(0, size, step):
+        for start in range(0, len(payload), step):
             piece = payload[start : start + step]
             try:
                 if not (segment or local):

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Iterable
 
-from peer_relay import addresses, packets
-from peer_relay.datagrams import MAX_SEGMENTS, BatchSocket, Received
+from peer_relay import addresses, trains
+from peer_relay.datagrams import BatchSocket
 from peer_relay.device import Binding
 from peer_relay.switchboard import Switchboard
+from peer_relay.trains import Run
 
-_HEAD = struct.Struct("<Q")  # message type and receiver index of a transport message, read at once
-_TYPE_MASK = 0xFFFFFFFF
 BUFFER_SIZE = 8 << 20  # bytes asked for each socket buffer: 50 ms at 1 Gbit/s, with the kernel's accounting
 
 
@@ -74,12 +72,18 @@ class UserspacePlane:
     def drain(self, sock: BatchSocket, now: float) -> bool:
         """Take one batch from a socket through the switchboard; False when there was nothing."""
         batch = sock.receive()
-        for received in batch:
-            offset, size, source, local, segment = received
-            if segment:
-                self._train(sock, received, now)
-            else:
-                self._single(sock, offset, size, source, local, now)
+        for (source, local, head), runs in trains.flows(sock.payload, batch).items():
+            index = trains.index_of(head)
+            if index is not None:
+                count, size = trains.count(runs)
+                binding = self.switchboard.route(source, local, index, count, size, now)
+                if binding:
+                    self._forward(sock, runs, binding)
+                    continue
+            for offset, size in trains.singles(runs):
+                self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
+                if self.switchboard.outbox:
+                    self._empty_outbox()
         self.flush()
         return bool(batch)
 
@@ -91,72 +95,26 @@ class UserspacePlane:
 
     def _empty_outbox(self) -> None:
         outbox = self.switchboard.outbox
-        for datagram, binding in outbox:
-            address, local = binding
-            sender = self._by_local.get(local) or self._by_family.get(len(address))
+        for datagram, (address, local) in outbox:
+            sender = self._sender(address, local)
             if sender:
                 sender.send(datagram, address, local)
             else:
                 self._failed("send_failed", address, 1, len(datagram))
         outbox.clear()
 
-    def _single(self, sock: BatchSocket, offset: int, size: int, source: bytes, local: bytes, now: float) -> None:
-        if size >= packets.TRANSPORT_MIN_SIZE:
-            head = _HEAD.unpack_from(sock.payload, offset)[0]
-            if head & _TYPE_MASK == packets.TRANSPORT:
-                binding = self.switchboard.route(source, local, head >> 32, 1, size, now)
-                if binding:
-                    self._forward(sock, offset, size, binding, 0)
-                    return
-        self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
-        if self.switchboard.outbox:
-            self._empty_outbox()
-
-    def _train(self, sock: BatchSocket, train: Received, now: float) -> None:
-        """Cut a train into runs of one receiver index: a GRO buffer can mix the indexes of a source."""
-        offset, size, source, local, step = train
-        end = offset + size
-        if step < packets.TRANSPORT_MIN_SIZE:
-            self._singly(sock, train, now)
-            return
-        # The last datagram may be shorter than a header: it is looked at alone.
-        tail = size % step
-        whole = end - tail if tail < packets.TRANSPORT_MIN_SIZE else end
-        heads = [_HEAD.unpack_from(sock.payload, start)[0] for start in range(offset, whole, step)]
-        first = 0
-        for last in range(1, len(heads) + 1):
-            if last < len(heads) and heads[last] == heads[first] and last - first < MAX_SEGMENTS:
-                continue
-            start = offset + first * step
-            length = min(offset + last * step, end) - start
-            self._run(sock, heads[first], (start, length, source, local, step), now)
-            first = last
-        if whole < end:
-            self._single(sock, whole, end - whole, source, local, now)
-
-    def _run(self, sock: BatchSocket, head: int, run: Received, now: float) -> None:
-        """Forward datagrams of one source and one first word, as a train again when there are several."""
-        offset, size, source, local, step = run
-        if head & _TYPE_MASK == packets.TRANSPORT:
-            count = -(-size // step)
-            binding = self.switchboard.route(source, local, head >> 32, count, size, now)
-            if binding:
-                self._forward(sock, offset, size, binding, step if count > 1 else 0)
-                return
-        self._singly(sock, run, now)
-
-    def _singly(self, sock: BatchSocket, train: Received, now: float) -> None:
-        offset, size, source, local, step = train
-        for start in range(offset, offset + size, step):
-            self._single(sock, start, min(step, offset + size - start), source, local, now)
-
-    def _forward(self, sock: BatchSocket, offset: int, size: int, binding: Binding, segment: int) -> None:
+    def _forward(self, sock: BatchSocket, runs: list[Run], binding: Binding) -> None:
         address, local = binding
-        sender = self._by_local.get(local) or self._by_family.get(len(address))
-        if sender:
-            sender.queue(sock.payload_address + offset, size, address, local, segment)
-        else:
-            self._failed("send_failed", address, 1, size)
+        sender = self._sender(address, local)
+        if sender is None:
+            self._failed("send_failed", address, *trains.count(runs))
+            return
+        for parts, segment in trains.join(runs):
+            parts[::2] = [sock.payload_address + offset for offset in parts[::2]]
+            sender.queue(parts, address, local, segment)
+
+    def _sender(self, address: bytes, local: bytes) -> BatchSocket | None:
+        return self._by_local.get(local) or self._by_family.get(len(address))
 
     def _failed(self, reason: str, address: bytes, count: int, size: int) -> None:
         self.switchboard.drop(reason, count, size, self.switchboard.bound.get(address))
