@@ -12,6 +12,7 @@ from agent_net import Clock
 from peer_agent.endpoints import Endpoint
 
 _REKEY, _REJECT, _RETRY, _KEEPALIVE = 120.0, 180.0, 5.0, 10.0
+_HEADERS = 28  # bytes, of IP and UDP
 _sessions = itertools.count(1)
 
 
@@ -33,9 +34,15 @@ class Data(NamedTuple):
 
 
 def _size(message: Any) -> int:
-    """With the UDP and IP headers."""
-    content = getattr(message, "content", None)
-    return {Initiation: 176, Response: 120}.get(type(message), 60 + (len(content) if isinstance(content, bytes) else 0))
+    """In WireGuard's counters."""
+    if not isinstance(message, Data):
+        return 148 if isinstance(message, Initiation) else 92
+    return weight(message.content)
+
+
+def weight(content: Any) -> int:
+    """Return the bytes that a packet in the tunnel is: a keepalive, talk of the agents, or data."""
+    return 32 + (len(content) if isinstance(content, bytes) else 0 if content is None else 64)
 
 
 class Peer:
@@ -78,7 +85,7 @@ class Peer:
         size = _size(message)
         self.tx += size
         self._owes_since = None
-        self._send(endpoint or self.endpoint, message, size)
+        self._send(endpoint or self.endpoint, message, size + _HEADERS)
 
     def _initiate(self) -> None:
         if self.clock.now - self._initiated_at < _RETRY - 0.001:

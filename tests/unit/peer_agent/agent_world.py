@@ -10,10 +10,11 @@ from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 from agent_net import Net, Packet, Router
-from agent_wireguard import Data, Initiation, Peer, Response
+from agent_wireguard import Data, Initiation, Peer, Response, weight
 from peer_agent import control
 from peer_agent.actions import Ask, Connect, Disconnect, Note, Reach, Rekey, Say, Send, SetEndpoint, Suspect, Trust
 from peer_agent.endpoints import Endpoint
+from peer_agent.flow import Bytes
 from peer_agent.path import View
 from peer_agent.probes import Keyring
 from peer_agent.relays import Relay, Relays
@@ -90,6 +91,7 @@ class Device:
         self.reach = {relay.name: relay.endpoint for relay in world.relays.values()}  # the relays' own [Peer]s
         self.peer: Peer | None = None
         self.got: list[tuple[float, int]] = []
+        self.said = self.heard = 0  # bytes of talk in WireGuard's counters
         self.sent_bytes = 0  # by the agent, for the other device
         self.sets: list[tuple[float, Endpoint]] = []
         self.rekeys: list[float] = []
@@ -152,6 +154,7 @@ class Device:
     def _inside(self, content: Any) -> None:
         if isinstance(content, bytes):
             if self.runs:
+                self.heard += weight(content)
                 self.pair.control(self.world.now, control.decode(content))
                 self._drain()
         else:
@@ -224,7 +227,8 @@ class Device:
     def _sample(self) -> None:
         peer = self.peer
         self._sampled_at = self.world.now
-        self.pair.traffic(self.world.now, peer.tx, peer.rx, peer.endpoint, peer.stamp)
+        sent, came = Bytes(peer.tx, self.said), Bytes(peer.rx, self.heard)
+        self.pair.traffic(self.world.now, sent, came, peer.endpoint, peer.stamp)
 
     def _look(self) -> None:
         for view in self.relays.views():
@@ -251,6 +255,7 @@ class Device:
                 content = control.encode(message)
                 self.sent_bytes += len(content) + 60
                 self.peer.send(content)
+                self.said += 0 if message.answer else weight(content)
             case SetEndpoint(endpoint, hold):
                 self.sets.append((now, endpoint))
                 self._hold(object(), endpoint, now + hold)

@@ -1,38 +1,58 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether data flows on the running path, by WireGuard's counters of the pair."""
+"""Whether data flows on the running path, by WireGuard's counters of the pair.
+
+They count what the agents say to each other, too, and what WireGuard does of itself (keepalives, handshakes). That
+proves a path, but it is no data: nobody waits for more of it.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 SILENCE = 0.4  # seconds without an answer to what was sent, or of a sudden end: time to ask
 _LONG = 2.0  # seconds: sides that both send hear from each other more often
 _FRESH = 1.0  # seconds after which data that came belongs to the past
+_KEEPALIVE, _HANDSHAKE = 32, 148 + 92  # bytes
+
+
+class Bytes(NamedTuple):
+    """What a counter says, and how much of it is talk of the agents that needs no answer."""
+
+    all: int
+    talk: int = 0
 
 
 class Flow:
     """Counters and when they grew."""
 
     def __init__(self) -> None:
-        self._tx = self._rx = -1
+        self._sent = self._came = Bytes(-1)
+        self._handshake = 0
         self._waiting_since: float | None = None  # what was sent then has had no answer yet
         self._unheard_since: float | None = None  # the same, whatever else has proven the path since
         self.sent_at = self.heard_at = float("-inf")
         self._asked_for = float("-inf")  # the end that was asked about
 
-    def sample(self, now: float, tx: int, rx: int, here: bool) -> bool:
-        """Take the counters, and whether what came took the running path; return whether anything came."""
-        known = self._tx >= 0 and tx >= self._tx and rx >= self._rx  # they begin anew with a new [Peer]
-        sent, heard = known and tx > self._tx, known and rx > self._rx
-        self._tx, self._rx = tx, rx
-        if sent:
+    def sample(self, now: float, sent: Bytes, came: Bytes, handshake: int, here: bool) -> bool:
+        """Take the counters, the time of the last handshake, and whether what came took the running path; return
+        whether anything came."""
+        known = self._sent.all >= 0 and sent.all >= self._sent.all and came.all >= self._came.all  # or a new [Peer]
+        own = _KEEPALIVE + (_HANDSHAKE if handshake != self._handshake else 0)
+        data_sent = known and _growth(self._sent, sent) > own
+        data_came = known and _growth(self._came, came) > own
+        heard = known and came.all > self._came.all
+        self._sent, self._came, self._handshake = sent, came, handshake
+        if data_sent:
             self.sent_at = now
             if self._waiting_since is None:
                 self._waiting_since = now
             if self._unheard_since is None:
                 self._unheard_since = now
         if heard and here:
-            self.heard_at = now
             self._waiting_since = self._unheard_since = None
+            if data_came:
+                self.heard_at = now
         return heard
 
     def silent(self, now: float) -> bool:
@@ -74,3 +94,8 @@ class Flow:
         ends = self.heard_at + SILENCE if self.heard_at > self._asked_for else float("inf")
         waits = self._waiting_since + SILENCE if self._waiting_since is not None else float("inf")
         return min(waits, ends if ends > now else float("inf"))
+
+
+def _growth(before: Bytes, after: Bytes) -> int:
+    """Return by how much data has grown."""
+    return (after.all - before.all) - (after.talk - before.talk)

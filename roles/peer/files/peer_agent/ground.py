@@ -10,12 +10,12 @@ import socket
 
 from peer_agent import network
 from peer_agent.endpoints import Endpoint
+from peer_agent.interface import Interface
 from peer_agent.network import Interface as HostAddress
 from peer_agent.probes import MAGIC
 from peer_agent.raw import RawPort
 from peer_agent.settings import Settings
 from peer_agent.tunnel import Tunnel
-from peer_agent.wg import Interface
 
 # Documentation addresses: the way to everywhere, whatever the network is.
 _ANYWHERE = (Endpoint("192.0.2.1", 9), Endpoint("2001:db8::1", 9))

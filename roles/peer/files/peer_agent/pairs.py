@@ -9,16 +9,18 @@ import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent import control, settings
+from peer_agent import control, settings, tunnel
 from peer_agent.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
 from peer_agent.endpoints import Address, Endpoint, Network
+from peer_agent.flow import Bytes
 from peer_agent.ground import Ground
+from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.path import View
 from peer_agent.probes import SECRET_SIZE, Key, Keyring
 from peer_agent.raw import Datagram
 from peer_agent.selector import Pair
-from peer_agent.wg import Interface, WireGuard, WireGuardError
+from peer_agent.wg import WireGuard, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -36,6 +38,7 @@ class _Entry:
         self.due = 0.0
         self.hold: tuple[Endpoint, float] | None = None  # an endpoint to be set over and over, until then
         self.sample: object = None  # its counters, as they were last
+        self.said = self.heard = 0  # bytes of talk in them
         self.told = {view.name: view for view in views}
 
 
@@ -103,6 +106,7 @@ class Pairs:
         entry = self._by_address.get(source)
         if entry is None:
             return
+        entry.heard += tunnel.weight(payload, source)
         try:
             message = control.decode(payload)
         except control.MessageError as error:
@@ -116,7 +120,8 @@ class Pairs:
         for entry in self._entries.values():
             peer = running.peers.get(entry.peer.public_key)
             if peer:
-                sample = peer.tx, peer.rx, peer.endpoint, peer.handshake
+                sent, came = Bytes(peer.tx, entry.said), Bytes(peer.rx, entry.heard)
+                sample = sent, came, peer.endpoint, peer.handshake
                 entry.pair.traffic(now, *sample)
                 if sample != entry.sample:
                     entry.sample = sample
@@ -159,8 +164,7 @@ class Pairs:
         if isinstance(action, Send):
             self._send(entry, action)
         elif isinstance(action, Say):
-            if self._ground.tunnel:
-                self._ground.tunnel.send(control.encode(action.message), entry.address, self._port)
+            self._say(entry, action.message)
         elif isinstance(action, SetEndpoint):
             entry.hold = (action.endpoint, now + action.hold) if action.hold else None
             if action.hold:
@@ -176,6 +180,13 @@ class Pairs:
             self._links.suspect(now, action.relay)
         elif isinstance(action, Note):
             log.log(action.level, "%s: %s", entry.peer.name, action.text)
+
+    def _say(self, entry: _Entry, message: control.Message) -> None:
+        if not self._ground.tunnel:
+            return
+        payload = control.encode(message)
+        if self._ground.tunnel.send(payload, entry.address, self._port) and not message.answer:
+            entry.said += tunnel.weight(payload, entry.address)
 
     def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
         try:

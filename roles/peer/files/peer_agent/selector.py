@@ -23,7 +23,7 @@ from peer_agent.candidates import Candidate, Candidates
 from peer_agent.choice import Choice
 from peer_agent.control import Message
 from peer_agent.endpoints import Address, Endpoint, Network
-from peer_agent.flow import Flow
+from peer_agent.flow import Bytes, Flow
 from peer_agent.path import FALLBACK, Path, View
 from peer_agent.probes import PING, PONG, Probe, Window
 from peer_agent.sessions import Sessions
@@ -81,7 +81,7 @@ class Pair:
         self._talk = Talk(secret, self._leader, overlays, self.outbox, now)
         self._choice = Choice()
         self._flow = Flow()
-        self._watch = Watch(now)
+        self._watch = Watch(now, self._leader)
         self._sessions = Sessions(self._leader)
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Pair:
         """Time has passed in which nothing was heard, and that means nothing."""
         self._candidates.forget()
         self._flow.calm(now)
-        self._watch = Watch(now)
+        self._watch = Watch(now, self._leader)
         self._renew(now)
 
     def _renew(self, now: float) -> None:
@@ -195,7 +195,7 @@ class Pair:
     def _go_direct(self, now: float, candidate: Candidate) -> None:
         self._direct, self._trials.nominee = candidate, None
         self._candidates.keep(candidate)
-        self._watch = Watch(now)
+        self._watch = Watch(now, self._leader)
         self._note(f"now {candidate.kind} to {candidate.endpoint}")
         self._trials.punching.stop()
         self._moved(now)
@@ -277,7 +277,7 @@ class Pair:
         if fresh:
             self._window = Window()
             self._candidates.forget()
-            self._watch = Watch(now)
+            self._watch = Watch(now, self._leader)
         self._checks = 0
         self._check_at = now + _CHECKS * _CHECK_AFTER
         self._demand_wait = _DEMAND
@@ -313,6 +313,8 @@ class Pair:
         self._talk.lives(now)
         if probe.in_use:
             candidate.claimed = probe.number
+            if candidate is self._direct:
+                self._watch.asked(now)
             self._claimed(now, candidate)
         elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
             self._left_behind(now)
@@ -346,13 +348,13 @@ class Pair:
         elif candidate is self._trials.nominee and (probe.in_use or not self._leader):
             self._go_direct(now, candidate)
 
-    def traffic(self, now: float, tx: int, rx: int, endpoint: Endpoint | None, handshake: int) -> None:
-        """The [Peer] in `wg show dump`: bytes, endpoint, and the time of the last handshake as it stands there. The
-        first call tells which path runs already: it is kept as long as it works."""
+    def traffic(self, now: float, sent: Bytes, came: Bytes, endpoint: Endpoint | None, handshake: int) -> None:
+        """The [Peer] as it runs: bytes, endpoint, and the time of the last handshake as WireGuard tells it. The first
+        call tells which path runs already: it is kept as long as it works."""
         if self._endpoint is None:
             self._adopt(now, endpoint)
         via = self._ways.get(endpoint, "")
-        heard = self._flow.sample(now, tx, rx, endpoint == self._endpoint)
+        heard = self._flow.sample(now, sent, came, handshake, endpoint == self._endpoint)
         self._sessions.sample(handshake, via, heard)
         if heard:
             self._talk.online(now)

@@ -17,13 +17,14 @@ from typing import Any
 from peer_agent import notify, settings, status
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
+from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.names import Resolver
 from peer_agent.network import Changes
 from peer_agent.pairs import Pairs
 from peer_agent.raw import RawPort
 from peer_agent.tunnel import Tunnel
-from peer_agent.wg import Interface, WireGuard, WireGuardError
+from peer_agent.wg import Counters, WireGuard, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -53,6 +54,7 @@ class Service:
         self._settings = config
         self._selector = selectors.DefaultSelector()
         self._wireguard = WireGuard(config.interface)
+        self._counters = Counters(config.interface)
         self._ground = Ground(config, self._selector)
         self._changes = Changes()
         self._resolver = Resolver()
@@ -170,7 +172,7 @@ class Service:
 
     def _look(self, now: float) -> None:
         """See whether the interface is there, and whether it has moved packets of others."""
-        packets = self._wireguard.packets()
+        packets = self._counters.read()
         if packets is None:
             self._leave(f"{self._settings.interface} is not there: is wg-quick running?")
         elif not self._pairs:
@@ -186,12 +188,12 @@ class Service:
 
     def _worth_a_sample(self, now: float) -> bool:
         age = now - self._sampled_at
-        moved = self._wireguard.packets() != self._sampled_packets
+        moved = self._counters.read() != self._sampled_packets
         return age >= _CALM_SAMPLE or (moved and age >= _LEAST_SAMPLE)
 
     def _sample(self, now: float) -> None:
         """Look at all of WireGuard."""
-        self._sampled_packets = self._wireguard.packets()
+        self._sampled_packets = self._counters.read()
         self._sampled_at, self._sample_due = now, now + _SAMPLE
         try:
             self._running = self._wireguard.show()
@@ -200,6 +202,7 @@ class Service:
             self._leave(f"{self._settings.interface}: {error}")
             return
         self._note("interface", "")
+        self._note("tool", self._wireguard.problem())
         if not self._pairs:
             self._begin(now)
         elif fresh:
@@ -280,7 +283,10 @@ class Service:
             self._settings = fresh
             self._leave("")
             self._ground = Ground(fresh, self._selector)
+            self._wireguard.close()
             self._wireguard = WireGuard(fresh.interface)
+            self._counters.close()
+            self._counters = Counters(fresh.interface)
             self._interface_due = clock()
         notify.send("READY=1")
 

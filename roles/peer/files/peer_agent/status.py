@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.pairs import Pairs
 from peer_agent.settings import Settings
-from peer_agent.wg import Interface
 
 STALE = 60.0  # seconds after which the service is taken for gone
 

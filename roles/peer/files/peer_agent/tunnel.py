@@ -12,6 +12,14 @@ from ipaddress import ip_address
 from peer_agent.endpoints import Address
 
 _LONGEST = 2048
+_UDP, _IP4, _IP6 = 8, 20, 40  # bytes of headers
+_TRANSPORT, _BLOCK = 32, 16  # bytes that WireGuard adds, and of which it fills up the last
+
+
+def weight(payload: bytes, address: Address) -> int:
+    """Return how many bytes a datagram is in WireGuard's counters."""
+    inner = len(payload) + _UDP + (_IP4 if address.version == 4 else _IP6)
+    return _TRANSPORT + inner + -inner % _BLOCK
 
 
 class Tunnel:
@@ -50,13 +58,17 @@ class Tunnel:
         for sock in self._sockets.values():
             sock.close()
 
-    def send(self, payload: bytes, address: Address, port: int) -> None:
-        """Send one datagram, if it can be: what is asked for without an answer is asked for again."""
+    def send(self, payload: bytes, address: Address, port: int) -> bool:
+        """Send one datagram; return whether it could be: what is asked for without an answer is asked for again."""
         sock = self._sockets.get(address.version)
-        if sock:
-            with contextlib.suppress(OSError):
-                sock.sendto(payload, (str(address), port))
-                self.moved += 1
+        if not sock:
+            return False
+        try:
+            sock.sendto(payload, (str(address), port))
+        except OSError:
+            return False
+        self.moved += 1
+        return True
 
     def receive(self, sock: socket.socket, handle: Callable[[bytes, Address, int], None]) -> None:
         """Hand over all that has arrived at one of the sockets: datagram, source address and port."""

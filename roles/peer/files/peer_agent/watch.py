@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 IDLE = 5.0  # seconds between pings while no data flows: keeps the NATs' mappings, too
+_PRECEDENCE = 1.0  # seconds by which the leader is sooner: one ping and its pong are enough for both sides
 _PATIENCE = 0.7  # seconds without a pong after data has stopped: as many pings as outlast a few lost ones
 _TRIPS = 3  # round trips to wait at least
 _IDLE_PATIENCE = 3.0  # nobody suffers, and the other's agent may just start again
@@ -13,9 +14,15 @@ _WORRY = 0.3  # seconds of suspicion after which to look for another path
 
 
 class Watch:
-    """The suspicion against one path, if there is one."""
+    """The suspicion against one path, if there is one.
 
-    def __init__(self, now: float):
+    While no data flows, a ping of the other side's is as good as one of this side's: if the pong does not reach it, it
+    leaves the path, and says so.
+    """
+
+    def __init__(self, now: float, leader: bool):
+        self._idle = IDLE if leader else IDLE + _PRECEDENCE
+        self._quiet_since = now  # since a probe came
         self.answered_at = now
         self.urgent = False  # data has stopped
         self._firm = False  # data alone does not allay it
@@ -34,7 +41,7 @@ class Watch:
         self._firm |= firm
 
     def tick(self, now: float) -> None:
-        if self._since is None and now - self.answered_at >= IDLE:
+        if self._since is None and now - self._quiet_since >= self._idle:
             self._begin(now, _IDLE_PATIENCE)
 
     def _begin(self, now: float, patience: float) -> None:
@@ -50,8 +57,12 @@ class Watch:
 
     def answered(self, now: float) -> None:
         """A pong came over the path."""
-        self.answered_at = now
+        self.answered_at = self._quiet_since = now
         self._clear()
+
+    def asked(self, now: float) -> None:
+        """A ping came over the path: the other uses it."""
+        self._quiet_since = now
 
     def _clear(self) -> None:
         self._since = None
@@ -72,4 +83,4 @@ class Watch:
 
     def due(self) -> float:
         """Return when there is something to do."""
-        return self.answered_at + IDLE if self._since is None else min(self._ping_at, self._deadline)
+        return self._quiet_since + self._idle if self._since is None else min(self._ping_at, self._deadline)

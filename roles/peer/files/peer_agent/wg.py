@@ -1,47 +1,41 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""WireGuard's interface, by its own tool: what it says, and setting endpoints. Keys of the interface are not kept."""
+"""WireGuard's interface: what it says, and setting endpoints.
+
+What is done often starts no process: it goes straight to wireguard-go or to the kernel. What is rare is left to `wg`,
+and so is everything else should neither answer as it ought to.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
-from peer_agent import quick
 from peer_agent.endpoints import Endpoint
+from peer_agent.genetlink import Kernel
+from peer_agent.interface import Interface, Malformed, Peer, endpoint
+from peer_agent.uapi import Userspace
 
+log = logging.getLogger("peer_agent")
+
+_Result = TypeVar("_Result")
 _TIMEOUT = 5.0
 _NONE = "(none)"
+_NO_TOOL = "wg is missing, so a session cannot be renewed: install wireguard-tools"
 
 
 class WireGuardError(Exception):
-    """wg did not do what was asked; the message says why."""
-
-
-class Peer(NamedTuple):
-    """A [Peer] as it runs."""
-
-    public_key: str
-    preshared: bool
-    endpoint: Endpoint | None
-    allowed: str  # as `wg set` takes it
-    handshake: int  # Unix time as WireGuard says it; 0: never
-    rx: int
-    tx: int
-    keepalive: str
-
-
-class Interface(NamedTuple):
-    """An interface as it runs."""
-
-    port: int
-    mark: int
-    peers: dict[str, Peer]  # by public key
+    """WireGuard did not do what was asked; the message says why."""
 
 
 def parse(dump: str) -> Interface:
-    """Read `wg show INTERFACE dump`; raise WireGuardError, without its text: keys."""
+    """Read `wg show INTERFACE dump`; raise Malformed, without its text: keys."""
     lines = dump.splitlines()
     try:
         _private, _public, port, mark = lines[0].split("\t")
@@ -49,27 +43,44 @@ def parse(dump: str) -> Interface:
         number = 0 if mark == "off" else int(mark, 0)
         return Interface(int(port), number, {peer.public_key: peer for peer in peers})
     except (ValueError, TypeError, IndexError):
-        raise WireGuardError("wg show dump: this is not the form that is known") from None
+        raise Malformed("the answer of wg show dump") from None
 
 
-def _peer(
-    key: str, preshared: str, endpoint: str, allowed: str, handshake: str, rx: str, tx: str, keepalive: str
-) -> Peer:
+def _peer(key: str, preshared: str, place: str, allowed: str, handshake: str, rx: str, tx: str, keepalive: str) -> Peer:
     return Peer(
         key,
         preshared != _NONE,
-        _endpoint(endpoint),
+        None if place == _NONE else endpoint(place),
         "" if allowed == _NONE else allowed,
         int(handshake),
         int(rx),
         int(tx),
-        keepalive,
+        0 if keepalive == "off" else int(keepalive),
     )
 
 
-def _endpoint(text: str) -> Endpoint | None:
-    # A link-local address is nothing that the agent would choose.
-    return None if text == _NONE or "%" in text else Endpoint.parse(text)
+class Counters:
+    """How many packets an interface has moved: read from files that stay open."""
+
+    def __init__(self, name: str):
+        self._files = [Path("/sys/class/net", name, "statistics", f"{way}_packets") for way in ("rx", "tx")]
+        self._open: list[int] = []
+
+    def read(self) -> int | None:
+        """Return their number, or None without interface."""
+        for _ in range(2):  # the open files may be those of an interface that has gone and come
+            try:
+                for file in self._files[len(self._open) :]:
+                    self._open.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+                return sum(int(os.pread(file, 32, 0)) for file in self._open)
+            except (OSError, ValueError):
+                self.close()
+        return None
+
+    def close(self) -> None:
+        for file in self._open:
+            os.close(file)
+        self._open = []
 
 
 class WireGuard:
@@ -77,8 +88,30 @@ class WireGuard:
 
     def __init__(self, name: str):
         self.name = name
-        self._device = Path("/sys/class/net", name)
-        self._quick: quick.Userspace | quick.Kernel | None = None
+        self._direct: Userspace | Kernel | None = None
+        self._strange = False  # what is said there could not be read
+
+    def close(self) -> None:
+        if self._direct:
+            self._direct.close()
+        self._direct = None
+
+    @staticmethod
+    def problem() -> str:
+        """Return what is missing, and the cure, or ""."""
+        return "" if shutil.which("wg") else _NO_TOOL
+
+    def _straight(self, do: Callable[[Userspace | Kernel], _Result]) -> _Result | None:
+        """Do something without `wg`; return None when that cannot be done."""
+        for _ in range(2):  # the connection may be one to an interface that has gone and come
+            self._direct = self._direct or _connect(self.name)
+            if self._direct is None:
+                break
+            try:
+                return do(self._direct)
+            except OSError:
+                self.close()
+        return None
 
     def _run(self, *words: str, stdin: str = "") -> str:
         try:
@@ -91,7 +124,7 @@ class WireGuard:
                 check=False,
             )
         except FileNotFoundError:
-            raise WireGuardError("wg is missing: install wireguard-tools") from None
+            raise WireGuardError(_NO_TOOL) from None
         except (OSError, subprocess.TimeoutExpired) as error:
             raise WireGuardError(f"wg {words[0]}: {error}") from None
         if done.returncode:
@@ -100,34 +133,31 @@ class WireGuard:
 
     def show(self) -> Interface:
         """Return the interface; raise WireGuardError when it is not there."""
-        return parse(self._run("show", self.name, "dump"))
-
-    def packets(self) -> int | None:
-        """Return how many packets the interface has moved, at the cost of no process; None without interface."""
         try:
-            return sum(int((self._device / "statistics" / name).read_text()) for name in ("rx_packets", "tx_packets"))
-        except (OSError, ValueError):
-            return None
+            found = None if self._strange else self._straight(lambda direct: direct.show())
+        except Malformed as error:
+            log.warning("%s: %s is not in the form that is known: asking wg from now on", self.name, error)
+            self._strange, found = True, None
+        try:
+            return found or parse(self._run("show", self.name, "dump"))
+        except Malformed as error:
+            raise WireGuardError(f"{error} is not in the form that is known") from None
 
-    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
+    def set_endpoint(self, public_key: str, place: Endpoint) -> None:
         """Set the endpoint of a peer."""
-        for _ in range(2):  # the connection may be one to an interface that has gone and come
-            self._quick = self._quick or quick.connect(self.name)
-            if self._quick is None:
-                break
-            try:
-                self._quick.set_endpoint(public_key, endpoint)
-                return
-            except OSError:
-                self._quick.close()
-                self._quick = None
-        self._run("set", self.name, "peer", public_key, "endpoint", str(endpoint))
 
-    def renew(self, peer: Peer, endpoint: Endpoint) -> None:
+        def do(direct: Userspace | Kernel) -> bool:
+            direct.set_endpoint(public_key, place)
+            return True
+
+        if not self._straight(do):
+            self._run("set", self.name, "peer", public_key, "endpoint", str(place))
+
+    def renew(self, peer: Peer, place: Endpoint) -> None:
         """Remove the peer and add it again as it was: its session ends, and its next packet asks for another."""
         # In one call, so that no packet finds the peer gone. Routes are not the peer's: they stay.
-        words = ["peer", peer.public_key, "remove", "peer", peer.public_key, "endpoint", str(endpoint)]
-        words += ["persistent-keepalive", peer.keepalive, "allowed-ips", peer.allowed]
+        words = ["peer", peer.public_key, "remove", "peer", peer.public_key, "endpoint", str(place)]
+        words += ["persistent-keepalive", str(peer.keepalive), "allowed-ips", peer.allowed]
         secret = self._preshared(peer.public_key) if peer.preshared else ""
         if secret:
             words += ["preshared-key", "/dev/stdin"]
@@ -143,3 +173,10 @@ class WireGuard:
         The kernel's own WireGuard needs no such thing, and to it the same port again is no change.
         """
         self._run("set", self.name, "listen-port", str(port))
+
+
+def _connect(name: str) -> Userspace | Kernel | None:
+    for kind in (Userspace, Kernel):
+        with contextlib.suppress(OSError):
+            return kind(name)
+    return None

@@ -1,0 +1,39 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""WireGuard's interface as it runs. Its keys are in whatever tells of it, and are not kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from peer_agent.endpoints import Endpoint
+
+
+class Malformed(ValueError):
+    """This is not the form that is known."""
+
+
+class Peer(NamedTuple):
+    """A [Peer]."""
+
+    public_key: str
+    preshared: bool
+    endpoint: Endpoint | None
+    allowed: str  # as `wg set` takes it
+    handshake: int  # Unix time as WireGuard says it; 0: never
+    rx: int
+    tx: int
+    keepalive: int  # seconds; 0: off
+
+
+class Interface(NamedTuple):
+    """An interface."""
+
+    port: int
+    mark: int
+    peers: dict[str, Peer]  # by public key
+
+
+def endpoint(text: str) -> Endpoint | None:
+    """Read an endpoint; None for a link-local one, which is nothing that the agent would choose."""
+    return None if "%" in text else Endpoint.parse(text)
