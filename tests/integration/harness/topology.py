@@ -140,9 +140,10 @@ class Site:
         """Cut the site off."""
         self._drop("drop")
 
-    def partition_from(self, address: str) -> None:
-        """Cut the site off from one address."""
-        self._drop(f"ip saddr {address} drop; ip daddr {address} drop")
+    def partition_from(self, *addresses: str) -> None:
+        """Cut the site off from some addresses or networks."""
+        versions = (("ip6" if ":" in address else "ip", address) for address in addresses)
+        self._drop("; ".join(f"{ip} saddr {address} drop; {ip} daddr {address} drop" for ip, address in versions))
 
     def block_udp(self) -> None:
         """Let no UDP across the router, as some networks do."""
