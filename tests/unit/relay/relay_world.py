@@ -17,6 +17,7 @@ from typing import NamedTuple
 from peer_relay import addresses, packets, state
 from peer_relay.cookies import CookieJar, CookieMint
 from peer_relay.device import Binding, Device, DeviceSettings
+from peer_relay.kernel.entries import Entries
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
 from peer_relay.relay_peer import RelayPeer
 from peer_relay.session import Session
@@ -329,6 +330,25 @@ def check_consistency(switchboard: Switchboard) -> None:
     assert len(switchboard._credit) <= 1024
     assert len(own.strangers) <= 16
     assert set(switchboard._indexes.values()) <= registered
+
+
+def check_entries(entries: Entries) -> None:
+    """Assert that what was derived change by change is what one look at everything derives."""
+    entries.follow()
+    switchboard = entries._switchboard
+    anew = Entries(switchboard, entries._port, entries._way)
+    anew.follow()
+    assert {key: flow.target for key, flow in entries.flows.items()} == {
+        key: flow.target for key, flow in anew.flows.items()
+    }
+    for key, flow in entries.flows.items():
+        assert switchboard.bound[key.source] is flow.device
+        assert flow.device.routes[key.index].pair is flow.pair
+        assert flow.device.routes[key.index].confirmed
+        assert flow.pair.peer.binding.address == flow.target.destination
+    assert entries.refusals == anew.refusals
+    assert entries._senders == anew._senders
+    assert entries.rejected.keys() <= entries.flows.keys()
 
 
 # --- what is inside the tunnel --------------------------------------------------------------------------------------

@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from peer_relay import drops, packets, probe, report
-from relay_world import LOCAL, LOCAL_2, World, at, check_consistency
+from peer_relay.device import Binding
+from peer_relay.kernel.entries import Entries, Refusal
+from peer_relay.kernel.entry import Target
+from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
 
 NAMES = ["ann", "bob", "cid", "dan"]
 NAME = st.sampled_from(NAMES)
@@ -28,6 +31,14 @@ class Relay(RuleBasedStateMachine):
         for number, name in enumerate(NAMES, 1):
             self.world.add(name, at("203.0.113.1", number))
         self.captured: list[bytes] = []
+        self.ways: dict[bytes, Target | Refusal] = {}
+        self.entries = self.derive()
+
+    def derive(self) -> Entries:
+        return Entries(self.world.switchboard, 40000, self.way)
+
+    def way(self, binding: Binding) -> Target | Refusal:
+        return self.ways.get(binding.address, Target(b"", b"", 2, 1500))
 
     def device(self, name: str):
         return self.world.devices[name]
@@ -107,11 +118,21 @@ class Relay(RuleBasedStateMachine):
     @rule(jump=st.sampled_from([0.0, -1e6, 1e6]))
     def restart(self, jump: float) -> None:
         self.world.restart(wall_jump=jump)
+        self.entries = self.derive()
+
+    @rule(address=ADDRESS, way=st.sampled_from([Target(b"", b"", 3, 1400), Refusal("no_way", "no route")]))
+    def reroute(self, address: bytes, way: Target | Refusal) -> None:
+        self.ways[address] = way
+        self.entries.moved([Binding(address, LOCAL)])
 
     @invariant()
     def consistent(self) -> None:
         check_consistency(self.world.switchboard)
         assert self.world.switchboard.drops.keys() <= drops.REASONS.keys()
+
+    @invariant()
+    def entries_follow(self) -> None:
+        check_entries(self.entries)
 
     @invariant()
     def spent_probes_are_bounded(self) -> None:

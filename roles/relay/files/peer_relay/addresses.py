@@ -29,6 +29,14 @@ def pack(host: str, port: int) -> bytes:
         raise ValueError(f"port {port} or scope {scope!r} is out of range") from error
 
 
+def join(host: bytes, port: int) -> bytes:
+    """Return the address bytes of the 4 or 16 bytes of an IP address and a port."""
+    wire_port = port.to_bytes(2, "big")
+    if len(host) == 4:
+        return _V4.pack(socket.AF_INET, wire_port, host)
+    return _V6.pack(socket.AF_INET6, wire_port, 0, host, 0)
+
+
 def unpack(address: bytes) -> tuple[str, int]:
     """Return (host, port); the host of a link-local address carries its scope as a number."""
     if len(address) == V4_SIZE:

@@ -47,6 +47,7 @@ class Pair:
         "crossed",
         "indexes",
         "initiations",
+        "kernel_packets",
         "last_initiation",
         "last_packet",
         "last_passed",
@@ -61,19 +62,21 @@ class Pair:
         self.indexes: list[int] = []  # receiver indexes of the routes, oldest first
         self.initiations = self.responses = 0  # sent by this side, answered by the peer
         self.packets = self.bytes = 0
+        self.kernel_packets = 0  # of these, those that the kernel forwarded
         self.last_initiation = self.last_response = self.last_packet = NEVER
         self.last_passed = NEVER  # when an initiation was last handed to a peer that is there
         self.crossed = False  # the latest initiation was dropped because the peer's own was on its way
 
 
 class Route:
-    """A receiver index under which a device sends to a peer, until `expires`."""
+    """A receiver index under which a device sends to a peer, until `expires`; `confirmed` once it was answered."""
 
-    __slots__ = ("expires", "pair")
+    __slots__ = ("confirmed", "expires", "pair")
 
-    def __init__(self, pair: Pair, expires: float):
+    def __init__(self, pair: Pair, expires: float, confirmed: bool):
         self.pair = pair
         self.expires = expires
+        self.confirmed = confirmed
 
 
 class Device:
@@ -124,7 +127,7 @@ class Device:
             found = self.pairs[peer] = Pair(peer)
         return found
 
-    def add_route(self, index: int, peer: Device, expires: float) -> None:
+    def add_route(self, index: int, peer: Device, expires: float, confirmed: bool) -> None:
         """Let this device send to `peer` under receiver `index`; the pair's route that ends first makes room.
 
         Those that no answer has confirmed end first, so that forged initiations push out each other only.
@@ -134,9 +137,10 @@ class Device:
         if known is not None:
             if known.pair is pair:
                 known.expires = max(known.expires, expires)
+                known.confirmed |= confirmed
                 return
             self.drop_route(index)
-        self.routes[index] = Route(pair, expires)
+        self.routes[index] = Route(pair, expires, confirmed)
         pair.indexes.append(index)
         if len(pair.indexes) > _ROUTES_PER_PAIR:
             self.drop_route(min(pair.indexes[:-1], key=lambda known: self.routes[known].expires))

@@ -68,7 +68,7 @@ def restore(switchboard: Switchboard, state: Any, now: float) -> None:
             switchboard.restore(device, binding)
         for index, peer, left in routes:
             if peer in known:
-                switchboard.restore_route(device, index, known[peer], now + left)
+                switchboard.restore_route(device, index, known[peer], left, now)
 
 
 def _timestamp(text: str) -> bytes:

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from peer_relay import packets
-from peer_relay.device import NEVER, Binding, Device, DeviceSettings, Route
+from peer_relay.device import NEVER, Binding, Device, DeviceSettings, Pair, Route
 from peer_relay.drops import Refused
 from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
 from peer_relay.waiting import WaitingRoom
@@ -62,6 +62,10 @@ class Switchboard:
         self.outbox: list[tuple[bytes, Binding]] = []
         self.events: list[Event] = []
         self.changes = 0  # counts what a restart has to remember: bindings and routes
+        # For a data plane that forwards without asking: whose binding or settings, and whose routes toward whom, are
+        # not what they were. It empties both.
+        self.moved: set[Device] = set()
+        self.rerouted: set[tuple[Device, Device]] = set()
         self._groups: dict[str, list[Device]] = {}
         self._owners: dict[IPv4Address | IPv6Address, Device] = {}  # by overlay address
         self._indexes: dict[int, Device] = {}  # receiver index -> a device that sends with it
@@ -85,6 +89,7 @@ class Switchboard:
                 self.devices[key] = Device(entry)
             elif device.settings != entry:
                 device.update(entry)
+                self.moved.add(device)
         self._groups = {}
         self._owners = {address: device for device in self.devices.values() for address in device.settings.addresses}
         for device in self.devices.values():
@@ -94,6 +99,7 @@ class Switchboard:
             for peer in [peer for peer in device.pairs if not device.may_reach(peer)]:
                 device.forget(peer)
                 peer.forget(device)
+                self.rerouted |= {(device, peer), (peer, device)}
 
     def _remove(self, device: Device) -> None:
         self._unbind(device)
@@ -132,6 +138,19 @@ class Switchboard:
         pair.packets += count
         pair.bytes += size
         return binding
+
+    def forwarded(self, device: Device, pair: Pair, count: int, size: int, last: float) -> None:
+        """Count transport messages that the kernel has forwarded, the latest of them at `last`."""
+        peer = pair.peer
+        device.last_seen = max(device.last_seen, last)
+        pair.last_packet = max(pair.last_packet, last)
+        device.rx_packets += count
+        device.rx_bytes += size
+        peer.tx_packets += count
+        peer.tx_bytes += size
+        pair.packets += count
+        pair.bytes += size
+        pair.kernel_packets += count
 
     def receive(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
         """Decide on any datagram that came from `source` to the relay's address `local`."""
@@ -278,7 +297,7 @@ class Switchboard:
             pair.crossed = True
             raise Refused("crossed_initiation")
         pair.crossed = False
-        self._learn(peer, packets.sender_index(datagram), device, now + PENDING_ROUTE, now)
+        self._learn(peer, packets.sender_index(datagram), device, now, confirmed=False)
         if peer.live(now):
             pair.last_passed = now
         self._count_forwarded(device, len(datagram), now)
@@ -298,8 +317,8 @@ class Switchboard:
         if peer.binding is None:
             raise Refused("destination_not_bound")
         # The peer may send with the responder's index from now on, and the responder with the initiator's.
-        self._learn(peer, packets.sender_index(datagram), device, now + CONFIRMED_ROUTE, now)
-        device.add_route(index, peer, now + CONFIRMED_ROUTE)
+        self._learn(peer, packets.sender_index(datagram), device, now, confirmed=True)
+        self._add_route(device, index, peer, now + CONFIRMED_ROUTE, confirmed=True)
         pair = peer.pair(device)
         if not pair.responses:
             self.events.append(Event("pair", f"{peer.name} -> {device.name}"))
@@ -322,14 +341,22 @@ class Switchboard:
         self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
-    def _learn(self, holder: Device, index: int, toward: Device, expires: float, now: float) -> None:
+    def _learn(self, holder: Device, index: int, toward: Device, now: float, confirmed: bool) -> None:
         """Let `holder` send to `toward` under `index`, unless that index already means something else to it."""
         known = holder.routes.get(index)
         if self.own.owns(index) or (known and known.pair.peer is not toward and known.expires > now):
             raise Refused("index_collision")
-        holder.add_route(index, toward, expires)
+        lifetime = CONFIRMED_ROUTE if confirmed else PENDING_ROUTE
+        self._add_route(holder, index, toward, now + lifetime, confirmed)
         self._note_index(index, holder)
         self.changes += 1
+
+    def _add_route(self, holder: Device, index: int, toward: Device, expires: float, confirmed: bool) -> None:
+        known = holder.routes.get(index)
+        if known:
+            self.rerouted.add((holder, known.pair.peer))
+        self.rerouted.add((holder, toward))
+        holder.add_route(index, toward, expires, confirmed)
 
     def _note_index(self, index: int, holder: Device) -> None:
         """Remember who sends with an index; whoever chooses the same one later must not take a challenge away."""
@@ -362,6 +389,8 @@ class Switchboard:
                 del self.bound[before.address]
             self.bound[binding.address] = device
             self.events.append(Event("moved" if before else "bound", device.name, binding))
+        if before != binding:
+            self.moved.add(device)
         device.binding = binding
         self.changes += 1
         self._credit.pop(binding.address, None)
@@ -374,6 +403,7 @@ class Switchboard:
         if device.binding:
             del self.bound[device.binding.address]
             device.binding = None
+        self.moved.add(device)
 
     def _release_held(self, device: Device, now: float) -> None:
         held, device.held = device.held, {}
@@ -396,12 +426,14 @@ class Switchboard:
         if binding.address not in self.bound:
             device.binding = binding
             self.bound[binding.address] = device
+            self.moved.add(device)
             self._greetings.append((device, NEVER, _GREETING_TRIES))
 
-    def restore_route(self, device: Device, index: int, peer: Device, expires: float) -> None:
-        """Give a device a route that it had before a restart."""
+    def restore_route(self, device: Device, index: int, peer: Device, left: float, now: float) -> None:
+        """Give a device a route that it had before a restart, with the seconds that it had left."""
         if device.may_reach(peer):
-            device.add_route(index, peer, expires)
+            # A confirmed one with less than that belongs to a session that has ended.
+            self._add_route(device, index, peer, now + left, confirmed=left > PENDING_ROUTE)
             self._note_index(index, device)
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -434,8 +466,9 @@ class Switchboard:
     def _sweep(self, now: float) -> None:
         self.own.expire(now)
         for device in self.devices.values():
-            for index in [index for index, route in device.routes.items() if route.expires <= now]:
+            for index, route in [entry for entry in device.routes.items() if entry[1].expires <= now]:
                 device.drop_route(index)
+                self.rerouted.add((device, route.pair.peer))
             if device.held:
                 device.held = {sender: held for sender, held in device.held.items() if now - held[0] <= HOLD}
         self._indexes = {index: device for index, device in self._indexes.items() if index in device.routes}
