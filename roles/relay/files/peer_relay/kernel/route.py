@@ -1,0 +1,157 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""By which interface a destination is reached, and whether that may have changed: questions to the kernel's routing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from typing import NamedTuple
+
+from peer_relay import addresses
+from peer_relay.kernel import netlink
+
+_GETLINK, _GETROUTE = 18, 26
+_LINK, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=8BI")
+_IFNAME, _MTU, _LINKINFO, _INFO_PORT_OF = 3, 4, 18, 4
+_DST, _SRC, _OIF, _METRICS, _ENCAPSULATION, _METRIC_MTU = 1, 2, 4, 8, 21, 2
+_UP, _LOOPBACK = 0x1, 0x8
+_UNICAST, _LOCAL = 1, 2
+# Multicast groups: links; addresses, routes and rules of IPv4 and IPv6.
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
+_ETHERNET, _SERVED_OUT = 1, {1: "Ethernet", 512: "PPP", 0xFFFE: "without link layer"}
+_COLLECTORS = {"bridge", "bond", "team", "openvswitch"}  # their ports' packets arrive at them
+
+
+class NoWay(Exception):
+    """Why the kernel cannot send there by itself."""
+
+
+class Way(NamedTuple):
+    """How a destination is reached, and the largest IP packet that fits."""
+
+    interface: int
+    mtu: int
+
+
+class Interface(NamedTuple):
+    """A network interface; `refused` tells why the program does not belong there ("": it does)."""
+
+    index: int
+    name: str
+    mtu: int
+    up: bool
+    refused: str
+    kind: int
+
+
+def _interface(message: bytes) -> Interface:
+    _, kind, index, flags, _ = _LINK.unpack_from(message)
+    found = netlink.attributes(message[_LINK.size :])
+    port_of = netlink.attributes(found.get(_LINKINFO, b"")).get(_INFO_PORT_OF, b"").rstrip(b"\0").decode()
+    refused = ""
+    if flags & _LOOPBACK:
+        refused = "it is the loopback"
+    elif port_of in _COLLECTORS:
+        refused = f"it is a port of a {port_of}"
+    elif kind != _ETHERNET:
+        refused = f"it is no Ethernet (type {kind})"
+    name = found.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    return Interface(index, name, _number(found.get(_MTU)), bool(flags & _UP), refused, kind)
+
+
+def _number(payload: bytes | None) -> int:
+    return struct.unpack("=I", payload)[0] if payload and len(payload) == 4 else 0
+
+
+class Network:
+    """The routing of this host, as of the last `changed`."""
+
+    def __init__(self) -> None:
+        self._netlink = netlink.Connection()
+        self._news = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        self._news.bind((0, _GROUPS))
+        self._own: dict[bytes, bool] = {}
+        self._links: dict[int, Interface] | None = None
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._netlink.close()
+        self._news.close()
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for polling: there is something for `changed`."""
+        return self._news.fileno()
+
+    def changed(self) -> bool:
+        """Tell whether links, addresses, routes or rules have changed since the last call."""
+        changed = False
+        while True:
+            try:
+                self._news.recv(1)  # what it was does not matter
+            except BlockingIOError:
+                break
+            except OSError:
+                pass  # more than the socket has room for
+            changed = True
+        if changed:
+            self._own.clear()
+            self._links = None
+        return changed
+
+    def interfaces(self) -> list[Interface]:
+        """Return all interfaces."""
+        return list(self._by_index().values())
+
+    def _by_index(self) -> dict[int, Interface]:
+        if self._links is None:
+            answers = self._netlink.ask(_GETLINK, netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
+            self._links = {found.index: found for found in map(_interface, answers)}
+        return self._links
+
+    def way_out(self, destination: bytes, local: bytes) -> Way:
+        """Return how packets from `local` to `destination` leave; raise NoWay if this is not for the kernel's program.
+
+        Both are addresses with port, of one family.
+        """
+        to, source = addresses.host_bytes(destination), addresses.host_bytes(local)
+        if not self._is_own(source):
+            raise NoWay(f"the relay no longer has the address {addresses.unpack(local)[0]}")
+        try:
+            kind, found = self._route(to, source)
+        except OSError as error:
+            raise NoWay(f"there is no route to it ({error.strerror})") from error
+        if kind == _LOCAL:
+            raise NoWay("it is on this host")
+        if kind != _UNICAST:
+            raise NoWay("there is no route to it")
+        if _ENCAPSULATION in found:
+            raise NoWay("the route to it wraps packets up")
+        interface = self._by_index().get(_number(found.get(_OIF)))
+        if interface is None or not interface.up:
+            raise NoWay("the interface to it is down")
+        if interface.kind not in _SERVED_OUT:
+            raise NoWay(f"the interface {interface.name} to it is of type {interface.kind}")
+        learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
+        return Way(interface.index, min(learned or interface.mtu, interface.mtu))
+
+    def _is_own(self, host: bytes) -> bool:
+        """IPv6 would send from an address that is gone."""
+        if host not in self._own:
+            own = False
+            with contextlib.suppress(OSError):
+                own = self._route(host)[0] == _LOCAL
+            self._own[host] = own
+        return self._own[host]
+
+    def _route(self, to: bytes, source: bytes = b"") -> tuple[int, dict[int, bytes]]:
+        """Return type and attributes of the route that a packet takes."""
+        family, bits = (socket.AF_INET, 32) if len(to) == 4 else (socket.AF_INET6, 128)
+        message = _ROUTE.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DST, to)
+        if source:
+            message += netlink.attribute(_SRC, source)
+        answer = self._netlink.ask(_GETROUTE, 0, message)[0]
+        return _ROUTE.unpack_from(answer)[7], netlink.attributes(answer[_ROUTE.size :])
