@@ -1,5 +1,7 @@
 # `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
 STEPS := lint sanity unit fuzz integration molecule bench
+# Integration tests that mostly wait, and bear others beside them.
+SIDE_BY_SIDE := tests/integration/edge tests/integration/relay
 
 .PHONY: help demo test setup reference clean $(STEPS)
 
@@ -28,8 +30,8 @@ fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
 integration: ## The service with stock WireGuard over network namespaces, and the backends of the role port_forward
-	@build/venv/bin/python -m pytest tests/integration --ignore tests/integration/edge
-	@build/venv/bin/python -m pytest --numprocesses 4 tests/integration/edge tests/backends
+	@build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %)
+	@build/venv/bin/python -m pytest --numprocesses 4 $(SIDE_BY_SIDE) tests/backends
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule
