@@ -32,11 +32,11 @@ add rule inet router postrouting ip saddr 192.168.0.0/16 oifname "wan*" masquera
 class Paths:
     """`ann` and `bob`, who know each other and both relays; nothing runs before `up`."""
 
-    def __init__(self, lab: Lab, v4: bool = True, v6: bool = False):
-        """Take the IP versions of the sites; the relays have both."""
+    def __init__(self, lab: Lab, v4: bool = True, v6: bool = False, relay: type[Relay] = Relay):
+        """Take the IP versions of the sites (the relays have both), and what the first relay is."""
         self.lab = lab
         self.sites = [lab.site(), lab.site()]
-        self.relays = [Relay(lab.relay_host, lab.folder, name="one"), self._second_relay()]
+        self.relays = [relay(lab.relay_host, lab.folder, name="one"), self._second_relay()]
         certificate = Certificate(lab.folder, "certificate")
         self.bridge = Bridge(lab.relay_host, certificate)
         self.fallback = {
