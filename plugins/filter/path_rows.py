@@ -59,6 +59,7 @@ def path_rows(hosts, hostvars, variable):
                     "managed": True,
                     "ok": False,
                     "path": "none",
+                    "why_not": "",
                     "reason": reason,
                     "cure": cure,
                 }

@@ -14,8 +14,8 @@ description:
 options:
   _input:
     description:
-      - The paths, each with C(from), C(to), C(path), C(endpoint), C(rtt_ms) and C(handshake_age_seconds). What is
-        missing or null is shown as a dash.
+      - The paths, each with C(from), C(to), C(path), C(via), C(endpoint), C(rtt_ms), C(path_age_seconds) and
+        C(why_not). What is missing, null or empty is shown as a dash.
     type: list
     elements: dict
     required: true
@@ -33,27 +33,30 @@ _value:
   type: list
   elements: str
   sample:
-    - "FROM    TO      PATH   VIA              ROUND TRIP  HANDSHAKE"
-    - "laptop  nas     relay  192.0.2.1:40000  41.2 ms     12 s ago"
+    - "FROM    TO      PATH    VIA    ENDPOINT           ROUND TRIP  SINCE      WHY NOT BETTER"
+    - "laptop  nas     direct  -      203.0.113.9:51820  21.4 ms     2 h ago    -"
+    - "laptop  phone   relay   relay  192.0.2.1:40000    41.2 ms     5 min ago  other_has_no_agent"
 """
 
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import ago, milliseconds, table
 
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import milliseconds, table
+HEAD = ("FROM", "TO", "PATH", "VIA", "ENDPOINT", "ROUND TRIP", "SINCE", "WHY NOT BETTER")
 
 
 def path_table(paths):
-    return table(("FROM", "TO", "PATH", "VIA", "ROUND TRIP", "HANDSHAKE"), map(_row, paths))
+    return table(HEAD, map(_row, paths))
 
 
 def _row(path):
-    age = path.get("handshake_age_seconds")
     return (
         path["from"],
         path["to"],
         path.get("path"),
+        path.get("via"),
         path.get("endpoint"),
         milliseconds(path.get("rtt_ms")),
-        "" if age is None else f"{age} s ago",
+        ago(path.get("path_age_seconds")),
+        path.get("why_not"),
     )
 
 

@@ -11,8 +11,10 @@ version_added: 1.0.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Pings the overlay addresses of other devices, all at once, and tells for each device whether the packets pass the
-    relay or go directly, how long they take, and how old the handshake is.
+  - Pings the overlay addresses of other devices, all at once, and tells for each device which path the packets take,
+    how long they take, how old the handshake is, and why the path is not a better one.
+  - Where the path agent runs on this device, its status tells the paths. Without it, WireGuard's endpoints tell a
+    relay from everything else.
   - Says what is wrong with a path that does not work, and what to do. The module itself does not fail then.
 extends_documentation_fragment:
   - homelab.peer_relay.attributes
@@ -44,7 +46,9 @@ options:
         elements: str
         required: true
   relay_addresses:
-    description: The relays' overlay addresses. A peer with the endpoint of one of theirs is reached by that relay.
+    description:
+      - The relays' overlay addresses. A peer with the endpoint of one of theirs is reached by that relay.
+      - A relay has the name that it has in O(peers), or else that of its first address.
     type: list
     elements: str
     required: true
@@ -89,7 +93,15 @@ paths:
       description: Whether all of its addresses answered.
       type: bool
     path:
-      description: V(relay), V(direct), or V(none) when no address answered.
+      description:
+        - V(lan) is a direct path inside a network that both are in, V(direct) any other direct path, V(relay) goes by
+          way of a relay over UDP, V(fallback) by way of a relay over TLS, since no UDP gets through.
+        - V(none) when no address answered.
+        - Without an agent on this device, V(lan) and V(fallback) are not told.
+      type: str
+      sample: relay
+    via:
+      description: The name of the relay that the path goes by. None for a direct path, and for the path to a relay.
       type: str
       sample: relay
     endpoint:
@@ -104,6 +116,22 @@ paths:
       description: The age of the latest handshake. None when there was none.
       type: int
       sample: 12
+    path_age_seconds:
+      description: For how long packets have taken this path. None when no agent tells.
+      type: int
+      sample: 310
+    why_not:
+      description:
+        - The name of the reason that there is no better path. Empty when there is none to be had.
+        - V(no_agent), when no agent runs on this device, V(agent_gone), when it has not written its status for a
+          minute, V(not_settled), when it does not look after that device.
+        - The others are the agent's, such as V(other_has_no_agent), V(symmetric_nat), V(no_answer), V(blocked_udp).
+          C(docs/paths.md) has them all.
+      type: str
+      sample: symmetric_nat
+    why_not_text:
+      description: The same as a sentence, and what to do about it.
+      type: str
     addresses:
       description: For each address the mean round trip C(rtt_ms), which is none when it did not answer.
       type: list
@@ -115,6 +143,21 @@ paths:
     cure:
       description: What to do about it.
       type: str
+agent:
+  description: The path agent of this device.
+  type: dict
+  returned: success
+  contains:
+    state:
+      description:
+        - V(running), V(gone) when its status is older than a minute, V(absent) when there is none.
+      type: str
+      sample: running
+    problems:
+      description: What it finds wrong with this device. Empty when it does not run.
+      type: list
+      elements: str
+      sample: []
 """
 
 import subprocess
@@ -122,7 +165,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentError, load
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
 
 AT_ONCE = 16
@@ -178,11 +222,25 @@ def main() -> None:
     except WireGuardError as problem:
         module.fail_json(msg=f"{interface}: {problem}")
     now = time.time()
+    try:
+        status = load(interface)
+    except AgentError as problem:
+        module.fail_json(msg=str(problem))
+    agent = status if status and status.is_fresh(now) else None
     targets = [{"name": peer["name"], "addresses": []} for peer in options["peers"]]
     for (number, address), trip in zip(pairs, trips, strict=True):
         targets[number]["addresses"].append({"address": address, "rtt_ms": trip})
-    paths = [judge(target, interface, running, options["relay_addresses"], now) for target in targets]
-    module.exit_json(changed=False, paths=paths)
+    names = {address: peer["name"] for peer in options["peers"] for address in peer["addresses"]}
+    relays = {address: names.get(address, address) for address in options["relay_addresses"]}
+    device = Device(interface, running, relays, agent, "agent_gone" if status else "no_agent")
+    module.exit_json(
+        changed=False,
+        paths=[judge(target, device, now) for target in targets],
+        agent={
+            "state": "running" if agent else "gone" if status else "absent",
+            "problems": list(agent.problems) if agent else [],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -15,3 +15,12 @@ def table(head, rows) -> list[str]:
 
 def milliseconds(value) -> str:
     return "" if value is None else f"{value:.1f} ms"
+
+
+def ago(seconds) -> str:
+    if seconds is None:
+        return ""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,9 +1,12 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What agents send each other."""
+"""What agents send each other, and tell on their own device."""
 
 from __future__ import annotations
 
+import json
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentError, parse
 from peer_agent.control import Message, MessageError, decode, encode
 from peer_agent.endpoints import Endpoint
 from peer_agent.probes import PING, PONG, Key, Probe
@@ -25,7 +28,19 @@ def agent_message(data: bytes) -> None:
     assert decode(encode(message)).candidates == message.candidates
 
 
+PEER_PATH = {
+    "name": "nas",
+    "addresses": ["10.77.1.2"],
+    "path": "relay",
+    "via": "relay",
+    "since": 1.5,
+    "why_not": "proving",
+    "why_not_text": "wait",
+}
+AGENT_STATUS = {"updated": 1, "problems": ["a"], "relays": [{"name": "a", "fallback": True}], "peers": [PEER_PATH]}
+
 TARGETS = {
     "agent_probe": Target(agent_probe, (), AGENT_PROBES),
     "agent_message": Target(agent_message, (MessageError,), [AGENT_MESSAGE], [b'"[::1]:1"', *JSON_WORDS]),
+    "agent_status": Target(parse, (AgentError,), [json.dumps(AGENT_STATUS).encode()], JSON_WORDS),
 }

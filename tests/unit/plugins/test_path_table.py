@@ -1,7 +1,9 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.path_table import path_table
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import ago
 
 
 def test_columns_are_aligned_and_gaps_are_dashes():
@@ -11,19 +13,29 @@ def test_columns_are_aligned_and_gaps_are_dashes():
                 "from": "laptop",
                 "to": "nas",
                 "path": "relay",
+                "via": "oslo",
                 "endpoint": "192.0.2.1:40000",
                 "rtt_ms": 41.23,
-                "handshake_age_seconds": 12,
+                "path_age_seconds": 130,
+                "why_not": "symmetric_nat",
             },
             {"from": "nas", "to": "laptop", "path": "none", "endpoint": None, "rtt_ms": None},
         ]
     )
     assert lines == [
-        "FROM    TO      PATH   VIA              ROUND TRIP  HANDSHAKE",
-        "laptop  nas     relay  192.0.2.1:40000  41.2 ms     12 s ago",
-        "nas     laptop  none   -                -           -",
+        "FROM    TO      PATH   VIA   ENDPOINT         ROUND TRIP  SINCE      WHY NOT BETTER",
+        "laptop  nas     relay  oslo  192.0.2.1:40000  41.2 ms     2 min ago  symmetric_nat",
+        "nas     laptop  none   -     -                -           -          -",
     ]
 
 
 def test_no_paths():
-    assert path_table([]) == ["FROM  TO  PATH  VIA  ROUND TRIP  HANDSHAKE"]
+    assert path_table([]) == ["FROM  TO  PATH  VIA  ENDPOINT  ROUND TRIP  SINCE  WHY NOT BETTER"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (200_000, "2 days ago")],
+)
+def test_ages_are_short(seconds, text):
+    assert ago(seconds) == text

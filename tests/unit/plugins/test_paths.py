@@ -8,7 +8,8 @@ import base64
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_targets import overlay_targets
 from ansible_collections.homelab.peer_relay.plugins.filter.path_rows import path_rows
-from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentPath, AgentStatus
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import RunningInterface, RunningPeer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,10 +24,10 @@ def peer(number, address, endpoint=ENDPOINT, age=10):
     return RunningPeer(key, False, endpoint, frozenset([f"{address}/32"]), handshake, 0, 0, 0)
 
 
-def path(*peers, rtt=None, address="10.77.1.2", name="nas"):
+def path(*peers, rtt=None, address="10.77.1.2", name="nas", agent=None):
     running = RunningInterface("", 0, 0, {p.public_key: p for p in peers})
     target = {"name": name, "addresses": [{"address": address, "rtt_ms": rtt}]}
-    return judge(target, "pr0", running, ["10.77.0.1"], NOW)
+    return judge(target, Device("pr0", running, {"10.77.0.1": "oslo", "10.77.0.2": "rome"}, agent, "no_agent"), NOW)
 
 
 RELAY = peer(1, "10.77.0.1")
@@ -36,11 +37,40 @@ def test_by_way_of_the_relay():
     found = path(RELAY, peer(2, "10.77.1.2"), rtt=41.2)
     assert (found["ok"], found["path"], found["endpoint"], found["rtt_ms"]) == (True, "relay", ENDPOINT, 41.2)
     assert (found["handshake_age_seconds"], found["reason"]) == (10, "")
+    assert (found["via"], found["path_age_seconds"], found["why_not"]) == ("oslo", None, "no_agent")
+    assert "peer-agent@pr0" in found["why_not_text"]
+
+
+def test_by_way_of_the_other_relay():
+    other = peer(3, "10.77.0.2", endpoint="192.0.2.2:40000")
+    assert path(RELAY, other, peer(2, "10.77.1.2", endpoint=other.endpoint), rtt=5)["via"] == "rome"
 
 
 def test_directly():
     found = path(RELAY, peer(2, "10.77.1.2", endpoint="203.0.113.9:1"), rtt=5)
     assert (found["ok"], found["path"]) == (True, "direct")
+    assert (found["via"], found["why_not"]) == (None, "")
+
+
+def test_the_agent_tells_the_path():
+    told = AgentPath("fallback", "oslo", NOW - 90.5, "blocked_udp", "no relay answers over UDP: let it out")
+    agent = AgentStatus(NOW, (), frozenset(["oslo"]), {"10.77.1.2": told})
+    found = path(RELAY, peer(2, "10.77.1.2", endpoint="127.0.0.1:7"), rtt=5, agent=agent)
+    assert (found["path"], found["via"], found["path_age_seconds"]) == ("fallback", "oslo", 90)
+    assert (found["why_not"], found["why_not_text"]) == (told.why_not, told.why_not_text)
+    found = path(RELAY, rtt=5, address="10.77.0.1", name="oslo", agent=agent)
+    assert (found["path"], found["via"], found["why_not"]) == ("fallback", None, "")
+
+
+def test_a_device_that_the_agent_does_not_know():
+    agent = AgentStatus(NOW, (), frozenset(), {})
+    assert path(RELAY, peer(2, "10.77.1.2"), rtt=5, agent=agent)["why_not"] == "not_settled"
+
+
+def test_no_answer_has_no_path_whatever_the_agent_says():
+    agent = AgentStatus(NOW, (), frozenset(), {"10.77.1.2": AgentPath("lan", "", NOW, "", "")})
+    found = path(RELAY, peer(2, "10.77.1.2"), agent=agent)
+    assert (found["ok"], found["path"], found["via"]) == (False, "none", None)
 
 
 @pytest.mark.parametrize(
