@@ -121,7 +121,7 @@ def test_blocked_udp_gives_way_to_the_fallback_and_comes_back(moment: float, rel
     world.run(60)
     assert world.gap(since) < 5
     assert device.kind == "fallback"
-    assert device.pair.path.why_not == "udp_blocked"
+    assert device.pair.path.why_not == "blocked_udp"
     since, device.router.blocked = world.now, lambda packet: False
     assert world.until(lambda: device.kind == "relay", 12) < 8
     world.until(lambda: is_direct(world), 60)

@@ -96,7 +96,7 @@ def test_against_a_stock_device_it_stays_on_the_first_relay(agent: str) -> None:
     device = world.devices[agent]
     assert device.sets == []
     assert device.pair.path[:2] == ("relay", "relay1")
-    assert device.pair.path.why_not == "no_agent"
+    assert device.pair.path.why_not == "other_has_no_agent"
     assert world.lost(since) == 0
 
 

@@ -23,25 +23,34 @@ from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe
 from websockets.uri import parse_uri
 
 from peer_agent.endpoints import Endpoint
+from peer_agent.reasons import Failure
 
 _LOOPBACK = "127.0.0.1"
 _IDLE = 15.0  # seconds: proxies close what is idle for 30 or more
-_CONNECT_SECONDS = 10.0  # for all of it
+_CONNECT_SECONDS = 4.5  # for all of it: the core waits for 5
 _ADDRESS_SECONDS = 3.0  # for one address of several
 _ANSWER = 8192  # bytes of a proxy's answer
 
-Report = Callable[[Endpoint | None, str], None]
+Report = Callable[[Endpoint | None, Failure | None], None]
 
 
 class Refused(Exception):
     """The other side is there, but not what it has to be; the message says why, and what to do."""
+
+    reason = "fallback_failed"
+
+
+class CertificateRefused(Refused):
+    """It has another certificate."""
+
+    reason = "certificate_refused"
 
 
 class Fallback:
     """One attempt to reach a relay, and the connection that it leads to.
 
     `report` is called from another thread: with the endpoint for WireGuard when the connection stands, and with None
-    and the reason when it has ended or could not be made.
+    and the failure when it has ended or could not be made.
     """
 
     def __init__(self, url: str, fingerprint: str, mark: int, port: int, report: Report):
@@ -75,19 +84,20 @@ class Fallback:
         pipe = None
         try:
             pipe = await asyncio.wait_for(self._connect(), _CONNECT_SECONDS)
-            self._report(pipe.endpoint, "")
-            reason = await pipe.ended
+            self._report(pipe.endpoint, None)
+            failure = Failure(Refused.reason, await pipe.ended)
         except asyncio.TimeoutError:
-            reason = f"no connection to {self._url} within {_CONNECT_SECONDS:.0f} s"
+            failure = Failure(Refused.reason, f"no connection to {self._url} within {_CONNECT_SECONDS:.0f} s")
         except ssl.SSLCertVerificationError as error:
-            reason = f"the certificate of {self._url} is refused: {error.verify_message}"
+            text = f"the certificate of {self._url} is refused: {error.verify_message}"
+            failure = Failure(CertificateRefused.reason, text)
         except Exception as error:  # whatever the library raises: a device without this path is told why
-            reason = f"{self._url}: {error}"
+            failure = Failure(error.reason if isinstance(error, Refused) else Refused.reason, f"{self._url}: {error}")
         finally:
             if pipe:
                 pipe.end("the device has a better path")
                 await asyncio.wait({pipe.ended}, timeout=2)
-        self._report(None, reason)
+        self._report(None, failure)
 
     async def _connect(self) -> _Pipe:
         url = urlsplit(self._url)
@@ -128,13 +138,13 @@ class Fallback:
             return
         found = hashlib.sha256(certificate).hexdigest()
         if found != self._fingerprint:
-            raise Refused(
+            raise CertificateRefused(
                 f"the certificate is not the pinned one: its SHA-256 is {found} instead of {self._fingerprint}. "
                 "If the relay has a new one, run the playbook; if not, somebody stands in between"
             )
 
 
-def _nobody(_endpoint: Endpoint | None, _reason: str) -> None:
+def _nobody(_endpoint: Endpoint | None, _failure: Failure | None) -> None:
     pass
 
 

@@ -18,6 +18,7 @@ from peer_agent.ground import Ground
 from peer_agent.interface import Interface
 from peer_agent.names import Places, Resolver
 from peer_agent.path import View
+from peer_agent.reasons import Failure
 from peer_agent.relays import Relay, Relays
 from peer_agent.wg import WireGuard, WireGuardError
 
@@ -73,11 +74,14 @@ class Links:
         self._core = Relays(
             (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready), now
         )
+        self._due = now
+        self._views = self._core.views()
+        self.changes = 0  # of what is known of relays
         self.waiting = {name for name, link in self._links.items() if link not in ready}  # for an address of their name
         self.sample(running)
 
     def views(self) -> list[View]:
-        return self._core.views()
+        return self._views
 
     def seen(self, relay: str, other: Address) -> Endpoint | None:
         """Return where a relay sees another device."""
@@ -85,7 +89,7 @@ class Links:
 
     def stamp(self) -> object:
         """Return something that is another one when a pair has to be told of something."""
-        return self._core.views(), self._asker.changes
+        return self.changes, self._asker.changes
 
     def ways(self) -> dict[str, str]:
         """Return the addresses that packets to the relays leave from."""
@@ -104,6 +108,15 @@ class Links:
 
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
+        if now >= self._due:
+            self._due = now + self._tick(now)
+            views = self._core.views()
+            if views != self._views:
+                self._views = views
+                self.changes += 1
+        return self._due - now
+
+    def _tick(self, now: float) -> float:
         views = {view.name: view for view in self._core.views()}
         for name, link in self._links.items():
             view = views.get(name)
@@ -116,8 +129,9 @@ class Links:
                     self._resolver.ask(place)
             self._try(now, link, well or view is None)
         delay = self._core.tick(now)
-        self._perform(now)
-        return delay
+        self._perform()
+        dues = [due for link in self._links.values() for due in (link.names_due, link.try_until) if due is not None]
+        return max(0.01, min(delay, *(due - now for due in dues)))
 
     def _try(self, now: float, link: _Link, well: bool) -> None:
         """Go on to the next endpoint of a relay that is silent."""
@@ -133,6 +147,7 @@ class Links:
             link.try_until = now + (_FAIR_TRY if in_session else _SLOW_TRY)
 
     def suspect(self, now: float, name: str) -> None:
+        self._due = now
         self._core.suspect(now, name)
 
     def sample(self, running: Interface) -> None:
@@ -143,6 +158,7 @@ class Links:
 
     def network(self, now: float) -> None:
         """This device is somewhere else: what could not be reached may be now, and names may have other addresses."""
+        self._due = now
         for link in self._links.values():
             link.try_until = None
             link.names_due = now
@@ -156,6 +172,7 @@ class Links:
 
     def resolved(self, now: float, answers: list[tuple[settings.Place, list[Endpoint]]]) -> bool:
         """Take what the DNS has said; return whether a relay could be reached now that the core does not know of."""
+        self._due = now
         news = False
         for place, endpoints in answers:
             for name, link in self._links.items():
@@ -170,13 +187,14 @@ class Links:
 
     def answered(self, now: float, datagram: bytes, source: Address) -> bool:
         """Take a datagram that came from a relay's directory; return False when it is none."""
+        self._due = now
         relay = self._by_address.get(source)
         answer = self._asker.answer(relay, datagram) if relay else None
         return bool(answer) and self._core.answered(now, relay, *answer)
 
     # --- what the core wants ------------------------------------------------------------------------------------------
 
-    def _perform(self, now: float) -> None:
+    def _perform(self) -> None:
         actions, self._core.outbox[:] = list(self._core.outbox), []
         for action in actions:
             self._do(action)
@@ -205,8 +223,8 @@ class Links:
         self._disconnect(link)
         token = secrets.token_bytes(8)  # tells this fallback's reports from those of one before
 
-        def report(endpoint: Endpoint | None, reason: str) -> None:
-            self._post(self._fallback_reported, link, token, endpoint, reason)
+        def report(endpoint: Endpoint | None, failure: Failure | None) -> None:
+            self._post(self._fallback_reported, link, token, endpoint, failure)
 
         relay = link.settings
         end = Fallback(relay.fallback_url, relay.fallback_fingerprint, self._mark, self._listen_port, report)
@@ -217,12 +235,16 @@ class Links:
             link.fallback[1].close()
             link.fallback = None
 
-    def _fallback_reported(self, now: float, link: _Link, token: bytes, endpoint: Endpoint | None, reason: str) -> None:
+    def _fallback_reported(
+        self, now: float, link: _Link, token: bytes, endpoint: Endpoint | None, failure: Failure | None
+    ) -> None:
         if not link.fallback or link.fallback[0] != token:
             return
+        self._due = now
         if endpoint is None:
             self._disconnect(link)
-        if reason != link.problem and reason:
-            log.warning("%s: fallback: %s", link.settings.name, reason)
-        link.problem = reason
-        self._core.fallback(now, link.settings.name, endpoint)
+        problem = f"fallback: {failure}" if failure else ""
+        if problem and problem != link.problem:
+            log.warning("%s: %s", link.settings.name, problem)
+        link.problem = problem
+        self._core.fallback(now, link.settings.name, endpoint, failure.reason if failure else "")

@@ -33,6 +33,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _family("peer_rtt_seconds", "gauge", "Round trip of the path, or as far as the relay", _trips(peers))
     ages = [(k, p["handshake_age_seconds"]) for k, p in peers if p["handshake_age_seconds"] is not None]
     yield from _family("peer_handshake_age_seconds", "gauge", "Age of the last handshake", ages)
+    changes = [(labels, peer["changes"]) for labels, peer in peers]
+    yield from _family("peer_path_changes_total", "counter", "How often the path has changed", changes)
     since = [(labels, peer["since"]) for labels, peer in peers]
     yield from _family("peer_path_since_seconds", "gauge", "Unix time since which the path is in use", since)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from peer_agent.wg import WireGuard, WireGuardError
 log = logging.getLogger("peer_agent")
 
 _HOLD = 0.002  # seconds from one time that an endpoint is set to the next, while it is held
+_GRID = 0.5  # seconds: what is not urgent is done together, for one wake-up costs more than all that is done in it
+_URGENT = 1.0  # seconds to the next thing to do, up to which it is
 
 
 class _Entry:
@@ -40,6 +43,7 @@ class _Entry:
         self.sample: object = None  # its counters, as they were last
         self.said = self.heard = 0  # bytes of talk in them
         self.told = {view.name: view for view in views}
+        self.path: object = None  # what the status says of it
 
 
 class Told(NamedTuple):
@@ -61,6 +65,8 @@ class Pairs:
         self._watching: set[str] = set()
         self._holding: set[str] = set()
         self._told: object = None
+        self._due = now
+        self.changes = 0  # of what the status says
         views = links.views()
         for peer in config.peers:
             common = _common(config.addresses, peer.addresses)
@@ -83,14 +89,28 @@ class Pairs:
 
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
-        for entry in self._entries.values():
-            if now >= entry.due or entry.pair.outbox:
-                entry.due = now + entry.pair.tick(now)
-                (self._watching.add if entry.pair.watching else self._watching.discard)(entry.peer.name)
-        self._perform(now)
-        if self._hold(now):
-            return _HOLD
-        return min((entry.due for entry in self._entries.values()), default=now + 60.0) - now
+        if now >= self._due:
+            for entry in self._entries.values():
+                if now >= entry.due:
+                    self._tick(now, entry)
+            self._due = min((entry.due for entry in self._entries.values()), default=now + 60.0)
+        return _HOLD if self._hold(now) else self._due - now
+
+    def _tick(self, now: float, entry: _Entry) -> None:
+        delay = entry.pair.tick(now)
+        self._perform(now, entry)
+        entry.due = now + delay if delay < _URGENT else math.ceil((now + delay) / _GRID) * _GRID
+        (self._watching.add if entry.pair.watching else self._watching.discard)(entry.peer.name)
+        path = entry.pair.path
+        told = path.kind, path.via, path.endpoint, path.why_not, path.agent
+        if told != entry.path:
+            entry.path = told
+            self.changes += 1
+
+    def _wake(self, now: float, entry: _Entry) -> None:
+        """Something has happened: do what comes of it."""
+        self._perform(now, entry)
+        entry.due = self._due = now
 
     def received(self, now: float, datagram: Datagram) -> None:
         """Take what came from outside the tunnel."""
@@ -99,7 +119,7 @@ class Pairs:
             name, probe = opened
             entry = self._entries[name]
             entry.pair.probed(now, probe, datagram.source, datagram.local)
-            entry.due = now
+            self._wake(now, entry)
 
     def heard(self, now: float, payload: bytes, source: Address) -> None:
         """Take what came through the tunnel."""
@@ -113,7 +133,7 @@ class Pairs:
             log.debug("%s: %s", entry.peer.name, error)
             return
         entry.pair.control(now, message)
-        entry.due = now
+        self._wake(now, entry)
 
     def sample(self, now: float, running: Interface) -> None:
         """Take the counters and endpoints of the [Peer]s."""
@@ -125,7 +145,7 @@ class Pairs:
                 entry.pair.traffic(now, *sample)
                 if sample != entry.sample:
                     entry.sample = sample
-                    entry.due = now
+                    self._wake(now, entry)
 
     def relays(self, now: float) -> None:
         """Tell each pair what is new about the relays."""
@@ -139,26 +159,25 @@ class Pairs:
                 if entry.told.get(view.name) != fresh:
                     entry.told[view.name] = fresh
                     entry.pair.relay(now, fresh)
-                    entry.due = now
+                    self._wake(now, entry)
 
     def network(self, now: float, endpoints: list[Endpoint], networks: list[Network]) -> None:
         """Tell each pair where this device is."""
         for entry in self._entries.values():
             entry.pair.network(now, endpoints, networks)
-            entry.due = now
+            self._wake(now, entry)
 
     def stop(self, now: float) -> None:
         """Say goodbye."""
         for entry in self._entries.values():
             entry.pair.stop(now)
-        self._perform(now)
+            self._perform(now, entry)
 
     # --- what the core wants ------------------------------------------------------------------------------------------
 
-    def _perform(self, now: float) -> None:
-        for entry in self._entries.values():
-            while entry.pair.outbox:
-                self._do(now, entry, entry.pair.outbox.pop(0))
+    def _perform(self, now: float, entry: _Entry) -> None:
+        while entry.pair.outbox:
+            self._do(now, entry, entry.pair.outbox.pop(0))
 
     def _do(self, now: float, entry: _Entry, action: Action) -> None:
         if isinstance(action, Send):

@@ -21,6 +21,7 @@ class View(NamedTuple):
     rtt: float | None = None
     seen: Endpoint | None = None  # this device, as the relay sees it
     other_seen: Endpoint | None = None  # the other device, as the relay sees it
+    failure: str = ""  # the reason that its fallback could not be opened last
 
     @property
     def kind(self) -> str:
@@ -35,5 +36,6 @@ class Path(NamedTuple):
     endpoint: Endpoint | None
     since: float
     rtt: float | None  # seconds; over a relay only as far as the relay
-    why_not: str  # the reason that there is no better one, or ""
+    why_not: str  # the reason that there is no better one, a key of REASONS, or ""
     agent: bool  # whether the other runs an agent
+    changes: int  # how often it has become another one

@@ -40,6 +40,7 @@ class Relays:
         self._relays = {relay.name: relay for relay in relays}
         self._udp = {name: Health(now) for name in self._relays}
         self._seen: dict[str, Endpoint | None] = {}
+        self._failures: dict[str, str] = {}
         self._nonce = 0
         self._carrier = ""  # the relay whose fallback is open, or is being opened
         self._last = ""  # the one before
@@ -157,13 +158,15 @@ class Relays:
             return False
         self._seen[name] = seen
         if health.alive and not was_alive:
+            self._failures.pop(name, None)
             self._note(f"relay {name} answers over UDP again")
         return True
 
-    def fallback(self, now: float, name: str, endpoint: Endpoint | None) -> None:
-        """The fallback to this relay is up, at this local endpoint, or has ended (None)."""
+    def fallback(self, now: float, name: str, endpoint: Endpoint | None, failure: str = "") -> None:
+        """The fallback to this relay is up, at this local endpoint, or has ended (None) for a reason of REASONS."""
         if name != self._carrier:
             return
+        self._failures[name] = failure
         if endpoint is None:
             self._end_fallback(now)
             return
@@ -197,7 +200,8 @@ class Relays:
         health = self._udp[relay.name]
         if relay.name == self._carrier and self._local is not None:
             return View(relay.name, self._local, True, True, self._tcp.rtt)
-        return View(relay.name, relay.endpoint, health.alive, False, health.rtt, self._seen.get(relay.name))
+        seen, failure = self._seen.get(relay.name), self._failures.get(relay.name, "")
+        return View(relay.name, relay.endpoint, health.alive, False, health.rtt, seen, failure=failure)
 
     def _note(self, text: str, level: int = logging.INFO) -> None:
         self.outbox.append(Note(text, level))

@@ -69,6 +69,7 @@ class Pair:
         self._direct: Candidate | None = None
         self._endpoint: Endpoint | None = None  # what WireGuard is to use; None until it was seen what it does use
         self._since = self._ticked_at = now
+        self._changes = 0
         self._local = ""  # the address of this device that the direct path begins at
         self._hosts: frozenset[str] = frozenset()
         self._suspect_at = self._demand_at = now
@@ -204,6 +205,7 @@ class Pair:
     def _moved(self, now: float, alone: bool = False) -> None:
         """Tell WireGuard of the path that was chosen."""
         self._since = now
+        self._changes += 1
         self._checks = 0
         turn = 0 if alone or not self._talk.key else self._flow.turn(now)
         self._flow.moved(now)
@@ -431,18 +433,21 @@ class Pair:
         """The path in use, for the status."""
         agent = self._talk.key is not None
         if self._direct:
-            return Path(self._direct.kind, "", self._direct.endpoint, self._since, self._direct.rtt, "", agent)
+            direct = self._direct
+            return Path(direct.kind, "", direct.endpoint, self._since, direct.rtt, "", agent, self._changes)
         view = self._views[self._via]
-        return Path(view.kind, view.name, view.endpoint, self._since, view.rtt, self._why_not(view), agent)
+        why_not = self._why_not(view)
+        return Path(view.kind, view.name, view.endpoint, self._since, view.rtt, why_not, agent, self._changes)
 
     def _why_not(self, view: View) -> str:
         """Return the reason that there is no better path."""
         if not view.alive:
-            return "no_path"
+            # Of several, the certificate is what somebody has to look at.
+            return min((view.failure for view in self._views.values() if view.failure), default="no_relay_answers")
         if view.kind == FALLBACK:
-            return "udp_blocked"
+            return "blocked_udp"
         if not self._talk.key:
-            return "no_agent"
+            return "other_has_no_agent"
         if not len(self._candidates):
             return "no_candidates"
         if any(candidate.streak for candidate in self._candidates):

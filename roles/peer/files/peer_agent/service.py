@@ -162,9 +162,12 @@ class Service:
             return self._look_due - now
         if now >= self._sample_due or (self._pairs.watching and self._worth_a_sample(now)):
             self._sample(now)
-        delay = self._links.tick(now)
+        if not self._pairs:  # the interface has gone meanwhile
+            return self._look_due - now
+        self._links.tick(now)
         self._pairs.relays(now)
-        delay = min(delay, self._pairs.tick(now))
+        delay = self._pairs.tick(now)
+        delay = min(delay, self._links.tick(now))  # a pair may have come to suspect a relay
         dues = [self._look_due, self._network_due or self._look_due]
         return min(delay, *(due - now for due in dues))
 
@@ -312,4 +315,4 @@ class Service:
         if not self._pairs:
             return problems
         relays = [(view.name, view.alive, view.fallback) for view in self._links.views()]
-        return problems, relays, [(told.peer.name, told.pair.path[:3]) for told in self._pairs]
+        return problems, relays, self._pairs, self._pairs.changes

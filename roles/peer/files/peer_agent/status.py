@@ -14,6 +14,7 @@ from typing import Any
 from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.pairs import Pairs
+from peer_agent.reasons import NO_PATH, REASONS
 from peer_agent.settings import Settings
 
 STALE = 60.0  # seconds after which the service is taken for gone
@@ -65,6 +66,8 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
         "rtt_ms": _milliseconds(path.rtt),
         "since": round(wall - (now - path.since), 3),
         "why_not": path.why_not,
+        "why_not_text": str(REASONS[path.why_not]) if path.why_not else "",
+        "changes": path.changes,
         "agent": path.agent,
         "handshake_age_seconds": max(0, int(wall) - peer.handshake) if peer and peer.handshake else None,
         "rx_bytes": peer.rx if peer else 0,
@@ -74,7 +77,7 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
 
 def healthy(status: dict[str, Any]) -> bool:
     """Whether nothing is wrong, and every device has a path that may work."""
-    return not status["problems"] and all(peer["why_not"] != "no_path" for peer in status["peers"])
+    return not status["problems"] and not any(peer["why_not"] in NO_PATH for peer in status["peers"])
 
 
 class Writer:
@@ -122,6 +125,8 @@ def text(status: dict[str, Any]) -> str:
         age = peer["handshake_age_seconds"]
         session = "no session" if age is None else f"handshake {age} s ago"
         lines.append(f"{peer['name']}: {peer['path']}{via}{why}{_trip(peer)}, {peer['endpoint']}, {session}")
+    names = sorted({peer["why_not"] for peer in status["peers"] if peer["why_not"]})
+    lines += [f"{name}: {REASONS[name]}" for name in names]
     return "\n".join(lines)
 
 

@@ -1,0 +1,69 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why a device is not reached by a better path. Status, metrics and the module path_info speak these names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """What the name means, and what to do about it."""
+
+    text: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.cure}"
+
+
+REASONS = {
+    # On a relay, for want of a direct path.
+    "other_has_no_agent": Reason(
+        "no agent of the other device has answered, so nothing tells where it is",
+        "see there that the service peer-agent runs; a device that cannot run it stays on the relay",
+    ),
+    "no_candidates": Reason(
+        "the other device's agent tells of no address outside the tunnel, and no relay sees it over UDP",
+        "let UDP to a relay's port out at its site",
+    ),
+    "proving": Reason(
+        "a direct path has been found and is on trial", "wait; one that came and went is tried for a minute"
+    ),
+    "symmetric_nat": Reason(
+        "the routers of both sites use another port for each destination, so neither side can be met there",
+        "open a port at one of the sites: the role port_forward does",
+    ),
+    "no_answer": Reason(
+        "no probe to any address of the other device is answered",
+        "let UDP to WireGuard's port through the firewall of one of the sites, or open a port there: role port_forward",
+    ),
+    # On the fallback.
+    "blocked_udp": Reason(
+        "no relay answers over UDP, so packets go over TLS",
+        "let UDP to the relays' ports out; the agent tries it again every 5 s",
+    ),
+    # Nowhere.
+    "no_relay_answers": Reason(
+        "no relay answers, and none has a fallback",
+        "see that a relay runs and this device is online; peer-relay doctor",
+    ),
+    "certificate_refused": Reason(
+        "no relay answers over UDP, and the certificate of its fallback is not the one that the inventory pins",
+        "if the relay has a new certificate, run the playbook; if not, somebody stands in between",
+    ),
+    "fallback_failed": Reason(
+        "no relay answers over UDP, and its fallback cannot be opened", "see the problems in this status for the cause"
+    ),
+}
+NO_PATH = frozenset(("no_relay_answers", "certificate_refused", "fallback_failed"))
+
+
+class Failure(NamedTuple):
+    """Why a fallback could not be opened, or has ended."""
+
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
