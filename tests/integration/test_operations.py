@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Trio
 from harness.processes import wait_until
 from harness.traffic import Iperf, Stream
+from harness.trio import Trio
 from harness.wireguard import Device
 
 Figure = Callable[..., None]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Trio
 from harness.capture import udp_socket
 from harness.client import random_index
 from harness.modules import run_module
@@ -23,6 +22,7 @@ from harness.netns import Namespace
 from harness.processes import wait_until
 from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, STRANGER_V4, Lab
+from harness.trio import Trio
 from peer_relay import packets
 from peer_relay.noise import Identity, InitiationWriter, generate_private_key, tai64n
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Trio
 from harness import flood
 from harness.capture import Capture
 from harness.processes import Process
 from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, STRANGER_NETWORK
 from harness.traffic import Iperf
+from harness.trio import Trio
 from harness.wireguard import Device
 from peer_relay import packets
 

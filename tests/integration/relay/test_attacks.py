@@ -9,13 +9,13 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Trio
 from harness.capture import Capture, Datagram, udp_socket
 from harness.client import Client, random_index, transport
 from harness.processes import wait_until
 from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, STRANGER_V4
 from harness.traffic import Stream
+from harness.trio import Trio
 from peer_relay import packets
 
 Figure = Callable[..., None]

@@ -9,9 +9,9 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from conftest import Trio
 from harness.processes import wait_until
 from harness.service import ADDRESSES
+from harness.trio import Trio
 from harness.wireguard import Device
 from peer_relay import directory
 

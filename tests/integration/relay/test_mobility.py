@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Trio
 from harness.capture import Capture
 from harness.service import PORT
 from harness.topology import RELAY_V4, Site
 from harness.traffic import Stream
+from harness.trio import Trio
 
 Figure = Callable[..., None]
 _REBIND = 2.0  # seconds until traffic is back after a NAT rebinding

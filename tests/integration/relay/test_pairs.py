@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Trio
 from harness.capture import Capture
 from harness.service import ADDRESSES, PORT, Relay
 from harness.topology import RELAY_V6, Lab
 from harness.traffic import Stream
+from harness.trio import Trio
 from harness.wireguard import Device
 
 Figure = Callable[..., None]
