@@ -24,6 +24,7 @@ LEAST_MTU = 1280
 
 # A comment to wg-quick, which knows one endpoint only.
 _INNER = "# Inner endpoint:"
+_CHOSEN = "# The endpoints below are for the start: those of running peers are chosen elsewhere."
 
 DEFAULT_ROUTES = {"0.0.0.0/0", "::/0"}
 
@@ -47,6 +48,8 @@ class Interface:
     peers: tuple
     post_up: tuple = ()
     pre_down: tuple = ()
+    listen_port: int = 0  # 0: any
+    keep_endpoints: bool = False
 
     @property
     def networks(self) -> list:
@@ -81,6 +84,8 @@ class Interface:
             raise WireGuardError(f"name {name!r}: an interface name has 1 to 15 letters, digits, or _=+.-")
         if not LEAST_MTU <= options["mtu"] <= 65535:
             raise WireGuardError(f"mtu {options['mtu']}: give a number from {LEAST_MTU}, which IPv6 needs, to 65535")
+        if not 0 <= options["listen_port"] <= 65535:
+            raise WireGuardError(f"listen_port {options['listen_port']}: give a UDP port, or 0 for any that is free")
         peers = tuple(_peer(peer) for peer in options["peers"])
         _refuse_doubles(peers)
         return cls(
@@ -93,6 +98,8 @@ class Interface:
             peers=peers,
             post_up=tuple(options["post_up"]),
             pre_down=tuple(options["pre_down"]),
+            listen_port=options["listen_port"],
+            keep_endpoints=options["keep_endpoints"],
         )
 
 
@@ -154,10 +161,12 @@ def render(interface: Interface) -> str:
         "[Interface]",
         f"Address = {', '.join(interface.addresses)}",
         f"MTU = {interface.mtu}",
+        *([f"ListenPort = {interface.listen_port}"] if interface.listen_port else []),
         *([f"FwMark = {interface.fwmark}"] if interface.fwmark else []),
         "Table = off",
         *(f"PostUp = {hook}" for hook in [*interface.post_up, *up]),
         *(f"PreDown = {hook}" for hook in [*down, *interface.pre_down]),
+        *([_CHOSEN] if interface.keep_endpoints else []),
     ]
     for peer in interface.peers:
         lines += [
@@ -180,6 +189,7 @@ class Written:
     pre_down: tuple
     endpoints: dict  # (endpoint, inner endpoint) by public key
     allowed_ips: dict = field(default_factory=dict)  # by public key
+    keep_endpoints: bool = False
 
     def owner(self, allowed_ips) -> str:
         """The public key of the peer that has an endpoint and just these networks behind it, or nothing."""
@@ -206,7 +216,8 @@ def read_back(text: str) -> Written:
             endpoints[public_key] = (value, "")
         elif name == "allowedips" and public_key:
             allowed_ips[public_key] = {prefix.strip() for prefix in value.split(",")}
-    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips)
+    kept = _CHOSEN in text.splitlines()
+    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept)
 
 
 def _peer(options: dict) -> Peer:

@@ -73,6 +73,9 @@ def plan(wanted: Interface, running: Running, written: Written, public_key: str,
     steps = [*unhook, *rule_removals, *route_removals, *address_removals]
     if running.wireguard.public_key != public_key:
         steps.append(Step(tuple(key_command(wanted, device)), "private key set"))
+    if wanted.listen_port not in (0, running.wireguard.listen_port):
+        command = ("wg", "set", device, "listen-port", str(wanted.listen_port))
+        steps.append(Step(command, f"listen port {wanted.listen_port}"))
     if running.wireguard.fwmark != wanted.fwmark:
         steps.append(Step(("wg", "set", device, "fwmark", str(wanted.fwmark)), f"fwmark {wanted.fwmark}"))
     steps += _peer_steps(wanted, running.wireguard, written, now, resolve)
@@ -154,7 +157,7 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
         if before and before.has_preshared_key:
             arguments += ["preshared-key", "/dev/null"]
             what.append("preshared key removed")
-        if _wants_endpoint(peer, before, written, now):
+        if _wants_endpoint(peer, before, wanted, written, now):
             endpoint = _choose(peer, before.endpoint if before else "", in_use, resolve)
             if endpoint:
                 arguments += ["endpoint", endpoint]
@@ -177,10 +180,12 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
     return [Step(("wg", "set", wanted.name, *command), "; ".join(changes))] if command else []
 
 
-def _wants_endpoint(peer, before, written: Written, now: float) -> bool:
+def _wants_endpoint(peer, before, wanted: Interface, written: Written, now: float) -> bool:
     """A live session has found its way, by roaming too: leave it, unless it is the configured endpoint that changed."""
     if before is None or not before.endpoint:
         return True
+    if wanted.keep_endpoints or written.keep_endpoints:
+        return not wanted.keep_endpoints  # nobody looks after what was chosen elsewhere until now
     live = now - before.latest_handshake < REJECT_AFTER
     return written.endpoints.get(peer.public_key) != (peer.endpoint, peer.inner_endpoint) or not live
 

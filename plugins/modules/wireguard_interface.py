@@ -53,6 +53,19 @@ options:
     description: The largest packet inside the tunnel, in bytes.
     type: int
     default: 1420
+  listen_port:
+    description: The UDP port of the interface. V(0) is for any that is free.
+    type: int
+    default: 0
+    version_added: 1.2.0
+  keep_endpoints:
+    description:
+      - Whether something else chooses the endpoints of running peers, such as the path agent of the role
+        P(homelab.peer_relay.peer#role). Then O(peers[].endpoint) is for peers that have none yet.
+      - When it no longer does, every running peer gets its O(peers[].endpoint) again.
+    type: bool
+    default: false
+    version_added: 1.2.0
   private_key_file:
     description:
       - The file of the private key, see M(homelab.peer_relay.wireguard_key).
@@ -353,6 +366,8 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "addresses": {"type": "list", "elements": "str", "default": []},
             "mtu": {"type": "int", "default": 1420},
+            "listen_port": {"type": "int", "default": 0},
+            "keep_endpoints": {"type": "bool", "default": False},
             "private_key_file": {"type": "path", "no_log": False},
             "peers": {
                 "type": "list",

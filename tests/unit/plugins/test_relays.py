@@ -51,7 +51,8 @@ def interface_of(hosts, written=""):
 def written_by(hosts) -> str:
     """The file that the laptop has after a run."""
     found = interface_of(hosts)
-    options = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": [], **found}
+    options = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
+    options |= {"listen_port": 0, "keep_endpoints": False, **found}
     return render(Interface.from_options(options))
 
 

@@ -36,6 +36,7 @@ PEERS = [peer("relay", RELAY, "10.77.0.1/32", keepalive=25), peer("nas", NAS, "1
 
 def wanted(peers=PEERS, **options):
     defaults = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
+    defaults |= {"listen_port": 0, "keep_endpoints": False}
     return Interface.from_options({**defaults, "addresses": ["10.77.1.1/16"], "peers": peers, **options})
 
 
@@ -101,6 +102,32 @@ def test_a_dead_session_gets_the_configured_endpoint():
 def test_a_relay_that_moved_is_followed_at_once():
     moved = [peer("relay", RELAY, "10.77.0.1/32", keepalive=25, endpoint="198.51.100.1:40000"), PEERS[1]]
     assert steps(wanted(moved), running()) == [f"wg set pr0 peer {RELAY} endpoint 198.51.100.1:40000"]
+
+
+def test_endpoints_that_something_else_chooses_are_left_alone():
+    chosen = "198.51.100.7:51820"
+    before = running([running_peer(PEERS[0], "127.0.0.1:4711", 1000), running_peer(PEERS[1], chosen, 1000)])
+    keep = wanted(keep_endpoints=True)
+    moved = wanted([{**p, "endpoint": "192.0.2.9:40000"} for p in PEERS], keep_endpoints=True)
+    assert steps(keep, before) == []
+    assert steps(moved, before) == []
+    assert steps(keep, running([running_peer(PEERS[0], ""), running_peer(PEERS[1], chosen)])) == [
+        f"wg set pr0 peer {RELAY} endpoint {ENDPOINT}"
+    ]
+
+
+def test_endpoints_that_nobody_chooses_any_more_are_the_configured_ones_again():
+    chosen = "198.51.100.7:51820"
+    before = running([running_peer(PEERS[0]), running_peer(PEERS[1], chosen)])
+    assert steps(wanted(), before, render(wanted(keep_endpoints=True))) == [
+        f"wg set pr0 peer {NAS} endpoint {ENDPOINT}"
+    ]
+
+
+def test_a_listen_port_is_taken_without_a_restart():
+    assert "ListenPort = 51999" in render(wanted(listen_port=51999)).splitlines()
+    assert steps(wanted(listen_port=51999), running()) == ["wg set pr0 listen-port 51999"]
+    assert steps(wanted(listen_port=51820), running()) == []
 
 
 def test_a_name_is_what_it_resolves_to():
@@ -240,6 +267,7 @@ def test_the_file_holds_no_secret_and_starts_at_once():
     [
         ({"name": "a name"}, "interface name"),
         ({"mtu": 1000}, "mtu 1000"),
+        ({"listen_port": 65536}, "listen_port 65536"),
         ({"addresses": ["10.77.1.1/99"]}, "addresses: '10.77.1.1/99'"),
         ({"peers": [peer("nas", "AAAA", "10.77.1.2/32")]}, "peer nas: public_key 'AAAA'"),
         ({"peers": [peer("nas", NAS, "10.77.1.2/16")]}, "peer nas: allowed_ips: '10.77.1.2/16'"),
