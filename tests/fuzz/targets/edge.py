@@ -56,7 +56,7 @@ KEEPER_STATE = {
 def edge_status(data: bytes) -> None:
     """What the keeper tells the relay: whatever is in the file, doctor, metrics and tables can say it."""
     document = edge.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
-    told = EDGE_HEAD | report.traffic(WORLD.switchboard, WORLD.now) | {"edge": document}
+    told = EDGE_HEAD | report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "") | {"edge": document}
     json.dumps(told, allow_nan=False)
     for finding in diagnose.findings(told):
         assert finding.subject
@@ -68,6 +68,9 @@ EDGE_HEAD = {
     "version": "1.0.0",
     "name": "relay",
     "data_plane": "userspace",
+    "data_plane_wanted": "userspace",
+    "data_plane_reason": None,
+    "kernel": None,
     "healthy": True,
     "problems": [],
     "uptime_seconds": 5.0,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.netns import Namespace
-from harness.processes import Process, wait_until
+from harness.processes import Process, run, wait_until
 from harness.wireguard import KEEPALIVE, NETWORKS, Device
 
 PACKAGE = Path(__file__).parents[3] / "roles" / "relay" / "files"
@@ -64,6 +64,7 @@ class Relay:
         listen_addresses: list[str] | None = None,
         name: str = "relay",
         addresses: list[str] = ADDRESSES,
+        data_plane: str = "userspace",
     ):
         self.host = host
         self.folder = folder
@@ -74,6 +75,9 @@ class Relay:
         self.key = folder / "private.key"
         self.status_socket = folder / "status.sock"
         self.listen_addresses = listen_addresses
+        self.data_plane = data_plane
+        self.bpf = folder / f"{name}-bpf"  # what the kernel keeps for the service
+        self.wrapper: list[str] = []  # what starts the service: a command that takes privileges away, say
         self.registrations: dict[str, Registration] = {}
         self.process: Process | None = None
         self.public_key = self.command("keygen", str(self.key)).strip()
@@ -99,6 +103,8 @@ class Relay:
             "addresses": self.addresses,
             "state_file": str(self.state),
             "status_socket": str(self.status_socket),
+            "data_plane": self.data_plane,
+            "bpf_directory": str(self.bpf),
         }
         if self.listen_addresses:
             relay["listen_addresses"] = self.listen_addresses
@@ -107,9 +113,12 @@ class Relay:
 
     def start(self, seconds: float = 15) -> None:
         self.write_settings()
+        if self.data_plane != "userspace" and not self.bpf.is_mount():
+            self.bpf.mkdir(exist_ok=True)
+            run("mount", "-t", "bpf", "bpf", str(self.bpf))
         notify = NotifySocket(self.folder / "notify.sock")
         environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "NOTIFY_SOCKET": str(notify.path)}
-        self.process = self.host.spawn(*self._program("run"), log="service", environment=environment)
+        self.process = self.host.spawn(*self.wrapper, *self._program("run"), log="service", environment=environment)
         try:
             wait_until("the relay says that it is ready", lambda: notify.heard_ready() or self._ended(), seconds)
         finally:
@@ -123,6 +132,13 @@ class Relay:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         process, self.process = self.process, None
         return process.stop(number) if process else 0
+
+    def remove(self) -> None:
+        """End the service, and what the kernel forwards for it."""
+        self.stop()
+        if self.bpf.is_mount():
+            self.command("unload")
+            run("umount", str(self.bpf))
 
     def reload(self) -> None:
         self.write_settings()

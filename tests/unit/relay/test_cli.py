@@ -76,12 +76,19 @@ def test_status(file: Path, answer: dict[str, Any], capsys: pytest.CaptureFixtur
 def test_doctor(file: Path, answer: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--settings", str(file), "doctor"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
+    answer["data_plane_reason"] = "no CAP_BPF: grant it"
+    assert cli.main(["--settings", str(file), "doctor"]) == 0
+    assert capsys.readouterr().out == (
+        "nothing is wrong\nby the way: userspace forwards, not the kernel: no CAP_BPF: grant it\n"
+    )
+    answer["data_plane_reason"] = None
     answer["problems"] = ["fan: broken: mend it"]
     assert cli.main(["--settings", str(file), "doctor"]) == 1
     assert capsys.readouterr().out == "relay: fan: broken: mend it\n"
     assert cli.main(["--settings", str(file), "doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {
-        "findings": [{"subject": "relay", "problem": "fan: broken", "cure": "mend it"}]
+        "findings": [{"subject": "relay", "problem": "fan: broken", "cure": "mend it"}],
+        "remarks": [],
     }
 
 

@@ -4,21 +4,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 from peer_relay import addresses, packets
 from peer_relay.device import Binding, Device
-from peer_relay.kernel.entries import NO_SESSION, Entries, Refusal
+from peer_relay.kernel.entries import NO_SESSION, Entries, Refusal, Way
 from peer_relay.kernel.entry import Count, Key, Target
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_entries
 
 PORT = 40000
-
-
-class Way(NamedTuple):
-    interface: int
-    mtu: int
 
 
 class Network:
@@ -199,8 +192,21 @@ def test_a_device_without_a_way_stays_out_until_there_is_one(
     assert entries.follow().put == {key(ann, bob): toward(bob, 3, 1400), key(bob, ann): toward(ann)}
 
 
-def test_an_address_that_changes_hands(world: World, entries: Entries, joined: tuple[StockDevice, StockDevice]) -> None:
+def test_a_device_that_the_program_does_not_hear_is_sent_to(
+    entries: Entries, network: Network, joined: tuple[StockDevice, StockDevice]
+) -> None:
     ann, bob = joined
+    there = key(bob, ann)
+    network.ways[bob.address] = Way(2, 1500, Refusal("interface", "wg0: it is no Ethernet"))
+    entries.moved([bob.record.binding])
+    change = entries.follow()
+    assert list(change.remove) == [there]
+    assert entries.refusal(ann.record, bob.record) is None
+    assert entries.refusal(bob.record, ann.record) == ("interface", "bob: wg0: it is no Ethernet")
+
+
+def test_an_address_that_changes_hands(world: World, entries: Entries, joined: tuple[StockDevice, StockDevice]) -> None:
+    ann, _ = joined
     before = set(entries.flows)
     cid = world.add("cid", ann.address)
     cid.connect()

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from peer_relay import drops, packets, probe, report
-from peer_relay.device import Binding
-from peer_relay.kernel.entries import Entries, Refusal
-from peer_relay.kernel.entry import Target
+from peer_relay.device import Binding, Device
+from peer_relay.kernel.entries import Entries, Refusal, Way
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
 
 NAMES = ["ann", "bob", "cid", "dan"]
@@ -31,14 +30,14 @@ class Relay(RuleBasedStateMachine):
         for number, name in enumerate(NAMES, 1):
             self.world.add(name, at("203.0.113.1", number))
         self.captured: list[bytes] = []
-        self.ways: dict[bytes, Target | Refusal] = {}
+        self.ways: dict[bytes, Way | Refusal] = {}
         self.entries = self.derive()
 
     def derive(self) -> Entries:
         return Entries(self.world.switchboard, 40000, self.way)
 
-    def way(self, binding: Binding) -> Target | Refusal:
-        return self.ways.get(binding.address, Target(b"", b"", 2, 1500))
+    def way(self, binding: Binding) -> Way | Refusal:
+        return self.ways.get(binding.address, Way(2, 1500))
 
     def device(self, name: str):
         return self.world.devices[name]
@@ -120,10 +119,14 @@ class Relay(RuleBasedStateMachine):
         self.world.restart(wall_jump=jump)
         self.entries = self.derive()
 
-    @rule(address=ADDRESS, way=st.sampled_from([Target(b"", b"", 3, 1400), Refusal("no_way", "no route")]))
-    def reroute(self, address: bytes, way: Target | Refusal) -> None:
+    @rule(address=ADDRESS, way=st.sampled_from([Way(3, 1400), Refusal("no_way", "no route")]))
+    def reroute(self, address: bytes, way: Way | Refusal) -> None:
         self.ways[address] = way
         self.entries.moved([Binding(address, LOCAL)])
+
+    def why_userspace(self, device: Device, peer: Device) -> str:
+        refusal = self.entries.refusal(device, peer)
+        return refusal.text if refusal else ""
 
     @invariant()
     def consistent(self) -> None:
@@ -142,7 +145,7 @@ class Relay(RuleBasedStateMachine):
 
     @invariant()
     def reported(self) -> None:
-        json.dumps(report.traffic(self.world.switchboard, self.world.now), allow_nan=False)
+        json.dumps(report.traffic(self.world.switchboard, self.world.now, self.why_userspace), allow_nan=False)
 
 
 TestRelay = Relay.TestCase

@@ -22,6 +22,9 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "version": "1.0.0",
         "name": "relay",
         "data_plane": "userspace",
+        "data_plane_wanted": "auto",
+        "data_plane_reason": None,
+        "kernel": None,
         "healthy": True,
         "problems": [],
         "uptime_seconds": 5.0,
@@ -29,7 +32,8 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "endpoint": None,
         "edge": None,
     }
-    return json.loads(json.dumps(head | report.traffic(world.switchboard, world.now) | more, allow_nan=False))
+    traffic = report.traffic(world.switchboard, world.now, lambda *_: "no kernel")
+    return json.loads(json.dumps(head | traffic | more, allow_nan=False))
 
 
 def doctor(world: World, **more: Any) -> list[str]:
@@ -259,7 +263,7 @@ def test_tables(busy: World) -> None:
     assert lines[0] == "relay: userspace data plane on 0.0.0.0:40000, up 5 s, version 1.0.0"
     assert "problem: something" in lines
     assert "away absent - never 0 B 0 B" in lines
-    assert "ann -> bob up 0 s 80 B" in lines
+    assert "ann -> bob up 0 s 80 B userspace" in lines
     assert "not_wireguard 1 4 B" in lines
 
 

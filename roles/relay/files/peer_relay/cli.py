@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peer_relay import __version__, diagnose, endpoints, noise, probe, report, settings, status_client, tables
+from peer_relay.kernel import plane as kernel
 from peer_relay.service import Service, StartError
 
 FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
@@ -67,13 +68,17 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    found = diagnose.findings(_fetch(arguments))
+    status = _fetch(arguments)
+    found, remarks = diagnose.findings(status), diagnose.remarks(status)
     if arguments.json:
-        print(json.dumps({"findings": [finding._asdict() for finding in found]}))
-    elif found:
-        print("\n".join(f"{finding.subject}: {finding.problem}: {finding.cure}" for finding in found))
+        print(json.dumps({"findings": [finding._asdict() for finding in found], "remarks": remarks}))
     else:
-        print("nothing is wrong")
+        for finding in found:
+            print(f"{finding.subject}: {finding.problem}: {finding.cure}")
+        if not found:
+            print("nothing is wrong")
+        for remark in remarks:
+            print(f"by the way: {remark}")
     return PROBLEM if found else FINE
 
 
@@ -112,6 +117,17 @@ def _probe(arguments: argparse.Namespace) -> int:
     return FINE
 
 
+def _unload(arguments: argparse.Namespace) -> int:
+    """End what the kernel forwards: a service that has stopped leaves it running."""
+    folder = settings.load(arguments.settings).bpf_directory / kernel.FOLDER
+    try:
+        kernel.KernelTable.destroy_pinned(folder)
+    except OSError as error:
+        print(f"peer-relay: {error.filename or folder}: {error.strerror}: run it as root", file=sys.stderr)
+        return PROBLEM
+    return FINE
+
+
 def _count(text: str) -> int:
     number = int(text)
     if not 1 <= number <= probe.MOST:
@@ -129,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "check the settings file", True),
         ("status", _status, "show devices, pairs and drops of the running service", True),
         ("doctor", _doctor, "say what is wrong, for each device and pair, and what to do", True),
+        ("unload", _unload, "end what the kernel forwards, which a stopped service leaves running", False),
         ("probe", _probe, "make initiations that prove, sent from anywhere, that this relay is reached", True),
     ):
         command = commands.add_parser(name, help=text, description=text)

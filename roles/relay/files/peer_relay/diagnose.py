@@ -25,6 +25,13 @@ def findings(status: dict[str, Any]) -> list[Finding]:
     return [*_relay(status), *_router(status), *_devices(status), *_pairs(status)]
 
 
+def remarks(status: dict[str, Any]) -> list[str]:
+    """Return what is as it was asked for, and may yet surprise."""
+    if status["data_plane_wanted"] == "auto" and status["data_plane_reason"]:
+        return [f"userspace forwards, not the kernel: {status['data_plane_reason']}"]
+    return []
+
+
 def _recent(age: float | None, within: float = _RECENT) -> bool:
     return age is not None and age < within
 
@@ -48,6 +55,13 @@ def _relay(status: dict[str, Any]) -> Iterator[Finding]:
                 f"a device with public key {stranger['public_key']} asks for a handshake and is not registered",
                 "add it to the inventory, or correct the key of the device that it is",
             )
+    kernel = status["kernel"]
+    if kernel and kernel["refusals"].get("table_full"):
+        yield Finding(
+            "relay",
+            f"the kernel's table of {kernel['size']} entries is full, userspace forwards what has no room there",
+            "share the devices among several relays",
+        )
     if status["drops"].get("send_buffer_full", {}).get("packets"):
         yield Finding(
             "relay",

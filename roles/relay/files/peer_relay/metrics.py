@@ -69,6 +69,7 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
         for reason, count in device["drops"].items():
             device_drops.add_metric([device["name"], reason], count)
     yield device_drops
+    yield from _kernel_families(status)
     for key in ("packets", "bytes"):
         family = CounterMetricFamily(
             f"peer_relay_pair_{key}", f"Forwarded transport {key} of a pair", labels=["from", "to"]
@@ -82,6 +83,34 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
         yield drops
     if status["edge"] is not None:
         yield from _edge_families(status["edge"])
+
+
+def _kernel_families(status: dict[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    plane = GaugeMetricFamily("peer_relay_data_plane", "1 for the plane that forwards what it can", labels=["plane"])
+    for name in ("kernel", "userspace"):
+        plane.add_metric([name], int(status["data_plane"] == name))
+    yield plane
+    by_kernel = CounterMetricFamily(
+        "peer_relay_pair_kernel_packets",
+        "Those of the forwarded packets that the kernel forwarded",
+        labels=["from", "to"],
+    )
+    for pair in status["pairs"]:
+        by_kernel.add_metric([pair["from"], pair["to"]], pair["kernel_packets"])
+    yield by_kernel
+    kernel = status["kernel"]
+    if kernel is None:
+        return
+    yield GaugeMetricFamily("peer_relay_kernel_entries", "Entries of the kernel's table", kernel["entries"])
+    yield GaugeMetricFamily("peer_relay_kernel_entries_limit", "Entries that it has room for", kernel["size"])
+    refused = GaugeMetricFamily(
+        "peer_relay_kernel_refused", "What userspace has to forward, by reason", labels=["reason"]
+    )
+    for reason, count in kernel["refusals"].items():
+        refused.add_metric([reason], count)
+    yield refused
 
 
 def _edge_families(edge: dict[str, Any]) -> Iterator[Any]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 from peer_relay import addresses, packets
@@ -75,7 +76,7 @@ def _refused_peer(switchboard: Switchboard, device: Device) -> str | None:
     return "unknown"
 
 
-def _pair(device: Device, pair: Pair, now: float) -> dict[str, Any]:
+def _pair(device: Device, pair: Pair, why_userspace: str, now: float) -> dict[str, Any]:
     return {
         "from": device.name,
         "to": pair.peer.name,
@@ -84,21 +85,27 @@ def _pair(device: Device, pair: Pair, now: float) -> dict[str, Any]:
         "responses": pair.responses,
         "packets": pair.packets,
         "bytes": pair.bytes,
+        "kernel_packets": pair.kernel_packets,
+        "plane": "userspace" if why_userspace else "kernel",
+        "why_userspace": why_userspace or None,
         "last_initiation_seconds": _age(now, pair.last_initiation),
         "last_response_seconds": _age(now, pair.last_response),
         "last_packet_seconds": _age(now, pair.last_packet),
     }
 
 
-def traffic(switchboard: Switchboard, now: float) -> dict[str, Any]:
-    """Return the part of the status that the switchboard knows: devices, pairs, drops, strangers."""
+def traffic(switchboard: Switchboard, now: float, why_userspace: Callable[[Device, Device], str]) -> dict[str, Any]:
+    """Return the part of the status that the switchboard knows: devices, pairs, drops, strangers.
+
+    `why_userspace` tells why the kernel does not forward what a device sends to another, "" if it does.
+    """
     devices = sorted(switchboard.devices.values(), key=lambda device: device.name)
     return {
         "public_key": encode_key(switchboard.own.identity.public),
         "addresses": sorted(str(address) for address in switchboard.own.addresses),
         "devices": [_device(switchboard, device, now) for device in devices],
         "pairs": [
-            _pair(device, pair, now)
+            _pair(device, pair, why_userspace(device, pair.peer), now)
             for device in devices
             for pair in sorted(device.pairs.values(), key=lambda pair: pair.peer.name)
         ],

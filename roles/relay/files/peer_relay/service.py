@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from peer_relay import __version__, addresses, edge, notify, report, settings, state
+from peer_relay.kernel.plane import KernelPlane
 from peer_relay.noise import Identity, tai64n
 from peer_relay.relay_peer import RelayPeer
 from peer_relay.settings import Settings, SettingsError
@@ -74,6 +75,9 @@ class Service:
         self._plane.adopt(notify.kept())
         self._listen(config)
         self._restore(config)
+        self._kernel = KernelPlane(self._switchboard)
+        self._told_plane = ""
+        self._use_kernel(config)
         self._requests: queue.SimpleQueue[Future[dict[str, Any]]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = self._reload = False
@@ -117,6 +121,12 @@ class Service:
             log.warning("%s", problem)
         self._state_error = problem
 
+    def _use_kernel(self, config: Settings) -> None:
+        """Let the kernel forward what it can, or no longer; what the settings forbid is gone from it then."""
+        now = time.monotonic()
+        self._kernel.configure(config.data_plane, config.bpf_directory, config.listen[0][1], now)
+        self._kernel.turn(now)
+
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -132,6 +142,7 @@ class Service:
             ", ".join(self._listening()),
             len(self._settings.devices),
         )
+        self._tell_plane()
         notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
         try:
             self._loop()
@@ -145,10 +156,10 @@ class Service:
             self._stop = True
 
     def _loop(self) -> None:
-        plane, switchboard = self._plane, self._switchboard
+        plane, switchboard, kernel = self._plane, self._switchboard, self._kernel
         watchdog = notify.watchdog_interval()
-        keep_alive_due = tick_due = float("-inf")
-        poller = self._poller()
+        keep_alive_due = tick_due = kernel_due = float("-inf")
+        poller, news = self._poller(), kernel.fileno()
         while not self._stop:
             now = time.monotonic()
             if now >= tick_due:
@@ -158,28 +169,35 @@ class Service:
             if watchdog and now >= keep_alive_due:
                 notify.send("WATCHDOG=1")
                 keep_alive_due = now + watchdog / 3
-            ready = poller.poll(max(0.0, min(tick_due, self._save_due) - time.monotonic()))
+            ready = poller.poll(max(0.0, min(tick_due, self._save_due, kernel_due) - time.monotonic()))
             for descriptor, _ in ready:
                 if descriptor == self._wake_read:
                     self._drain_wake()
+                elif descriptor == news:
+                    kernel.network_changed(time.monotonic())
             for sock in plane.sockets:
                 # Polling tells who is ready, but a look costs less than finding out which one it was.
                 for _ in range(_BATCHES_BEFORE_TIME):
                     if not plane.drain(sock, time.monotonic()):
                         break
+            kernel_due = kernel.turn(time.monotonic())
             if switchboard.events:
                 self._log_events(switchboard.events)
             if self._reload:
                 self._reload = False
                 self._take_over_settings()
-                poller = self._poller()
+                poller = None
+            if poller is None or news != kernel.fileno():
+                poller, news = self._poller(), kernel.fileno()
+            self._tell_plane()
             while not self._requests.empty():
                 self._requests.get().set_result(self._document())
 
     def _poller(self) -> select.epoll:
         poller = select.epoll()
-        for descriptor in (self._wake_read, *(sock.fileno() for sock in self._plane.sockets)):
-            poller.register(descriptor, select.EPOLLIN)
+        for descriptor in (self._wake_read, self._kernel.fileno(), *(sock.fileno() for sock in self._plane.sockets)):
+            if descriptor >= 0:
+                poller.register(descriptor, select.EPOLLIN)
         return poller
 
     def _drain_wake(self) -> None:
@@ -195,11 +213,20 @@ class Service:
             log.info(_EVENT_TEXT[event.kind].format(subject=event.subject, address=address))
         events.clear()
 
+    def _tell_plane(self) -> None:
+        """Say once which plane forwards, and why not the kernel."""
+        wanted, reason = self._kernel.mode, self._kernel.reason
+        told = self._kernel.name if wanted == "userspace" or not reason else f"{self._kernel.name}: {reason}"
+        if told != self._told_plane:
+            self._told_plane = told
+            log.log(logging.WARNING if wanted == "kernel" and reason else logging.INFO, "data plane: %s", told)
+
     def _shut_down(self) -> None:
         notify.send("STOPPING=1")
         self._status.close()
         self._save(time.monotonic())
         self._writer.shutdown()
+        self._kernel.close()
         self._plane.close()
         log.info("stopped")
 
@@ -221,6 +248,7 @@ class Service:
             self._settings_error = None
             self._switchboard.own.addresses = config.addresses
             self._switchboard.apply(config.devices)
+            self._use_kernel(config)
             self._settings = config
             self._save_due = 0.0
             log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
@@ -284,6 +312,8 @@ class Service:
 
     def _problems(self) -> list[str]:
         problems = [text for text in (self._settings_error, self._state_error, self._clock_error) if text]
+        if self._settings.data_plane == "kernel" and self._kernel.reason:
+            problems.append(f"data_plane is kernel, but userspace forwards: {self._kernel.reason}")
         granted = min(sock.receive_buffer() for sock in self._plane.sockets)
         if granted < BUFFER_SIZE:
             problems.append(
@@ -294,12 +324,16 @@ class Service:
 
     def _document(self) -> dict[str, Any]:
         now = time.monotonic()
+        self._kernel.count(now)
         router, router_problem = edge.read(self._settings.edge_status_file, time.time())
         return {
             "version": __version__,
             "name": self._settings.name,
             "uptime_seconds": round(now - self._started, 3),
-            "data_plane": "userspace",
+            "data_plane": self._kernel.name,
+            "data_plane_wanted": self._settings.data_plane,
+            "data_plane_reason": self._kernel.reason or None,
+            "kernel": self._kernel.document(),
             "healthy": self._settings_error is None,
             "problems": self._problems() + ([router_problem] if router_problem else []),
             "listen": self._listening(),
@@ -307,5 +341,5 @@ class Service:
             "edge": router,
             "settings_file": str(self._settings.file),
             "settings_error": self._settings_error,
-            **report.traffic(self._switchboard, now),
+            **report.traffic(self._switchboard, now, self._kernel.refusal),
         }

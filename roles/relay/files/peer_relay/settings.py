@@ -60,6 +60,8 @@ class Settings:
     metrics_listen: tuple[str, int] | None
     public_endpoint: str
     edge_status_file: Path
+    data_plane: str
+    bpf_directory: Path
     devices: tuple[DeviceSettings, ...]
 
 
@@ -123,6 +125,12 @@ def _port(value: int) -> int:
 
 def _name(value: str) -> str:
     if not 0 < len(value) <= _MAX_NAME or not value.isprintable() or any(c.isspace() for c in value):
+        raise ValueError(value)
+    return value
+
+
+def _data_plane(value: str) -> str:
+    if value not in DATA_PLANES:
         raise ValueError(value)
     return value
 
@@ -206,7 +214,10 @@ _RELAY_KEYS = (
     "metrics_listen",
     "public_endpoint",
     "edge_status_file",
+    "data_plane",
+    "bpf_directory",
 )
+DATA_PLANES = ("auto", "userspace", "kernel")
 _DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
 
 
@@ -248,6 +259,8 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
     )
     edge = relay.take("edge_status_file", str, _path, "an absolute path", "/run/peer-relay-ports/status.json")
+    plane = relay.take("data_plane", str, _data_plane, f"one of {', '.join(DATA_PLANES)}", "auto")
+    bpf = relay.take("bpf_directory", str, _path, "an absolute path", "/run/peer-relay-bpf")
     return Settings(
         file=file,
         name=name,
@@ -260,6 +273,8 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         metrics_listen=metrics,
         public_endpoint=endpoint,
         edge_status_file=edge,
+        data_plane=plane,
+        bpf_directory=bpf,
         devices=_devices(file, devices, networks, frozenset(addresses), name),
     )
 

@@ -42,6 +42,8 @@ def status(document: dict[str, Any]) -> str:
         f"{document['name']}: {document['data_plane']} data plane on {', '.join(document['listen'])}, "
         f"up {_age(document['uptime_seconds'])}, version {document['version']}"
     )
+    if document["data_plane_wanted"] != "userspace" and document["data_plane_reason"]:
+        head += f"\nnot the kernel's, since {document['data_plane_reason']}"
     parts = [head, *(f"problem: {problem}" for problem in document["problems"])]
     if document["edge"] is not None:
         parts.append(_edge(document["edge"]))
@@ -58,11 +60,17 @@ def status(document: dict[str, Any]) -> str:
     ]
     parts.append("\n" + _table(("device", "state", "endpoint", "last seen", "received", "sent"), devices))
     pairs = [
-        (f"{pair['from']} -> {pair['to']}", pair["state"], _age(pair["last_packet_seconds"]), _size(pair["bytes"]))
+        (
+            f"{pair['from']} -> {pair['to']}",
+            pair["state"],
+            _age(pair["last_packet_seconds"]),
+            _size(pair["bytes"]),
+            pair["plane"] + (f" ({pair['why_userspace']})" if document["kernel"] and pair["why_userspace"] else ""),
+        )
         for pair in document["pairs"]
     ]
     if pairs:
-        parts.append("\n" + _table(("pair", "state", "last packet", "forwarded"), pairs))
+        parts.append("\n" + _table(("pair", "state", "last packet", "forwarded", "by"), pairs))
     probes = [(probe["source"], _age(probe["age_seconds"])) for probe in document["probes"]]
     if probes:
         parts.append("\n" + _table(("probe answered", "age"), probes))

@@ -9,7 +9,7 @@ forged ones would fill the table; a device sends its first packet under it only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from peer_relay import addresses
 from peer_relay.device import Binding, Device, Pair
@@ -17,18 +17,22 @@ from peer_relay.kernel.entry import Count, Key, Target
 from peer_relay.switchboard import CONFIRMED_ROUTE, Switchboard
 
 
-class Way(Protocol):
-    """The way out to a device: the number of an interface, and the largest packet that fits."""
-
-    interface: int
-    mtu: int
-
-
 class Refusal(NamedTuple):
     """Why the kernel does not forward something: one of a few names, and what exactly is in the way."""
 
     name: str
     text: str
+
+
+class Way(NamedTuple):
+    """How a device is reached: by which interface, with the largest packet that fits.
+
+    `deaf` tells why the program does not hear what comes in there; None: it does.
+    """
+
+    interface: int
+    mtu: int
+    deaf: Refusal | None = None
 
 
 NO_SESSION = Refusal("no_session", "no session of the two yet")
@@ -132,12 +136,16 @@ class Entries:
         if len(here.address) != len(there.address):
             self.refusals[device, peer] = _FAMILIES
             return {}
-        for way, name in ((self._way(here), device.name), (way_there := self._way(there), peer.name)):
-            if isinstance(way, Refusal):
-                self.refusals[device, peer] = Refusal(way.name, f"{name}: {way.text}")
-                return {}
+        way_in, way_out = self._way(here), self._way(there)
+        obstacle = way_in if isinstance(way_in, Refusal) else way_in.deaf
+        if obstacle:
+            self.refusals[device, peer] = Refusal(obstacle.name, f"{device.name}: {obstacle.text}")
+            return {}
+        if isinstance(way_out, Refusal):
+            self.refusals[device, peer] = Refusal(way_out.name, f"{peer.name}: {way_out.text}")
+            return {}
         local = addresses.join(here.local, self._port)
-        target = Target(there.address, addresses.join(there.local, self._port), way_there.interface, way_there.mtu)
+        target = Target(there.address, addresses.join(there.local, self._port), way_out.interface, way_out.mtu)
         return {Key(here.address, local, index): target for index in indexes}
 
     # --- what there is ------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+FULL = "the kernel's table is full"
+
 
 class Key(NamedTuple):
     """Which transport messages: from where, to which address and port of the relay's, with which receiver index."""

@@ -1,0 +1,90 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How devices are reached: asked of the kernel once, and again when it may have changed, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from peer_relay import addresses
+from peer_relay.device import Binding
+from peer_relay.kernel.entries import Refusal, Way
+from peer_relay.kernel.route import Network, NoWay
+
+_AT_ONCE = 200  # questions between two looks at the sockets: 10 ms
+_UNKNOWN_LOCAL = Refusal("no_way", "the system does not tell which of the relay's addresses it writes to")
+
+
+class Ways:
+    """The ways to all bound devices, and the interfaces at which their packets arrive."""
+
+    def __init__(self, network: Network):
+        self._network = network
+        self._known: dict[Binding, Way | Refusal] = {}
+        self._due: list[Binding] = []  # to be asked for again
+        self._refused: dict[int, str] = {}  # interfaces that the program cannot be attached to
+        self.interfaces: set[int] = set()
+        self._look_at_interfaces()
+
+    def __call__(self, binding: Binding) -> Way | Refusal:
+        """Return how a device is reached, or why not by the kernel alone."""
+        way = self._known.get(binding)
+        if way is None:
+            way = self._known[binding] = self._ask(binding)
+            if isinstance(way, Way) and not way.deaf:
+                self.interfaces.add(way.interface)
+        return way
+
+    def _ask(self, binding: Binding) -> Way | Refusal:
+        if not binding.local:
+            return _UNKNOWN_LOCAL
+        try:
+            found = self._network.way_out(binding.address, addresses.join(binding.local, 0))
+        except NoWay as error:
+            return Refusal("no_way", str(error))
+        refused = self._refused.get(found.interface)
+        return Way(found.interface, found.mtu, Refusal("interface", refused) if refused else None)
+
+    def _look_at_interfaces(self) -> None:
+        self._refused = {
+            interface.index: f"interface {interface.name}: {interface.refused}"
+            for interface in self._network.interfaces()
+            if interface.refused
+        }
+
+    def renew(self) -> None:
+        """Ask for all of them again, step by step."""
+        self._look_at_interfaces()
+        self._due = list(self._known)
+
+    def refuse(self, reasons: dict[int, str]) -> list[Binding]:
+        """Note interfaces that the program could not be attached to; return who is reached there."""
+        names = {interface.index: interface.name for interface in self._network.interfaces()}
+        self._refused |= {index: f"interface {names.get(index, index)}: {why}" for index, why in reasons.items()}
+        self.interfaces -= reasons.keys()
+        changed = [binding for binding, way in self._known.items() if isinstance(way, Way) and way.interface in reasons]
+        for binding in changed:
+            self._known[binding] = self._ask(binding)
+        return changed
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether there is a step to do."""
+        return bool(self._due)
+
+    def step(self, in_use: Container[Binding]) -> list[Binding]:
+        """Ask for some of them again, and forget those that are not in use; return those that have changed."""
+        changed = []
+        for binding in self._due[-_AT_ONCE:]:
+            if binding not in in_use:
+                del self._known[binding]
+            elif (way := self._ask(binding)) != self._known[binding]:
+                self._known[binding] = way
+                changed.append(binding)
+        del self._due[-_AT_ONCE:]
+        if not self._due:
+            self.interfaces = {way.interface for way in self._known.values() if isinstance(way, Way) and not way.deaf}
+        return changed
