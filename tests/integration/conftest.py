@@ -81,7 +81,7 @@ def relay(lab: Lab) -> Iterator[Relay]:
     """The relay, not started."""
     service = Relay(lab.relay_host, lab.folder)
     yield service
-    service.stop()
+    service.remove()
 
 
 @pytest.fixture
