@@ -148,15 +148,11 @@ class Attachments:
 
     def __init__(self, folder: Path):
         self._methods = [method(folder) for method in self.methods]
-        self.how: dict[int, str] = {}
-        self._note()
-
-    def _note(self) -> None:
         self.how = {interface: method.name for method in self._methods for interface in method.attached()}
 
     def attach(self, interfaces: Iterable[int], program: int) -> dict[int, str]:
         """Attach the program to exactly these interfaces; return why it is not to some."""
-        wanted, refused = set(interfaces), {}
+        wanted, refused, self.how = set(interfaces), {}, {}
         for method in self._methods:
             for interface in set(method.attached()) - wanted:
                 method.detach(interface)
@@ -165,14 +161,14 @@ class Attachments:
                 try:
                     method.attach(interface, program)
                 except OSError as error:
-                    refused[interface] = str(error)
+                    refused[interface] = error.strerror
                     if error.errno == errno.EINVAL:
                         continue  # this kernel does not have it
                 else:
                     refused.pop(interface, None)
+                    self.how[interface] = method.name
                     self._detach_others(interface, method)
                 break
-        self._note()
         return refused
 
     def _detach_others(self, interface: int, chosen: Links | Filters) -> None:

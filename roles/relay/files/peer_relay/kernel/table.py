@@ -111,7 +111,10 @@ class KernelTable:
 
     @classmethod
     def open(cls, folder: Path, size: int) -> KernelTable:
-        """Take over what is pinned in a folder, or begin; what is attached goes on forwarding meanwhile."""
+        """Take over what is pinned in a folder, or begin; what is attached goes on forwarding meanwhile.
+
+        When that fails, nothing forwards any more: nobody would look after it.
+        """
         if sys.byteorder != "little":
             raise Unavailable("the program is built for little-endian machines only")
         if not _in_bpffs(folder.parent):
@@ -119,9 +122,9 @@ class KernelTable:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             return cls(folder, size)
-        except bpf.Refused as error:
-            raise Unavailable(f"the kernel's verifier refuses the program: {error.strerror}{_age()}") from error
         except OSError as error:
+            with contextlib.suppress(OSError):
+                cls.destroy_pinned(folder)
             raise Unavailable(_cause(error)) from error
 
     def _open_map(self) -> bpf.Map:
@@ -240,6 +243,8 @@ def _age() -> str:
 
 def _cause(error: OSError) -> str:
     """Return what a failed system call means, and what helps."""
+    if isinstance(error, bpf.Refused):
+        return f"the kernel's verifier refuses the program: {error.strerror}{_age()}"
     if error.errno == errno.ENOSYS:
         return f"this kernel has no bpf() system call{_age()}"
     if error.errno == errno.EPERM:
