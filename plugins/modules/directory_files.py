@@ -30,7 +30,9 @@ options:
     type: path
     required: true
   files:
-    description: The names of the files, without a directory, and their content.
+    description:
+      - The names of the files, relative to O(path), and their content.
+      - Names may have directories in front since version 1.2.0.
     type: dict
     required: true
 """
@@ -59,7 +61,7 @@ import os
 import shutil
 import stat
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -75,8 +77,25 @@ def read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def read_all(directory: Path) -> dict[str, str | None]:
-    return {path.name: read(path) for path in directory.iterdir()} if directory.is_dir() else {}
+def proper(directory: Path) -> bool:
+    status = directory.lstat()
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and stat.S_IMODE(status.st_mode) == DIRECTORY_MODE
+        and status.st_uid == os.geteuid()
+    )
+
+
+def read_all(directory: Path, parents: set[str], prefix: str = "") -> dict[str, str | None]:
+    """Return what a directory holds, by relative name; of directories that are none of `parents` only the name."""
+    found: dict[str, str | None] = {}
+    for path in directory.iterdir() if directory.is_dir() else ():
+        name = prefix + path.name
+        if name in parents and proper(path):
+            found |= read_all(path, parents, f"{name}/")
+        else:
+            found[name] = read(path)
+    return found
 
 
 def write_all(directory: Path, files: dict[str, str]) -> None:
@@ -85,9 +104,11 @@ def write_all(directory: Path, files: dict[str, str]) -> None:
     try:
         for name, content in files.items():
             file = new / name
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content, encoding="utf-8")
             file.chmod(FILE_MODE)
-        new.chmod(DIRECTORY_MODE)
+        for made in (new, *(path for path in new.rglob("*") if path.is_dir())):
+            made.chmod(DIRECTORY_MODE)
         if os.path.lexists(directory):
             directory.rename(old)
         new.rename(directory)
@@ -109,10 +130,15 @@ def main() -> None:
     directory = Path(module.params["path"])
     wanted = {name: str(content) for name, content in module.params["files"].items()}
     for name in wanted:
-        if name in ("", ".", "..") or "/" in name:
-            module.fail_json(msg=f"{name!r} in files is not the name of a file: give names without a directory")
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            module.fail_json(
+                msg=f"{name!r} in files is not the name of a file: give names relative to path, without .."
+            )
+    parents = {str(parent) for name in wanted for parent in PurePosixPath(name).parents} - {"."}
+    for name in parents & wanted.keys():
+        module.fail_json(msg=f"{name!r} in files is a file and a directory: give it one meaning")
 
-    found = read_all(directory)
+    found = read_all(directory, parents)
     changed = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name) or name not in wanted)
     if changed and not module.check_mode:
         try:

@@ -23,10 +23,10 @@ def test_the_action_group_names_every_module():
     assert groups["peer_relay"] == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 
 
-def test_the_service_is_one_flat_package():
-    """The role relay installs the files of one directory."""
-    folders = [path for path in (ROOT / "roles/relay/files/peer_relay").iterdir() if path.is_dir()]
-    assert [path.name for path in folders if path.name != "__pycache__"] == []
+def test_the_service_is_a_package_with_one_folder():
+    """The role relay installs the files of these two."""
+    folders = [path for path in (ROOT / "roles/relay/files/peer_relay").rglob("*") if path.is_dir()]
+    assert [path.name for path in folders if path.name != "__pycache__"] == ["kernel"]
 
 
 def test_the_readmes_reference_is_current():

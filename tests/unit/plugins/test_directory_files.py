@@ -40,6 +40,23 @@ def test_the_directory_holds_these_files_and_no_others(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
+def test_names_may_have_directories_in_front(tmp_path):
+    target = tmp_path / "package"
+    files = {"a.py": "1\n", "inner/b.py": "2\n", "inner/deep/c.py": "3\n"}
+    assert run(target, files)["changed_files"] == sorted(files)
+    assert (target / "inner/deep/c.py").read_text(encoding="utf-8") == "3\n"
+    assert (target / "inner").stat().st_mode & 0o777 == 0o755
+    assert not run(target, files)["changed"]
+    (target / "inner" / "__pycache__").mkdir()
+    (target / "other").mkdir()
+    assert run(target, files)["changed_files"] == ["inner/__pycache__", "other"]
+    (target / "inner").chmod(0o777)
+    assert run(target, files)["changed"]
+    assert (target / "inner").stat().st_mode & 0o777 == 0o755
+    assert run(target, {"a.py": "1\n"})["changed_files"] == ["inner"]
+    assert content(target) == {"a.py": "1\n"}
+
+
 def test_a_second_run_changes_nothing(tmp_path):
     files = {"a.py": "1\n", "empty.py": ""}
     run(tmp_path / "package", files)
@@ -78,4 +95,4 @@ def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch):
 
 
 def test_a_path_is_no_name(tmp_path):
-    assert "names without a directory" in run(tmp_path / "package", {"../a.py": ""})["msg"]
+    assert "names relative to path" in run(tmp_path / "package", {"../a.py": ""})["msg"]
