@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The yardstick of the usual way: the relay's forwarding as an asyncio datagram protocol.
 
-python asyncio_relay.py PORT SOURCE:PORT=INDEX=DESTINATION:PORT ...    indexes in hexadecimal, as on the wire
+python asyncio_relay.py PORT FILE    where FILE has lines "SOURCE:PORT INDEX DESTINATION:PORT", the index as on the wire
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 Address = tuple[str, int]
 
@@ -32,9 +33,10 @@ class Forwarder(asyncio.DatagramProtocol):
 
 
 async def main() -> None:
-    port, *words = sys.argv[1:]
+    port, table = sys.argv[1:]
     routes = {}
-    for source, index, destination in (word.split("=") for word in words):
+    for line in Path(table).read_text().splitlines():
+        source, index, destination = line.split()
         routes[_address(source), bytes.fromhex(index)] = _address(destination)
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(lambda: Forwarder(routes), ("0.0.0.0", int(port)))

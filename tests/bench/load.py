@@ -1,11 +1,9 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cheap sender and receiver in one process, and the three hosts between which they send.
+"""Load that costs less than any relay, and round trips.
 
-    sender 10.1.0.2 --- 10.1.0.1 relay 10.2.0.1 --- 10.2.0.2 receiver
-
-The load is a closed loop: so many datagrams are under way and no more, so a relay is never drowned, only kept busy.
-Sender and receiver share the first core, all the relay's work is on the second one.
+The load is a closed loop: so many datagrams are under way and no more, so a relay is kept busy, and never drowned.
+Datagrams are sent in trains (UDP_SEGMENT) and counted where they arrive at the interface.
 """
 
 from __future__ import annotations
@@ -13,93 +11,131 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.flood import MessageHeader
-from harness.netns import Namespace, link
+from hosts import MARK, RELAY_CORE, Hosts
 
-SENDER, RELAY_IN, RELAY_OUT, RECEIVER = "10.1.0.2", "10.1.0.1", "10.2.0.1", "10.2.0.2"
-LOAD_CORE, RELAY_CORE = 0, 1
+PORT = 51820  # of all devices
 TRAIN = 32
-_WINDOW = 64  # what fits the socket buffers of relays that ask for no larger ones
 _STALL = 0.1  # seconds without an arrival after which what is under way counts as lost
-_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
-_SLOTS = 64
+_WARM_UP = 0.1
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO, _IP_PKTINFO = 17, 103, 104, 8
+_HEADER = struct.Struct("@PIPNPNi0PI0P")  # mmsghdr
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 
 
-class Hosts:
-    """Three namespaces in a row. `merging` tells whether interfaces merge equal datagrams into trains (GRO)."""
-
-    def __init__(self, logs: Path):
-        self.sender, self.relay, self.receiver = (Namespace(label, logs) for label in ("sender", "relay", "receiver"))
-        link(self.sender, "eth0", self.relay, "in0")
-        link(self.relay, "out0", self.receiver, "eth0")
-        self.sender.ip(f"addr add {SENDER}/24 dev eth0", f"route add default via {RELAY_IN}")
-        self.receiver.ip(f"addr add {RECEIVER}/24 dev eth0", f"route add default via {RELAY_OUT}")
-        self.relay.ip(f"addr add {RELAY_IN}/24 dev in0", f"addr add {RELAY_OUT}/24 dev out0")
-        self.relay.sysctl(net__ipv4__ip_forward=1)
-        self._interfaces = [
-            (self.sender, "eth0", LOAD_CORE),
-            (self.relay, "in0", RELAY_CORE),
-            (self.relay, "out0", RELAY_CORE),
-            (self.receiver, "eth0", LOAD_CORE),
-        ]
-        for namespace, interface, core in self._interfaces:
-            # Packets are received on the core of the host that they reached, as with network cards of their own.
-            steer = f"echo {1 << core:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus"
-            namespace.run("sh", "-c", steer)
-
-    def merging(self, on: bool) -> None:
-        for namespace, interface, _ in self._interfaces:
-            # Trains are cut at the sending interface, so that only GRO can make them again; veth does that
-            # when its peer has no segmentation of its own.
-            features = ["gro", "on" if on else "off", "tso", "off", "tx-udp-segmentation", "off"]
-            namespace.run("ethtool", "-K", interface, *features)
-
-    def remove(self) -> None:
-        for namespace in (self.sender, self.relay, self.receiver):
-            namespace.remove()
+def head(kind: int, index: int) -> bytes:
+    """How a transport message begins; its counter marks it as load."""
+    return struct.pack("<II", kind, index) + MARK
 
 
-def udp_socket(namespace: Namespace, address: str) -> socket.socket:
-    with namespace.inside():
-        end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        end.bind((address, 0))
-    end.settimeout(2)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    return end
+class Flow(NamedTuple):
+    """One direction between two devices: from where to where, and how the datagrams begin; and the way back."""
 
-
-class Counter:
-    """Counts what a socket receives without copying it."""
-
-    def __init__(self, end: socket.socket):
-        self._descriptor = end.fileno()
-        self._headers = (MessageHeader * _SLOTS)()
-        stride = ctypes.sizeof(MessageHeader) // 4
-        offset = MessageHeader.length.offset // 4
-        self._lengths = memoryview(self._headers).cast("B").cast("I")[offset::stride]
-        self._receive = ctypes.CDLL(None, use_errno=True).recvmmsg
-        end.setsockopt(_SOL_UDP, _UDP_GRO, 1)
-
-    def fetch(self) -> int:
-        """Bytes received by now."""
-        count = self._receive(self._descriptor, self._headers, _SLOTS, socket.MSG_DONTWAIT | socket.MSG_TRUNC, None)
-        return sum(self._lengths[:count]) if count > 0 else 0
-
-
-class Route(NamedTuple):
-    """How a contestant is used: from which socket to which address, and how its datagrams begin each way."""
-
-    sender: socket.socket
+    source: str
     target: tuple[str, int]
     head: bytes
-    receiver: socket.socket
+    receiver: str
     reply_head: bytes
-    frame: Callable[[bytes], bytes] = bytes  # what the sender puts around a datagram, and the relay takes off
+
+
+class Devices:
+    """The socket of all devices of one host: each has an address of its own."""
+
+    def __init__(self, hosts: Hosts):
+        with hosts.devices.inside():
+            self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.socket.bind(("0.0.0.0", PORT))
+            self._counters = os.open("/proc/thread-self/net/dev", os.O_RDONLY)
+        # Not `settimeout`, which makes the socket non-blocking: sending waits until there is room.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 2, 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+    def send(self, source: str, datagram: bytes, target: tuple[str, int]) -> None:
+        self.socket.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, _from(source))], 0, target)
+
+    def receive(self, receiver: str = "") -> tuple[bytes, tuple[str, int]]:
+        """Return the next datagram to that device, or to any, and where it comes from; others are passed over."""
+        address = socket.inet_aton(receiver) if receiver else b""
+        while True:
+            datagram, ((_, _, control),), _, source = self.socket.recvmsg(2048, 64)
+            if control[8:12].startswith(address):
+                return datagram, source
+
+    def end(self, address: str) -> End:
+        return End(self, address)
+
+    def arrived(self, interface: str) -> int:
+        """How many packets has the interface received?"""
+        text = os.pread(self._counters, 4096, 0)
+        return int(text.partition(interface.encode() + b":")[2].split(None, 2)[1])
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self._counters)
+
+
+class End:
+    """One device's part of the socket, for `harness.client`."""
+
+    def __init__(self, devices: Devices, address: str):
+        self._devices, self.address = devices, address
+
+    def sendto(self, datagram: bytes, target: tuple[str, int]) -> None:
+        self._devices.send(self.address, datagram, target)
+
+    def recv(self, _size: int) -> bytes:
+        return self._devices.receive(self.address)[0]
+
+
+def _from(source: str) -> bytes:
+    return struct.pack("@i4s4s", 0, socket.inet_aton(source), bytes(4))
+
+
+class _Trains:
+    """One train for each flow, ready for sendmmsg: building them must not be the generator's work."""
+
+    def __init__(self, flows: Sequence[Flow], size: int, frame: Callable[[bytes], bytes]):
+        self._kept: list[object] = []
+        self.count = len(flows)
+        body = os.urandom(size - 16)
+        headers = bytearray()
+        for flow in flows:
+            datagram = frame(flow.head + body)
+            host, port = flow.target
+            name = self._keep(struct.pack("=H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(host))
+            own = self._message(socket.IPPROTO_IP, _IP_PKTINFO, _from(flow.source))
+            segment = self._message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", len(datagram)))
+            control = self._keep(own + segment)
+            # All flows share what is behind the head.
+            cut = len(datagram) - len(body)
+            if not headers:
+                shared = self._keep(body)
+            part = struct.pack("@PNPN", self._keep(datagram[:cut]), cut, shared, len(body))
+            vector = self._keep(part * TRAIN)
+            headers += _HEADER.pack(name, 16, vector, 2 * TRAIN, control, len(own + segment), 0, 0)
+        self.address = self._keep(bytes(headers))
+
+    def _keep(self, content: bytes) -> int:
+        block = ctypes.create_string_buffer(content, len(content) + 16)
+        self._kept.append(block)
+        return ctypes.addressof(block)
+
+    @staticmethod
+    def _message(level: int, kind: int, payload: bytes) -> bytes:
+        text = struct.pack("@Nii", socket.CMSG_LEN(len(payload)), level, kind) + payload
+        return text.ljust(socket.CMSG_SPACE(len(payload)), b"\0")
+
+    def send(self, descriptor: int, number: int) -> None:
+        place = self.address + number % self.count * _HEADER.size
+        if _libc.sendmmsg(descriptor, place, 1, 0) != 1:
+            raise OSError(ctypes.get_errno(), "sendmmsg")
 
 
 class Result(NamedTuple):
@@ -111,58 +147,72 @@ class Result(NamedTuple):
     busy: float  # share of the relay's core
 
 
-def _relay_core_busy() -> float:
-    """Seconds that the relay's core has worked."""
+def _idle() -> float:
+    """Seconds that the relay's core has idled."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *ticks = line.split()
         if name == f"cpu{RELAY_CORE}":
-            user, nice, system, _, _, irq, softirq = map(int, ticks[:7])
-            return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+            return (int(ticks[3]) + int(ticks[4])) / os.sysconf("SC_CLK_TCK")
     raise RuntimeError("no such core")
 
 
-def throughput(route: Route, size: int, seconds: float) -> Result:
-    """Keep the window full for a while."""
-    packet = route.frame(route.head + os.urandom(size - len(route.head)))
-    train = packet * TRAIN
-    sender, counter = route.sender, Counter(route.receiver)
-    while counter.fetch():
-        pass
-    sender.connect(route.target)
-    sender.setsockopt(_SOL_UDP, _UDP_SEGMENT, len(packet))
-    sent = received = lost = 0
-    core, start = _relay_core_busy(), time.perf_counter()
-    arrived = now = start
-    while now - start < seconds:
-        if sent - received - lost <= _WINDOW - TRAIN:
-            sender.send(train)
-            sent += TRAIN
-        fetched = counter.fetch() // size
-        now = time.perf_counter()
-        if fetched:
-            received += fetched
-            arrived = now
-        elif now - arrived > _STALL:
-            lost = sent - received
-            arrived = now
-    core, took = _relay_core_busy() - core, now - start
-    sender.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
-    time.sleep(0.02)
-    return Result(received / took, lost / max(sent, 1), core / max(received, 1), core / took)
+class Load:
+    """Load on some flows of a relay, with datagrams of one size."""
+
+    def __init__(
+        self, hosts: Hosts, devices: Devices, flows: Sequence[Flow], size: int, frame: Callable[[bytes], bytes]
+    ):
+        self._hosts, self._devices = hosts, devices
+        self._trains = _Trains(flows, size, frame)
+        self._number = 0
+        self._window = 0
+
+    def run(self, seconds: float, windows: Sequence[int]) -> Result:
+        """Run with the window that has served best without loss."""
+        if not self._window:
+            tries = {window: self._run(_WARM_UP, window) for window in windows}
+            self._window = max(windows, key=lambda window: (not tries[window].lost, tries[window].rate))
+        self._run(_WARM_UP / 2, self._window)
+        return self._run(seconds, self._window)
+
+    def _run(self, seconds: float, window: int) -> Result:
+        devices, interface, send = self._devices, self._hosts.arrival, self._trains.send
+        descriptor = devices.socket.fileno()
+        first = seen = devices.arrived(interface)
+        sent = lost = 0
+        idle, start = _idle(), time.perf_counter()
+        arrived = now = start
+        while now - start < seconds:
+            if sent - (seen - first) - lost <= window - TRAIN:
+                send(descriptor, self._number)
+                self._number += 1
+                sent += TRAIN
+            count = devices.arrived(interface)
+            now = time.perf_counter()
+            if count != seen:
+                seen, arrived = count, now
+            elif now - arrived > _STALL:
+                lost = sent - (seen - first)
+                arrived = now
+        idle, took = _idle() - idle, now - start
+        time.sleep(0.02)  # what is under way arrives, and is no part of the next run
+        received = seen - first
+        busy = max(0.0, 1 - idle / took)
+        return Result(received / took, lost / max(sent, 1), busy * took / max(received, 1), busy)
 
 
-def round_trips(route: Route, size: int, count: int) -> list[float]:
+def round_trips(devices: Devices, flow: Flow, size: int, count: int, frame: Callable[[bytes], bytes]) -> list[float]:
     """Seconds of single round trips on an idle relay."""
-    body = os.urandom(size - len(route.head))
-    packet, reply = route.frame(route.head + body), route.reply_head + body
-    sender, receiver = route.sender, route.receiver
-    sender.connect(route.target)
+    content = bytes(8) + os.urandom(size - 16)  # not marked as load
+    packet, reply = frame(flow.head[:8] + content), flow.reply_head[:8] + content
     times = []
     for _ in range(count):
         start = time.perf_counter()
-        sender.send(packet)
-        source = receiver.recvfrom(2048)[1]
-        receiver.sendto(reply, source)
-        sender.recv(2048)
+        devices.send(flow.source, packet, flow.target)
+        datagram, source = devices.receive(flow.receiver)
+        devices.send(flow.receiver, reply, source)
+        devices.receive(flow.source)
         times.append(time.perf_counter() - start)
+        if datagram[8:] != content:
+            raise RuntimeError("what arrives is not what was sent")
     return times

@@ -11,174 +11,129 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import statistics
+import itertools
+import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-sys.path[:0] = [
-    str(Path(__file__).parents[2] / folder) for folder in ("tests/integration", "tests/bench", "roles/relay/files")
-]
+ROOT = Path(__file__).parents[2]
+PICTURE = ROOT / "build" / "bench" / "relays.png"
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests/integration", "tests/bench", "roles/relay/files")]
 
-from contestants import Asyncio, Contestant, Coturn, Forwarding, Other, Ours, service_with
+import costs
+import report
+import results
+from contestants import Asyncio, Contestant, Coturn, Forwarding, NotHere, Other, Ours, OursInTheKernel
 from harness.netns import sweep
-from load import Hosts, Result, round_trips, throughput
+from hosts import LOAD_CORE
+from load import Result
+from results import SIZES, Case, Figures
 
-_ROOT = Path(__file__).parents[2]
-_SIZES = (1452, 64)
-_WARM_UP = 0.1  # seconds
-
-
-class Case(NamedTuple):
-    """A size of datagram, and whether trains of them form."""
-
-    size: int
-    trains: bool
-
-    def __str__(self) -> str:
-        return f"{self.size} B, {'trains' if self.trains else 'singles'}"
+_KNOWN = {
+    results.FORWARDING: Forwarding,
+    results.KERNEL: OursInTheKernel,
+    results.USERSPACE: Ours,
+    results.ASYNCIO: Asyncio,
+    results.COTURN: Coturn,
+}
 
 
-class Figures(NamedTuple):
-    """Medians by contestant and case; all round trips by contestant and size; service by number of devices."""
+class Plan(NamedTuple):
+    """How much is measured."""
 
-    load: dict[str, dict[Case, Result]]
-    trips: dict[str, dict[int, list[float]]]
-    service: dict[int, tuple[float, float]]
+    rounds: int = 7
+    seconds: float = 0.5  # of load for each figure of a round
+    trips: int = 300  # round trips for each figure of a round
+    pairs: tuple[int, ...] = (100, 5000)  # besides one
+    hairpin: bool = True
+    windows: tuple[int, ...] = (64, 128, 256, 512)  # datagrams under way: the best of these that loses nothing is taken
+    devices: tuple[int, ...] = (100, 5000)  # registered, for what the service itself costs
 
-    def ratio(self, name: str, other: str, case: Case) -> float:
-        """How many times the packets of `other` does `name` carry?"""
-        return self.load[name][case].rate / self.load[other][case].rate
+    def cases(self, pairs: int) -> list[Case]:
+        """The cases of load for a number of pairs."""
+        if pairs > 1:
+            return [Case(size, pairs=pairs) for size in SIZES]
+        hairpins = (False, True) if self.hairpin else (False,)
+        return [Case(size, trains, 1, hairpin) for hairpin in hairpins for trains in (False, True) for size in SIZES]
 
 
 @contextlib.contextmanager
-def _started(hosts: Hosts, others: dict[str, str]) -> Iterator[list[Contestant]]:
+def _started(plan: Plan, logs: Path, others: Mapping[str, str], absent: dict[str, str]) -> Iterator[list[Contestant]]:
     with contextlib.ExitStack() as stack:
         started: list[Contestant] = []
-
-        def add(contestant: Contestant) -> None:
-            started.append(contestant)
-            stack.callback(contestant.stop)
-
-        add(Forwarding("plain forwarding", hosts))
-        add(Ours("peer-relay", hosts))
-        add(Asyncio("asyncio protocol", hosts))
-        if Coturn.installed():
-            add(Coturn("coturn", hosts))
-        else:
-            print("coturn is not installed and left out", file=sys.stderr)
+        for (name, kind), pairs in itertools.product(_KNOWN.items(), (1, *plan.pairs)):
+            if name not in absent and (kind.several or pairs == 1):
+                try:
+                    started.append(stack.enter_context(contextlib.closing(kind(name, logs, pairs))))
+                except NotHere as reason:
+                    absent[name] = str(reason)
         for name, command in others.items():
-            add(Other(name, hosts, command))
+            started.append(stack.enter_context(contextlib.closing(Other(name, logs, command))))
         yield started
 
 
-def measure(rounds: int, seconds: float, trips: int, others: dict[str, str], devices: tuple[int, ...]) -> Figures:
+def measure(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> Figures:
     """Run everything and return the figures."""
     sweep()
-    runs: dict[str, dict[Case, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    times: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    os.sched_setaffinity(0, {LOAD_CORE})
+    loads: dict[str, dict[Case, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    times: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
+    absent: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        hosts = Hosts(Path(folder))
-        try:
-            service = {number: service_with(hosts, Path(folder), number) for number in devices}
-            with _started(hosts, others) as contestants:
-                for _ in range(rounds):
-                    for trains in (True, False):
-                        hosts.merging(trains)
-                        for size in _SIZES:
-                            for contestant in contestants:
-                                throughput(contestant.route, size, _WARM_UP)
-                                result = throughput(contestant.route, size, seconds)
-                                runs[contestant.name][Case(size, trains)].append(result)
-                    for size in _SIZES:
-                        for contestant in contestants:
-                            times[contestant.name][size] += round_trips(contestant.route, size, trips // rounds)
-        finally:
-            hosts.remove()
-    load = {
-        name: {case: Result(*map(statistics.median, zip(*results, strict=True))) for case, results in cases.items()}
-        for name, cases in runs.items()
-    }
-    return Figures(load, {name: dict(sizes) for name, sizes in times.items()}, service)
-
-
-def _line(cells: list[str], first: int = 20) -> str:
-    return cells[0].ljust(first) + "".join(cell.rjust(18) for cell in cells[1:])
-
-
-def report(figures: Figures) -> str:
-    """The table."""
-    names = list(figures.load)
-    yardstick = names[0]
-    cases = list(figures.load[yardstick])
-    lines = ["packets a second, ratio to plain forwarding", _line(["", *map(str, cases)])]
-    for name in names:
-        cells = [f"{figures.load[name][c].rate / 1e3:,.0f} k  {figures.ratio(name, yardstick, c):.2f}" for c in cases]
-        lines.append(_line([name, *cells]))
-    lines += ["", "us of the relay's core per packet, share of the core in use", _line(["", *map(str, cases)])]
-    for name in names:
-        runs = figures.load[name]
-        lines.append(_line([name, *(f"{runs[c].core * 1e6:.1f}  {runs[c].busy:.0%}" for c in cases)]))
-    lines += ["", "lost under load", _line(["", *map(str, cases)])]
-    lines += [_line([name, *(f"{figures.load[name][c].lost:.2%}" for c in cases)]) for name in names]
-    lines += ["", "round trip on an idle relay: median and p99, added to plain forwarding's median (us)"]
-    lines.append(_line(["", *(f"{size} B" for size in _SIZES)]))
-    for name in names:
-        cells = []
-        for size in _SIZES:
-            trips = sorted(figures.trips[name][size])
-            base = statistics.median(figures.trips[yardstick][size])
-            median = statistics.median(trips)
-            cells.append(f"{median * 1e6:.0f}/{trips[len(trips) * 99 // 100] * 1e6:.0f} +{(median - base) * 1e6:.0f}")
-        lines.append(_line([name, *cells]))
-    lines += ["", "the service by registered devices: resident memory, time to ready"]
-    lines += [
-        _line([f"{number:,}", f"{mib:.1f} MiB", f"{took:.2f} s"]) for number, (mib, took) in figures.service.items()
-    ]
-    return "\n".join(lines)
-
-
-def plot(figures: Figures, path: Path) -> bool:
-    """Draw the ratios, where matplotlib is to be had."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = list(figures.load)
-    cases = list(figures.load[names[0]])
-    figure, axes = pyplot.subplots(figsize=(9, 4.5))
-    width = 0.8 / len(names)
-    for number, name in enumerate(names):
-        places = [place + number * width for place in range(len(cases))]
-        axes.bar(places, [figures.ratio(name, names[0], case) for case in cases], width, label=name)
-    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(cases))], [str(case) for case in cases])
-    axes.set_ylabel("packets a second, plain forwarding = 1")
-    axes.legend()
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return True
+        logs = Path(folder)
+        own = costs.measure(logs, plan.devices)
+        with _started(plan, logs, others, absent) as contestants:
+            for _ in range(plan.rounds):
+                for contestant in contestants:
+                    contestant.renew()
+                for pairs in (1, *plan.pairs):
+                    part = [contestant for contestant in contestants if contestant.pairs == pairs]
+                    for case in plan.cases(pairs):
+                        for contestant in part:
+                            contestant.hosts.hairpin(case.hairpin)
+                            contestant.hosts.merging(case.trains)
+                        for contestant in part:
+                            result = contestant.load(case.size, case.trains, case.hairpin).run(
+                                plan.seconds, plan.windows
+                            )
+                            loads[contestant.name][case].append(result)
+                        if case.pairs == 1 and not case.trains:
+                            for contestant in part:
+                                trips = contestant.round_trips(case.size, plan.trips)
+                                times[contestant.name][case] += trips
+    return Figures(
+        {name: {case: results.median(runs) for case, runs in cases.items()} for name, cases in loads.items()},
+        {name: {case: results.trips(taken) for case, taken in cases.items()} for name, cases in times.items()},
+        own,
+        absent,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of load for each figure of a round")
-    parser.add_argument("--trips", type=int, default=2000, help="round trips for each figure")
+    plan = Plan()
+    parser.add_argument("--rounds", type=int, default=plan.rounds)
+    parser.add_argument("--seconds", type=float, default=plan.seconds, help="of load for each figure of a round")
+    parser.add_argument("--pairs", type=int, nargs="*", default=plan.pairs, help="besides one; the goals want 5000")
     parser.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND", help=Other.__doc__)
     arguments = parser.parse_args()
-    others = dict(other.split("=", 1) for other in arguments.other)
-    figures = measure(arguments.rounds, arguments.seconds, arguments.trips, others, (100, 5000))
-    print(report(figures))
-    picture = _ROOT / "build" / "bench" / "relays.png"
-    if plot(figures, picture):
-        print(f"\npicture: {picture.relative_to(_ROOT)}")
+    plan = plan._replace(rounds=arguments.rounds, seconds=arguments.seconds, pairs=tuple(arguments.pairs))
+    figures = measure(plan, dict(other.split("=", 1) for other in arguments.other))
+    show(figures)
+
+
+def show(figures: Figures) -> bool:
+    """Print the table, draw the plot; tell whether no goal is missed."""
+    goals = results.goals(figures)
+    print(report.table(figures, goals))
+    report.plot(figures, PICTURE)
+    print(f"\nPlot: {PICTURE.relative_to(ROOT)}")
+    return all(goal.met is not False for goal in goals)
 
 
 if __name__ == "__main__":

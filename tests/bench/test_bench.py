@@ -1,25 +1,37 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A short run of the comparison: the claims about speed and memory hold on this machine."""
+"""A short run of the comparison: the claims about speed and memory hold on this machine.
+
+What is asserted leaves room for a machine that does other things as well; the table says which goals are met.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
 
-from relays import Case, measure, report
+from relays import Plan, measure, show
+from results import ASYNCIO, COTURN, KERNEL, SIZES, USERSPACE, Case
 
-_TRAINS = Case(1452, trains=True)
+_SHORT = Plan(rounds=3, seconds=0.12, trips=100, pairs=(5000,), hairpin=False, windows=(64, 256))
 
 
-def test_claims(capsys) -> None:
-    figures = measure(rounds=3, seconds=0.3, trips=300, others={}, devices=(100, 5000))
+def test_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = measure(_SHORT)
     with capsys.disabled():
-        print("\n\n" + report(figures) + "\n")
-    assert figures.ratio("peer-relay", "asyncio protocol", _TRAINS) >= 4
-    if "coturn" in figures.load:
-        assert figures.ratio("peer-relay", "coturn", _TRAINS) >= 1
-    assert figures.service[100][0] < 40, "MiB with 100 devices"
-    assert figures.service[5000][0] < 100, "MiB with 5,000 devices"
+        print("\n")
+        show(figures)
+    large = SIZES[0]
+    assert figures.ratio(USERSPACE, Case(large, trains=True), ASYNCIO) >= 4
+    for size in SIZES:
+        if COTURN not in figures.absent:
+            assert figures.ratio(USERSPACE, Case(size), COTURN) >= 1
+        if KERNEL not in figures.absent:
+            assert figures.ratio(KERNEL, Case(size, pairs=5000)) >= 0.7
+            assert figures.ratio(KERNEL, Case(size), USERSPACE) >= 1
+    assert figures.costs.memory[100] < 45, "MiB with 100 devices"
+    assert figures.costs.memory[5000] < 100, "MiB with 5,000 devices"

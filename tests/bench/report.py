@@ -1,0 +1,128 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table and the plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from results import FORWARDING, Case, Figures, Goal
+
+_MARKS = {True: "met", False: "MISSED", None: "-"}
+
+
+def _grid(title: str, rows: list[str], columns: list, cell: Callable[[str, object], str | None]) -> list[str]:
+    """Rows of which at least one cell is known; columns are wide enough for what is in them."""
+    cells = [[row, *(cell(row, column) or "" for column in columns)] for row in rows]
+    cells = [line for line in cells if any(line[1:])]
+    head = ["", *map(str, columns)]
+    widths = [max(len(line[number]) for line in [head, *cells]) for number in range(len(head))]
+    lines = ["", title]
+    for line in [head, *cells]:
+        first, *others = (
+            text.ljust(width) if not n else text.rjust(width)
+            for n, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        lines.append("   ".join([first, *others]).rstrip())
+    return lines
+
+
+def table(figures: Figures, goals: list[Goal]) -> str:
+    """Everything as text."""
+    names = list(figures.load)
+    cases = sorted({case for of_one in figures.load.values() for case in of_one}, key=_order)
+    one, many = ([case for case in cases if (case.pairs > 1) == several] for several in (False, True))
+    lines = [f"{name} is left out: {reason}" for name, reason in figures.absent.items()]
+
+    def load(name: str, case: Case) -> str | None:
+        result = figures.load[name].get(case)
+        lost = f" ({result.lost:.1%} lost)" if result and result.lost > 0.0005 else ""
+        return result and f"{result.rate / 1e3:,.0f}k  {figures.ratio(name, case):.2f}{lost}"
+
+    def core(name: str, case: Case) -> str | None:
+        result = figures.load[name].get(case)
+        return result and f"{result.core * 1e6:.2f}  {result.busy:4.0%}"
+
+    def trips(name: str, case: Case) -> str | None:
+        of_one = figures.trips.get(name, {}).get(case)
+        return of_one and f"{of_one.median * 1e6:.0f} / {of_one.p99 * 1e6:.0f}  {figures.added(name, case) * 1e6:+.0f}"
+
+    for part in (one, many):
+        lines += _grid(f"Packets a second without loss, and the share of {FORWARDING}", names, part, load)
+    lines += _grid("Relay's core: us per packet, and the share of it in use", names, one, core)
+    ways = sorted({case for of_one in figures.trips.values() for case in of_one}, key=_order)
+    lines += _grid(f"Round trip, idle: median / p99 in us, and what is added to {FORWARDING}", names, ways, trips)
+    costs = figures.costs
+    if costs:
+        lines += ["", "The service"]
+        for count, mib in costs.memory.items():
+            lines.append(
+                f"  {count:,} devices, known from before: {mib:.1f} MiB, ready after {costs.start[count]:.2f} s"
+            )
+        fewest, most = min(costs.memory), max(costs.memory)
+        each = (costs.memory[most] - costs.memory[fewest]) * 1024 / max(most - fewest, 1)
+        lines += [
+            f"  memory for one device more: {each:.1f} KiB",
+            f"  handshakes: {costs.handshakes:,.0f} a second in a burst,"
+            f" {costs.handshake * 1e6:.0f} us of processor for one",
+            f"  from a device's first packet to its first data at a peer: {costs.first_of_device * 1e3:.1f} ms;"
+            f" from the first packet of a pair: {costs.first_of_pair * 1e3:.1f} ms",
+        ]
+    lines += ["", "Goals"]
+    width = max(len(goal.text) for goal in goals)
+    lines += [f"  {goal.text.ljust(width)}  {goal.measured:>12}  {_MARKS[goal.met]}" for goal in goals]
+    return "\n".join(lines).strip("\n")
+
+
+def _order(case: Case) -> tuple:
+    return case.hairpin, case.pairs, case.trains, -case.size
+
+
+def plot(figures: Figures, path: Path) -> None:
+    """Draw the shares of plain forwarding, and the added round trips."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(figures.load)
+    cases = sorted({case for of_one in figures.load.values() for case in of_one}, key=_order)
+    ways = sorted({case for of_one in figures.trips.values() for case in of_one}, key=_order)
+    colours = dict(zip(names, pyplot.get_cmap("tab10").colors, strict=False))
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(13, 5.5), width_ratios=(max(len(cases), 1), max(len(ways), 1) + 1), layout="constrained"
+    )
+
+    def bars(axes, columns: list[Case], shown: list[str], value: Callable[[str, Case], float | None]) -> None:
+        width = 0.84 / len(shown)
+        for number, name in enumerate(shown):
+            heights = [value(name, case) or 0 for case in columns]
+            places = [place - 0.42 + (number + 0.5) * width for place in range(len(columns))]
+            drawn = axes.bar(places, heights, width, label=name, color=colours[name])
+            labels = [f"{height:.2f}" if axes is left else f"{height:.0f}" for height in heights]
+            axes.bar_label(
+                drawn,
+                [label if height else "" for label, height in zip(labels, heights, strict=True)],
+                fontsize=6,
+                rotation=90,
+                padding=2,
+            )
+        axes.set_xticks(range(len(columns)), [str(case).replace(", ", "\n") for case in columns], fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(y=0.12)
+
+    bars(left, cases, names, figures.ratio)
+    left.set_title("Packets a second without loss, plain forwarding = 1", fontsize=10)
+    left.axhline(1, color="grey", linewidth=0.6)
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(names))
+    others = [name for name in names if name != FORWARDING]
+
+    def added(name: str, case: Case) -> float | None:
+        seconds = figures.added(name, case)
+        return seconds and seconds * 1e6
+
+    bars(right, ways, others, added)
+    right.set_title("Round trip, idle: us added to plain forwarding", fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
