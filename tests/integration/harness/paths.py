@@ -76,8 +76,8 @@ class Paths:
             **(self.fallback if relay.name == "one" else {}),
         }
 
-    def up(self, agents: bool = True) -> None:
-        """Start everything, the agents last."""
+    def up(self, agents: bool = True, bound: bool = True) -> None:
+        """Start everything, the agents last, unless they are not wanted, once the relays know all, if they can."""
         for relay in self.relays:
             relay.register(*self.devices)
             relay.start()
@@ -85,7 +85,7 @@ class Paths:
         for device in self.devices:
             self.connect(device)
             device.up()
-        for relay in self.relays:
+        for relay in self.relays if bound else ():
             relay.wait_bound(*self.devices)
         if agents:
             self.start_agents()
