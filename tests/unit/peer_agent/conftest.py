@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -15,3 +16,7 @@ settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "roles/peer/files")]
+
+# The role installs this file of the relay's beside the agent.
+sys.path.append(str(ROOT / "roles/relay/files"))
+sys.modules["peer_agent.directory"] = importlib.import_module("peer_relay.directory")

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `peer-agent`.
+"""The command `peer-relay agent`.
 
 Exit codes: 0 fine, 1 a problem was found, 2 usage or settings, 3 the service does not run.
 """
@@ -50,7 +50,7 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
         document = None
     if document is None or not 0 <= time.time() - document["updated"] < status.STALE:
         cure = f"is the service running? systemctl status peer-agent@{config.interface}"
-        print(f"peer-agent: {config.status_file} is missing, or old: {cure}", file=sys.stderr)
+        print(f"peer-relay agent: {config.status_file} is missing, or old: {cure}", file=sys.stderr)
         return NOT_RUNNING
     if arguments.metrics:
         print(metrics.exposition(document), end="")
@@ -60,7 +60,7 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="peer-agent", description="Chooses the path to every other device.")
+    parser = argparse.ArgumentParser(prog="peer-relay agent", description="Chooses the path to every other device.")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--interface", default="pr0", metavar="NAME", help="the WireGuard interface (%(default)s)")
     place.add_argument("--settings", type=Path, metavar="FILE", help=f"settings ({settings.FOLDER}/INTERFACE.toml)")
@@ -86,7 +86,7 @@ def main() -> int:
     try:
         return arguments.function(settings.load(file), arguments)
     except SettingsError as error:
-        print(f"peer-agent: {error}", file=sys.stderr)
+        print(f"peer-relay agent: {error}", file=sys.stderr)
         return BAD_SETTINGS
 
 

@@ -21,6 +21,11 @@ class Asker:
         self._seen: dict[tuple[str, Address], Endpoint | None] = {}
         self.changes = 0  # of what is known of others
 
+    def take(self, targets: Iterable[Address]) -> None:
+        """Ask for these from now on."""
+        self._targets = list(targets)
+        self._seen = {key: endpoint for key, endpoint in self._seen.items() if key[1] in self._targets}
+
     def question(self, relay: str, nonce: bytes) -> bytes:
         """Return the datagram to send to a relay."""
         targets = self._targets[: directory.MOST_TARGETS]

@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from peer_agent import settings
+from peer_agent import names, settings
 from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
 from peer_agent.asker import Asker
 from peer_agent.endpoints import Address, Endpoint
@@ -24,11 +24,9 @@ from peer_agent.wg import WireGuard, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
-_NAMES_AGAIN = 180.0  # seconds between two looks at names that work
-_NAMES_SOON = 5.0  # and at those of a relay that is silent
-_FAIR_TRY = 1.5  # seconds in which an endpoint may answer within a session
-_SLOW_TRY = 7.0  # and without one: WireGuard asks for a handshake every 5 s, plus jitter
-_SESSION = 180  # seconds that a session lasts
+_NAMES_SOON = 5.0  # seconds between two looks at the names of a relay that is silent
+_FAIR_TRY = 1.5  # seconds in which an endpoint may answer
+_SESSION = 180.0  # seconds that a session lasts
 
 
 class _Link:
@@ -39,7 +37,8 @@ class _Link:
         self.places = places
         self.names_due = 0.0
         self.try_until: float | None = None  # when to go on to the next endpoint
-        self.handshake = 0
+        self.handshake = 0  # as WireGuard tells it
+        self.session_until = float("-inf")
         self.fallback: Any = None
         self.problem = ""
 
@@ -64,9 +63,11 @@ class Links:
         for relay in config.relays:
             peer = running.peers.get(relay.public_key)
             current = peer.endpoint if peer else None
-            if current and current.address.is_loopback:  # the end of a fallback that an earlier run left behind
-                current = None
-            self._links[relay.name] = _Link(relay, Places(relay.endpoints, current, resolver.known))
+            left = current is not None and current.address.is_loopback  # the end of a fallback of an earlier run
+            link = _Link(relay, Places(relay.endpoints, None if left else current, resolver.known))
+            self._links[relay.name] = link
+            if left and link.places.current:
+                self._reach(now, link, link.places.current)
         self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
         self._asker = Asker(peer.addresses[0] for peer in config.peers)
         self._mark, self._listen_port = running.mark, running.port
@@ -75,10 +76,11 @@ class Links:
             (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready), now
         )
         self._due = now
+        self._reached = False  # any relay
         self._views = self._core.views()
         self.changes = 0  # of what is known of relays
         self.waiting = {name for name, link in self._links.items() if link not in ready}  # for an address of their name
-        self.sample(running)
+        self.sample(now, running)
 
     def views(self) -> list[View]:
         return self._views
@@ -124,12 +126,16 @@ class Links:
             if not well:
                 link.names_due = min(link.names_due, now + _NAMES_SOON)
             if now >= link.names_due:
-                link.names_due = now + _NAMES_AGAIN
+                link.names_due = now + names.AGAIN
                 for place in link.places.names:
                     self._resolver.ask(place)
             self._try(now, link, well or view is None)
+        reached = any(view.alive for view in views.values())
+        if self._reached and not reached:
+            self.bind_again()
+        self._reached = reached
         delay = self._core.tick(now)
-        self._perform()
+        self._perform(now)
         dues = [due for link in self._links.values() for due in (link.names_due, link.try_until) if due is not None]
         return max(0.01, min(delay, *(due - now for due in dues)))
 
@@ -143,18 +149,25 @@ class Links:
                 self._core.resolved(now, link.settings.name, link.places.current)
             link.try_until = None
         if link.try_until is None:
-            in_session = time.time() - link.handshake < _SESSION
-            link.try_until = now + (_FAIR_TRY if in_session else _SLOW_TRY)
+            link.try_until = now + _FAIR_TRY
 
     def suspect(self, now: float, name: str) -> None:
         self._due = now
         self._core.suspect(now, name)
 
-    def sample(self, running: Interface) -> None:
+    def take(self, peers: Iterable[settings.Peer]) -> None:
+        """The other devices are these from now on."""
+        self._asker.take(peer.addresses[0] for peer in peers)
+
+    def sample(self, now: float, running: Interface) -> None:
         """Take what WireGuard says of the relays' own [Peer]s."""
         for link in self._links.values():
             peer = running.peers.get(link.settings.public_key)
-            link.handshake = peer.handshake if peer else 0
+            handshake = peer.handshake if peer else 0
+            if handshake != link.handshake:
+                # Its age by the time of day may be anything, should that have been set since.
+                age = max(0.0, time.time() - handshake)
+                link.handshake, link.session_until = handshake, now + _SESSION - age
 
     def network(self, now: float) -> None:
         """This device is somewhere else: what could not be reached may be now, and names may have other addresses."""
@@ -194,12 +207,12 @@ class Links:
 
     # --- what the core wants ------------------------------------------------------------------------------------------
 
-    def _perform(self) -> None:
+    def _perform(self, now: float) -> None:
         actions, self._core.outbox[:] = list(self._core.outbox), []
         for action in actions:
-            self._do(action)
+            self._do(now, action)
 
-    def _do(self, action: Action) -> None:
+    def _do(self, now: float, action: Action) -> None:
         if isinstance(action, Note):
             log.log(action.level, "%s", action.text)
             return
@@ -208,14 +221,26 @@ class Links:
             question = self._asker.question(action.relay, action.nonce)
             self._ground.tunnel.send(question, link.settings.addresses[0], self._port)
         elif isinstance(action, Reach):
-            try:
-                self._wireguard.set_endpoint(link.settings.public_key, action.endpoint)
-            except WireGuardError as error:
-                log.warning("%s: %s", action.relay, error)
+            self._reach(now, link, action.endpoint)
         elif isinstance(action, Connect):
             self._connect(link)
         elif isinstance(action, Disconnect):
             self._disconnect(link)
+
+    def _reach(self, now: float, link: _Link, endpoint: Endpoint) -> None:
+        try:
+            self._wireguard.set_endpoint(link.settings.public_key, endpoint)
+            if now >= link.session_until:  # WireGuard asks for one every 5 s, but as a new [Peer] at once
+                self._wireguard.renew(link.settings.public_key, endpoint)
+        except WireGuardError as error:
+            log.warning("%s: %s", link.settings.name, error)
+
+    def bind_again(self) -> None:
+        """Have WireGuard find out anew which address it sends from."""
+        try:
+            self._wireguard.bind_again(self._listen_port)
+        except WireGuardError as error:
+            log.warning("%s: %s", self._wireguard.name, error)
 
     def _connect(self, link: _Link) -> None:
         from peer_agent.fallback import Fallback  # needs a library that nothing else does

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from peer_agent.endpoints import Endpoint
 from peer_agent.settings import Place
 
+AGAIN = 180.0  # seconds between two looks at names that work
+
 
 class Resolver:
     """A thread that asks the DNS, which may take its time. `wake` is readable when there are answers."""
@@ -64,6 +66,43 @@ def _look_up(place: Place) -> list[Endpoint]:
         with contextlib.suppress(ValueError):  # a link-local address
             endpoints.append(Endpoint.of(host, port))
     return list(dict.fromkeys(endpoints))
+
+
+class Stated:
+    """The endpoints that the settings state for this device: all of them, with names looked up now and then."""
+
+    def __init__(self, places: Iterable[Place], resolver: Resolver):
+        self._resolver = resolver
+        self._found: dict[Place, list[Endpoint]] = {}
+        self._names: list[Place] = []
+        self._due = 0.0
+        for place in places:
+            try:
+                self._found[place] = [Endpoint.of(*place)]
+            except ValueError:
+                self._found[place] = resolver.known.get(place, [])
+                self._names.append(place)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        return list(dict.fromkeys(endpoint for endpoints in self._found.values() for endpoint in endpoints))
+
+    def tick(self, now: float) -> None:
+        if now >= self._due:
+            self._due = now + AGAIN
+            for place in self._names:
+                self._resolver.ask(place)
+
+    def network(self) -> None:
+        """This device is somewhere else, and its names may be."""
+        self._due = 0.0
+
+    def found(self, answers: Iterable[tuple[Place, list[Endpoint]]]) -> bool:
+        """Take what the DNS has said; return whether anything is new."""
+        before = self.endpoints
+        # A name without an address now is worth less than the addresses that it had.
+        self._found |= {place: endpoints for place, endpoints in answers if place in self._names and endpoints}
+        return self.endpoints != before
 
 
 class Places:

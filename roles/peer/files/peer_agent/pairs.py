@@ -58,7 +58,7 @@ class Pairs:
 
     def __init__(self, config: settings.Settings, links: Links, ground: Ground, wireguard: WireGuard, now: float):
         self._ground, self._wireguard, self._links = ground, wireguard, links
-        self._port = config.control_port
+        self._config = config
         self._keyring = Keyring()
         self._entries: dict[str, _Entry] = {}
         self._by_address: dict[Address, _Entry] = {}
@@ -67,15 +67,29 @@ class Pairs:
         self._told: object = None
         self._due = now
         self.changes = 0  # of what the status says
-        views = links.views()
+        self._network: tuple[list[Endpoint], list[Network]] = [], []
         for peer in config.peers:
-            common = _common(config.addresses, peer.addresses)
-            if common is None:  # nothing that either could say would arrive
-                log.warning("%s: no IP version in common: its path is not looked after", peer.name)
-                continue
-            pair = Pair(*common, views, secrets.token_bytes(SECRET_SIZE), config.networks, now)
-            self._entries[peer.name] = entry = _Entry(peer, common[1], pair, views)
-            self._by_address |= dict.fromkeys(peer.addresses, entry)
+            self._add(now, peer)
+
+    def _add(self, now: float, peer: settings.Peer) -> None:
+        common = _common(self._config.addresses, peer.addresses)
+        if common is None:  # nothing that either could say would arrive
+            log.warning("%s: no IP version in common: its path is not looked after", peer.name)
+            return
+        views = self._links.views()
+        pair = Pair(*common, views, secrets.token_bytes(SECRET_SIZE), self._config.networks, now)
+        self._entries[peer.name] = entry = _Entry(peer, common[1], pair, views)
+        self._by_address |= dict.fromkeys(peer.addresses, entry)
+
+    def _remove(self, now: float, entry: _Entry) -> None:
+        entry.pair.stop(now)
+        self._perform(now, entry)
+        del self._entries[entry.peer.name]
+        for address in entry.peer.addresses:
+            del self._by_address[address]
+        self._keyring.put(entry.peer.name, None)
+        self._watching.discard(entry.peer.name)
+        self._holding.discard(entry.peer.name)
 
     def __iter__(self):
         return (Told(entry.peer, entry.pair) for entry in self._entries.values())
@@ -135,6 +149,22 @@ class Pairs:
         entry.pair.control(now, message)
         self._wake(now, entry)
 
+    def take(self, now: float, peers: Iterable[settings.Peer]) -> None:
+        """The other devices are these from now on. Those that stay notice nothing."""
+        wanted = {peer.name: peer for peer in peers}
+        for name, entry in list(self._entries.items()):
+            if wanted.get(name) == entry.peer:
+                del wanted[name]
+            else:
+                self._remove(now, entry)
+        for peer in wanted.values():
+            self._add(now, peer)
+            if peer.name in self._entries:
+                self._entries[peer.name].pair.network(now, *self._network)
+        self._told = None
+        self._due = now
+        self.changes += 1
+
     def sample(self, now: float, running: Interface) -> None:
         """Take the counters and endpoints of the [Peer]s."""
         for entry in self._entries.values():
@@ -163,8 +193,15 @@ class Pairs:
 
     def network(self, now: float, endpoints: list[Endpoint], networks: list[Network]) -> None:
         """Tell each pair where this device is."""
+        self._network = endpoints, networks
         for entry in self._entries.values():
             entry.pair.network(now, endpoints, networks)
+            self._wake(now, entry)
+
+    def wake(self, now: float) -> None:
+        """The host has slept."""
+        for entry in self._entries.values():
+            entry.pair.wake(now)
             self._wake(now, entry)
 
     def stop(self, now: float) -> None:
@@ -204,7 +241,7 @@ class Pairs:
         if not self._ground.tunnel:
             return
         payload = control.encode(message)
-        if self._ground.tunnel.send(payload, entry.address, self._port) and not message.answer:
+        if self._ground.tunnel.send(payload, entry.address, self._config.control_port) and not message.answer:
             entry.said += tunnel.weight(payload, entry.address)
 
     def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
@@ -234,9 +271,7 @@ class Pairs:
 
     def _renew(self, entry: _Entry, endpoint: Endpoint) -> None:
         try:
-            peer = self._wireguard.show().peers.get(entry.peer.public_key)
-            if peer:
-                self._wireguard.renew(peer, endpoint)
+            self._wireguard.renew(entry.peer.public_key, endpoint)
         except WireGuardError as error:
             log.warning("%s: %s", entry.peer.name, error)
 

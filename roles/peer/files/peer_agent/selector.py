@@ -90,7 +90,7 @@ class Pair:
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
         if now - self._ticked_at > _SLEPT:
-            self._wake(now)
+            self.wake(now)
         self._ticked_at = now
         self._candidates.expire(now)
         self._talk.tick(now, self._views.values())
@@ -137,8 +137,9 @@ class Pair:
             or any(candidate.streak for candidate in self._trials.rivals(self._direct))
         )
 
-    def _wake(self, now: float) -> None:
-        """Time has passed in which nothing was heard, and that means nothing."""
+    def wake(self, now: float) -> None:
+        """The host has slept: nothing was heard, and that means nothing. Ask everybody at once."""
+        self._ticked_at = now
         self._candidates.forget()
         self._flow.calm(now)
         self._watch = Watch(now, self._leader)

@@ -12,14 +12,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from peer_agent import notify, settings, status
+from peer_agent.clock import Sleep, clock
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
 from peer_agent.interface import Interface
 from peer_agent.links import Links
-from peer_agent.names import Resolver
+from peer_agent.names import Resolver, Stated
 from peer_agent.network import Changes
 from peer_agent.pairs import Pairs
 from peer_agent.raw import RawPort
@@ -35,20 +37,10 @@ _CALM_SAMPLE = 0.5  # while something is under way and none do
 _INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
 _SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
 _STATUS = 10.0  # seconds; readers take it for gone after 60
-_ASLEEP = 1.0  # seconds by which the clocks may differ before this host has been asleep
-
-
-def clock() -> float:
-    """Return seconds that go on while the host sleeps, and that nobody sets."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _slept() -> float:
-    return clock() - time.monotonic()
 
 
 class Service:
-    """Everything that runs while `peer-agent run` does."""
+    """Everything that runs while `peer-relay agent run` does."""
 
     def __init__(self, config: settings.Settings):
         self._settings = config
@@ -58,6 +50,7 @@ class Service:
         self._ground = Ground(config, self._selector)
         self._changes = Changes()
         self._resolver = Resolver()
+        self._stated = Stated(config.endpoints, self._resolver)
         self._posted: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._wake, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for sock in (self._wake, self._bell):
@@ -72,8 +65,8 @@ class Service:
         self._interface_due = self._look_due = self._sample_due = now
         self._network_due: float | None = None
         self._foreign = 0  # packets that are not the agent's own
-        self._place: object = None  # where this device is
-        self._slept = _slept()
+        self._place: tuple[list[Endpoint], object] | None = None  # where this device is, and its ways to relays
+        self._sleep = Sleep()
         self._sampled_at = 0.0
         self._sampled_packets: int | None = None
         self._status = status.Writer(config.status_file, _STATUS)
@@ -127,8 +120,11 @@ class Service:
                 self._network_due = now + _SETTLE
         elif sock is self._resolver.wake:
             answers = self._resolver.answers()
+            stated = self._stated.found(answers)
             if self._links and self._links.resolved(now, answers):
                 self._begin(now)
+            elif stated:
+                self._look_around(now)
         else:
             with contextlib.suppress(BlockingIOError):
                 while sock.recv(16):
@@ -148,15 +144,18 @@ class Service:
 
     def _advance(self, now: float) -> float:
         """Do what is due; return in how many seconds to go on at the latest."""
-        if abs(_slept() - self._slept) > _ASLEEP:
-            self._slept = _slept()
-            self._network_due, self._place = now, None  # the host may have woken up elsewhere
+        slept = self._sleep.passed()
+        if slept:
+            log.info("this host has slept for %.0f s", slept)
+            self._network_due = None
+            self._look_around(now, awake=True)
         if self._network_due is not None and now >= self._network_due:
             self._network_due = None
             self._look_around(now)
         if now >= self._look_due:
             self._look_due = now + _LOOK
             self._look(now)
+            self._stated.tick(now)
             self._write_status(now)
         if not self._pairs:
             return self._look_due - now
@@ -206,13 +205,10 @@ class Service:
             return
         self._note("interface", "")
         self._note("tool", self._wireguard.problem())
-        if not self._pairs:
+        if fresh or not self._pairs:
             self._begin(now)
-        elif fresh:
-            self._place = None
-            self._look_around(now)
         if self._pairs:
-            self._links.sample(self._running)
+            self._links.sample(now, self._running)
             self._pairs.sample(now, self._running)
 
     def _begin(self, now: float) -> None:
@@ -247,29 +243,28 @@ class Service:
 
     # --- the network --------------------------------------------------------------------------------------------------
 
-    def _look_around(self, now: float) -> None:
-        """See where this device is; when that has changed, everything may be reached in other ways."""
+    def _look_around(self, now: float, awake: bool = False) -> None:
+        """See where this device is; when that has changed, everything may be reached in other ways. Awake: after a
+        sleep, in which the others may have moved, and connections may have been forgotten."""
         if not self._pairs:
             return
         addresses = self._ground.addresses()
-        static = [Endpoint.of(place.host, place.port) for place in self._settings.endpoints]
-        endpoints = [*static, *(Endpoint.of(str(found.ip), self._running.port) for found in addresses)]
+        endpoints = [Endpoint.of(str(found.ip), self._running.port) for found in addresses]
         networks = list(dict.fromkeys(found.network for found in addresses))
-        place = (endpoints, networks, self._links.ways())
-        if place == self._place:
-            return
-        if self._place and not set(endpoints) >= set(self._place[0]):
-            self._bind_again()
-        self._place = place
-        log.info("this device is at %s", ", ".join(map(str, endpoints)) or "no network")
-        self._links.network(now)
-        self._pairs.network(now, endpoints, networks)
-
-    def _bind_again(self) -> None:
-        try:
-            self._wireguard.bind_again(self._running.port)
-        except WireGuardError as error:
-            log.warning("%s: %s", self._settings.interface, error)
+        stated = self._stated.endpoints
+        place = (endpoints, (stated, networks, self._links.ways()))
+        moved = place != self._place
+        if moved and self._place and not set(endpoints) >= set(self._place[0]):
+            self._links.bind_again()
+        if moved:
+            log.info("this device is at %s", ", ".join(map(str, [*stated, *endpoints])) or "no network")
+            self._place = place
+            self._pairs.network(now, [*stated, *endpoints], networks)
+        if moved or awake:
+            self._links.network(now)
+            self._stated.network()
+        if awake:
+            self._pairs.wake(now)
 
     # --- settings and status ------------------------------------------------------------------------------------------
 
@@ -283,15 +278,23 @@ class Service:
             self._note("settings", f"settings not taken over, the last good ones stay: {error}")
         else:
             self._note("settings", "")
-            self._settings = fresh
+            self._take_over(fresh)
+        notify.send("READY=1")
+
+    def _take_over(self, fresh: settings.Settings) -> None:
+        before, self._settings = self._settings, fresh
+        if self._pairs and replace(before, peers=()) == replace(fresh, peers=()):
+            self._links.take(fresh.peers)
+            self._pairs.take(clock(), fresh.peers)
+        else:
             self._leave("")
             self._ground = Ground(fresh, self._selector)
             self._wireguard.close()
             self._wireguard = WireGuard(fresh.interface)
             self._counters.close()
             self._counters = Counters(fresh.interface)
+            self._stated = Stated(fresh.endpoints, self._resolver)
             self._interface_due = clock()
-        notify.send("READY=1")
 
     def _note(self, about: str, problem: str) -> None:
         """Note a problem, or that there is none any more."""

@@ -208,7 +208,7 @@ def load(file: Path) -> Settings:
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}: create it (role peer does) or name another one") from error
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of more digits than Python reads
-        raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-agent check") from error
+        raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-relay agent check") from error
     return parse(content, file)
 
 

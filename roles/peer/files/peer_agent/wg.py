@@ -153,12 +153,15 @@ class WireGuard:
         if not self._straight(do):
             self._run("set", self.name, "peer", public_key, "endpoint", str(place))
 
-    def renew(self, peer: Peer, place: Endpoint) -> None:
+    def renew(self, public_key: str, place: Endpoint) -> None:
         """Remove the peer and add it again as it was: its session ends, and its next packet asks for another."""
+        peer = self.show().peers.get(public_key)
+        if not peer:
+            return
         # In one call, so that no packet finds the peer gone. Routes are not the peer's: they stay.
-        words = ["peer", peer.public_key, "remove", "peer", peer.public_key, "endpoint", str(place)]
+        words = ["peer", public_key, "remove", "peer", public_key, "endpoint", str(place)]
         words += ["persistent-keepalive", str(peer.keepalive), "allowed-ips", peer.allowed]
-        secret = self._preshared(peer.public_key) if peer.preshared else ""
+        secret = self._preshared(public_key) if peer.preshared else ""
         if secret:
             words += ["preshared-key", "/dev/stdin"]
         self._run("set", self.name, *words, stdin=secret)
