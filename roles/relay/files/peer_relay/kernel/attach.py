@@ -72,7 +72,14 @@ class Filters:
     def __init__(self, folder: Path):
         self._folder = folder
         self._handle = zlib.crc32(os.fsencode(folder)) or 1  # relays that share an interface do not share the filter
-        self._netlink = netlink.Connection()
+        self._opened: netlink.Connection | None = None
+
+    @property
+    def _netlink(self) -> netlink.Connection:
+        """Opened when first used: a service that has never had a filter may not be allowed to."""
+        if self._opened is None:
+            self._opened = netlink.Connection()
+        return self._opened
 
     def attached(self) -> Iterator[int]:
         """Return the interfaces that there are filters for, even if they are gone."""
@@ -138,7 +145,8 @@ class Filters:
 
     def close(self) -> None:
         """Leave everything attached."""
-        self._netlink.close()
+        if self._opened:
+            self._opened.close()
 
 
 class Attachments:

@@ -20,7 +20,8 @@ _UP, _LOOPBACK = 0x1, 0x8
 _UNICAST, _LOCAL = 1, 2
 # Multicast groups: links; addresses, routes and rules of IPv4 and IPv6.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
-_ETHERNET, _SERVED_OUT = 1, {1: "Ethernet", 512: "PPP", 0xFFFE: "without link layer"}
+_ETHERNET = 1
+_SERVED_OUT = {_ETHERNET, 512, 0xFFFE}  # the latter: PPP, and tunnels without link layer
 _COLLECTORS = {"bridge", "bond", "team", "openvswitch"}  # their ports' packets arrive at them
 
 
@@ -46,10 +47,11 @@ class Interface(NamedTuple):
     kind: int
 
 
-def _interface(message: bytes) -> Interface:
+def interface(message: bytes) -> Interface:
+    """Return what a link's message says of it."""
     _, kind, index, flags, _ = _LINK.unpack_from(message)
     found = netlink.attributes(message[_LINK.size :])
-    port_of = netlink.attributes(found.get(_LINKINFO, b"")).get(_INFO_PORT_OF, b"").rstrip(b"\0").decode()
+    port_of = _text(netlink.attributes(found.get(_LINKINFO, b"")).get(_INFO_PORT_OF))
     refused = ""
     if flags & _LOOPBACK:
         refused = "it is the loopback"
@@ -57,8 +59,11 @@ def _interface(message: bytes) -> Interface:
         refused = f"it is a port of a {port_of}"
     elif kind != _ETHERNET:
         refused = f"it is no Ethernet (type {kind})"
-    name = found.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-    return Interface(index, name, _number(found.get(_MTU)), bool(flags & _UP), refused, kind)
+    return Interface(index, _text(found.get(_IFNAME)), _number(found.get(_MTU)), bool(flags & _UP), refused, kind)
+
+
+def _text(payload: bytes | None) -> str:
+    return (payload or b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _number(payload: bytes | None) -> int:
@@ -109,7 +114,7 @@ class Network:
     def _by_index(self) -> dict[int, Interface]:
         if self._links is None:
             answers = self._netlink.ask(_GETLINK, netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
-            self._links = {found.index: found for found in map(_interface, answers)}
+            self._links = {found.index: found for found in map(interface, answers)}
         return self._links
 
     def way_out(self, destination: bytes, local: bytes) -> Way:
@@ -130,13 +135,13 @@ class Network:
             raise NoWay("there is no route to it")
         if _ENCAPSULATION in found:
             raise NoWay("the route to it wraps packets up")
-        interface = self._by_index().get(_number(found.get(_OIF)))
-        if interface is None or not interface.up:
+        link = self._by_index().get(_number(found.get(_OIF)))
+        if link is None or not link.up:
             raise NoWay("the interface to it is down")
-        if interface.kind not in _SERVED_OUT:
-            raise NoWay(f"the interface {interface.name} to it is of type {interface.kind}")
+        if link.kind not in _SERVED_OUT:
+            raise NoWay(f"the interface {link.name} to it is of type {link.kind}")
         learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
-        return Way(interface.index, min(learned or interface.mtu, interface.mtu))
+        return Way(link.index, min(learned or link.mtu, link.mtu))
 
     def _is_own(self, host: bytes) -> bool:
         """IPv6 would send from an address that is gone."""

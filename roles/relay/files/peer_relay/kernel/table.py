@@ -20,7 +20,7 @@ from pathlib import Path
 from peer_relay import addresses
 from peer_relay.kernel import bpf
 from peer_relay.kernel.attach import Attachments
-from peer_relay.kernel.entry import Count, Key, Target
+from peer_relay.kernel.entry import FULL, Count, Key, Target
 from peer_relay.kernel.program import Program
 
 _LAYOUT = "pr_entries_1"  # the map's name: another number for another layout
@@ -29,10 +29,12 @@ _TARGET = struct.Struct("=16s16s2s2sIIII4x")
 _COUNT = struct.Struct("=QQQ")
 _VALUE_SIZE = _TARGET.size + _COUNT.size
 _MAPPED = bytes(10) + b"\xff\xff"
+_V4_FAMILY, _V6_FAMILY = (addresses.pack(host, 0)[:2] for host in ("127.0.0.1", "::1"))
 _LINK_LOCAL = 0xFE80 >> 6
 _OLDEST_KERNEL = (5, 15)
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
 _BPFFS = 0xCAFE4A11
+_STATUS = Path("/proc/self/status")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,12 +48,9 @@ def _host(address: bytes) -> bytes:
 
 
 def _address(host: bytes, port: bytes) -> bytes:
-    text = (
-        ".".join(map(str, host[12:]))
-        if host.startswith(_MAPPED)
-        else ":".join(host[n : n + 2].hex() for n in range(0, 16, 2))
-    )
-    return addresses.pack(text, int.from_bytes(port, "big"))
+    if host.startswith(_MAPPED):
+        return _V4_FAMILY + port + host[12:]
+    return _V6_FAMILY + port + bytes(4) + host + bytes(4)
 
 
 def _change(after: bytes, before: bytes) -> int:
@@ -82,7 +81,7 @@ def decode_target(data: bytes) -> Target:
     return Target(_address(destination, destination_port), _address(local, local_port), interface, mtu)
 
 
-def _obstacle(key: Key, target: Target) -> str:
+def obstacle(key: Key, target: Target) -> str:
     """Return why the kernel cannot forward this, "" if it can."""
     parts = key.source, key.local, target.destination, target.local
     if len({len(part) for part in parts}) > 1:
@@ -125,7 +124,7 @@ class KernelTable:
         except OSError as error:
             with contextlib.suppress(OSError):
                 cls.destroy_pinned(folder)
-            raise Unavailable(_cause(error)) from error
+            raise Unavailable(cause(error)) from error
 
     def _open_map(self) -> bpf.Map:
         """Return the pinned map if it fits, or else a new one with the entries of that."""
@@ -175,7 +174,7 @@ class KernelTable:
         """Add or change entries, whose counts go on; return why some cannot be."""
         refused = {}
         for key, target in entries:
-            reason = _obstacle(key, target)
+            reason = obstacle(key, target)
             if not reason:
                 code, content = encode(key, target)
                 known = self._map.get(code) or bytes(_VALUE_SIZE)
@@ -184,7 +183,7 @@ class KernelTable:
                 try:
                     self._map.set(code, content + known[_TARGET.size :])
                 except OSError as error:
-                    reason = "the kernel's table is full" if error.errno == errno.E2BIG else str(error)
+                    reason = FULL if error.errno == errno.E2BIG else str(error)
             if reason:
                 refused[key] = reason
         return refused
@@ -241,14 +240,14 @@ def _age() -> str:
     return "" if numbers >= _OLDEST_KERNEL else f" (Linux 5.15 or newer is needed, this is {release})"
 
 
-def _cause(error: OSError) -> str:
+def cause(error: OSError) -> str:
     """Return what a failed system call means, and what helps."""
     if isinstance(error, bpf.Refused):
         return f"the kernel's verifier refuses the program: {error.strerror}{_age()}"
     if error.errno == errno.ENOSYS:
         return f"this kernel has no bpf() system call{_age()}"
     if error.errno == errno.EPERM:
-        status = Path("/proc/self/status").read_text()
+        status = _STATUS.read_text()
         granted = int(status.split("CapEff:")[1].split()[0], 16)
         has = {number for number in (_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF) if granted >> number & 1}
         if not has & {_CAP_SYS_ADMIN, _CAP_BPF}:

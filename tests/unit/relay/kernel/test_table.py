@@ -1,0 +1,144 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Entries as the kernel's program reads them, and what failed system calls mean."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peer_relay import addresses
+from peer_relay.kernel import bpf, table
+from peer_relay.kernel.entry import Key, Target
+
+PORTS = st.integers(0, 65535)
+WORDS = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def entries(draw: st.DrawFn, version: int) -> tuple[Key, Target]:
+    # An IPv4 address in IPv6's clothes never is on the wire, and no socket of the relay's tells of one.
+    hosts = st.ip_addresses(v=version).filter(lambda host: version == 4 or host.ipv4_mapped is None)
+
+    def address() -> bytes:
+        return addresses.pack(str(draw(hosts)), draw(PORTS))
+
+    return Key(address(), address(), draw(WORDS)), Target(address(), address(), draw(WORDS), draw(WORDS))
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071, word by word in network order."""
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def wire(source: bytes, destination: bytes) -> bytes:
+    """What the checksum of a datagram covers of its addresses and ports."""
+    return b"".join(addresses.host_bytes(each) + each[2:4] for each in (source, destination))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@given(data=st.data())
+def test_there_and_back(version: int, data: st.DataObject) -> None:
+    key, target = data.draw(entries(version))
+    code, content = table.encode(key, target)
+    assert len(code) == 40 and len(content) == 56
+    assert table.decode_key(code) == key
+    assert table.decode_target(content) == target
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@given(data=st.data(), payload=st.binary(min_size=32, max_size=64).filter(lambda body: len(body) % 2 == 0))
+def test_the_changes_correct_a_checksum(version: int, data: st.DataObject, payload: bytes) -> None:
+    """As RFC 1624 does it: the complement of the sum of the old one's complement and the changes."""
+    key, target = data.draw(entries(version))
+    changes = struct.unpack_from("=II", table.encode(key, target)[1], 44)
+    before = checksum(wire(key.source, key.local) + payload)
+    total = (~before & 0xFFFF) + sum(
+        word for change in changes for word in struct.unpack(">HH", change.to_bytes(4, sys.byteorder))
+    )
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    after = checksum(wire(target.local, target.destination) + payload)
+    # Zero has two forms in this arithmetic.
+    assert (~total - after) & 0xFFFF in (0, 0xFFFF)
+
+
+@pytest.mark.parametrize("parts", [("192.0.2.1", "2001:db8::1"), ("2001:db8::1", "192.0.2.1")])
+def test_not_between_families(parts: tuple[str, str]) -> None:
+    one, other = (addresses.pack(part, 1) for part in parts)
+    assert table.obstacle(Key(one, one, 1), Target(other, other, 1, 1500)) == "it goes between IPv4 and IPv6"
+
+
+@given(st.ip_addresses(v=6))
+def test_no_link_local_addresses(host: object) -> None:
+    other, local = addresses.pack("2001:db8::1", 1), addresses.pack(str(host), 1)
+    expected = "it has a link-local address" if host.is_link_local else ""
+    assert table.obstacle(Key(local, other, 1), Target(other, other, 1, 1500)) == expected
+    assert table.obstacle(Key(other, other, 1), Target(other, local, 1, 1500)) == expected
+
+
+def failing(error: OSError):
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSYS, "Function not implemented"), "this kernel has no bpf"),
+        (bpf.Refused(errno.EACCES, "R1 invalid mem access"), "verifier refuses the program: R1 invalid mem access"),
+        (OSError(errno.EINVAL, "Invalid argument"), r"bpf\(\): Invalid argument \(Linux 5.15 or newer is needed"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_causes(monkeypatch, tmp_path: Path, error: OSError, says: str) -> None:
+    monkeypatch.setattr(table, "_in_bpffs", lambda folder: True)
+    monkeypatch.setattr(table.platform, "release", lambda: "5.10.0-30-amd64")
+    monkeypatch.setattr(bpf, "create_map", failing(error))
+    monkeypatch.setattr(bpf, "pinned", lambda path: None)
+    with pytest.raises(table.Unavailable, match=says):
+        table.KernelTable.open(tmp_path / "table", 10)
+    assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("granted", "says"),
+    [
+        (1 << 12, "the service lacks CAP_BPF"),
+        (1 << 39, "the service lacks CAP_NET_ADMIN"),
+        (1 << 12 | 1 << 39, "the kernel does not permit bpf"),
+        (1 << 21, "the kernel does not permit bpf"),
+    ],
+)
+def test_what_the_service_may_not(monkeypatch, tmp_path: Path, granted: int, says: str) -> None:
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpython3\nCapEff:\t{granted:016x}\nCapBnd:\t0\n")
+    monkeypatch.setattr(table, "_STATUS", status)
+    assert table.cause(OSError(errno.EPERM, "Operation not permitted")).startswith(says)
+
+
+def test_big_endian(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(table.sys, "byteorder", "big")
+    with pytest.raises(table.Unavailable, match="little-endian"):
+        table.KernelTable.open(tmp_path / "table", 10)
+
+
+def test_an_unknown_machine(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bpf, "_NUMBER", None)
+    monkeypatch.setattr(table, "_in_bpffs", lambda folder: True)
+    with pytest.raises(table.Unavailable, match="no bpf"):
+        table.KernelTable.open(tmp_path / "table", 10)
+
+
+def test_nothing_to_destroy(tmp_path: Path) -> None:
+    table.KernelTable.destroy_pinned(tmp_path / "table")
