@@ -44,6 +44,7 @@ class Relays:
         self._nonce = 0
         self._carrier = ""  # the relay whose fallback is open, or is being opened
         self._last = ""  # the one before
+        self._stood = ""  # the one before, if it stood for a while: what has cut it off may be over
         self._local: Endpoint | None = None  # this device's end of it, once it is up
         self._tcp = Health(now)  # of the carrier over it
         self._begun_at = float("-inf")
@@ -89,7 +90,8 @@ class Relays:
             return
         # Each in turn: which one works, nobody knows.
         self._carrier = able[(able.index(self._last) + 1) % len(able)] if self._last in able else able[0]
-        self._last = self._carrier
+        self._carrier = self._stood or self._carrier
+        self._last, self._stood = self._carrier, ""
         self._begun_at = now
         self._note(f"no relay answers over UDP: opening the fallback to {self._carrier}", logging.WARNING)
         self.outbox.append(Connect(self._carrier))
@@ -131,8 +133,9 @@ class Relays:
 
     def _end_fallback(self, now: float) -> None:
         name, self._carrier = self._carrier, ""
+        self._stood = name if self._local is not None and now - self._begun_at > _CONNECT else ""
         self._local = self._attempt_ends = None
-        self._connect_at = now + _AGAIN
+        self._connect_at = now if self._stood else now + _AGAIN
         self._udp[name].suspect(now)
         self.outbox += [Reach(name, self._relays[name].endpoint), Disconnect(name)]
 

@@ -22,6 +22,7 @@ from peer_agent.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
 from peer_agent.candidates import Candidate, Candidates
 from peer_agent.choice import Choice
 from peer_agent.control import Message
+from peer_agent.doubts import Doubts
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Bytes, Flow
 from peer_agent.path import FALLBACK, Path, View
@@ -39,11 +40,8 @@ _HOLD = 0.3  # seconds to hold on to the endpoint: packets that come the way of 
 _LATE = 1.0  # seconds in which packets may still come the way of before
 _IDLE = 3.0  # seconds without data, after which a move disturbs nobody
 _NO_AGENT_SILENCE = 3.0  # seconds: nobody there to answer pings
-_SUSPECT_EVERY = 1.0
 _CHECK_AFTER = 1.0  # seconds of silence over a relay, until the other is asked in the tunnel
 _CHECK_DIRECT_AFTER = 5.0  # and over a direct path, whose probes are answered: something may let only those pass
-_CHECKS = 3
-_DEMAND, _LONGEST_DEMAND = 10.0, 120.0  # seconds from one forced handshake to the next, doubled each time
 
 
 class Pair:
@@ -72,16 +70,13 @@ class Pair:
         self._changes = 0
         self._local = ""  # the address of this device that the direct path begins at
         self._hosts: frozenset[str] = frozenset()
-        self._suspect_at = self._demand_at = now
-        self._demand_wait = _DEMAND
-        self._checks = 0
-        self._check_at = now
         self._candidates = Candidates(overlays)
         self._trials = Trials(self._candidates, self._leader, self.outbox)
         self._window = Window()
         self._talk = Talk(secret, self._leader, overlays, self.outbox, now)
         self._choice = Choice()
         self._flow = Flow()
+        self._doubts = Doubts(now)
         self._watch = Watch(now, self._leader)
         self._sessions = Sessions(self._leader)
 
@@ -173,7 +168,7 @@ class Pair:
             self._ping(now, self._direct)
         if self._watch.worried(now):
             self._suspect(now)
-        if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and now >= self._check_at:
+        if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and self._doubts.due(now):
             self._check(now)
         if now - self._since > _FORGIVEN:
             self._trials.forgive()
@@ -207,7 +202,7 @@ class Pair:
         """Tell WireGuard of the path that was chosen."""
         self._since = now
         self._changes += 1
-        self._checks = 0
+        self._doubts.flowed()
         turn = 0 if alone or not self._talk.key else self._flow.turn(now)
         self._flow.moved(now)
         self._sessions.moved(now, "" if self._direct else self._via, turn)
@@ -246,30 +241,25 @@ class Pair:
             self._say(now, answer=True)
         if self._flow.silent(now):
             self._suspect(now)
-        if self._talk.key and self._flow.unanswered(now) >= _CHECK_AFTER and now >= self._check_at:
+        if self._talk.key and self._flow.unanswered(now) >= _CHECK_AFTER and self._doubts.due(now):
             self._check(now)
 
     def _go_relay(self, now: float, name: str) -> None:
         self._before, self._via = self._via, name
 
     def _suspect(self, now: float) -> None:
-        if now >= self._suspect_at:
-            self._suspect_at = now + _SUSPECT_EVERY
+        if self._doubts.suspect(now):
             self.outbox.append(Suspect(self._via))
 
     def _check(self, now: float) -> None:
         """No data comes: ask the other itself, in the tunnel, and when it does not answer, do without this path."""
-        self._check_at = now + _CHECK_AFTER
         view = self._views[self._via]
-        if self._checks < _CHECKS:
-            self._checks += 1
+        if self._doubts.ask(now):
             self._say(now, answer=True)
         elif self._direct:
             self._trials.penalize()
             self._leave(now, "probes pass, data does not")
-        elif view.alive and view.other_seen and now >= self._demand_at:
-            self._demand_at = now + self._demand_wait
-            self._demand_wait = min(2 * self._demand_wait, _LONGEST_DEMAND)
+        elif view.alive and view.other_seen and self._doubts.demand(now):
             self._sessions.demand(now, self._via)
 
     # --- what happened ------------------------------------------------------------------------------------------------
@@ -281,9 +271,7 @@ class Pair:
             self._window = Window()
             self._candidates.forget()
             self._watch = Watch(now, self._leader)
-        self._checks = 0
-        self._check_at = now + _CHECKS * _CHECK_AFTER
-        self._demand_wait = _DEMAND
+        self._doubts.answered(now)
         new = self._tell()
         if fresh or new:
             self._trials.punching.reset()
@@ -364,7 +352,7 @@ class Pair:
         if endpoint == self._endpoint:
             if heard:
                 self._watch.flowed()
-                self._checks = 0
+                self._doubts.flowed()
         elif not self._believe(now, endpoint, via, heard):
             self.outbox.append(SetEndpoint(self._endpoint, _HOLD if self._direct else 0.0))
 
