@@ -68,7 +68,7 @@ def test_the_changes_correct_a_checksum(version: int, data: st.DataObject, paylo
         total = (total & 0xFFFF) + (total >> 16)
     after = checksum(wire(target.local, target.destination) + payload)
     # Zero has two forms in this arithmetic.
-    assert (~total - after) & 0xFFFF in (0, 0xFFFF)
+    assert (~total & 0xFFFF) % 0xFFFF == after % 0xFFFF
 
 
 @pytest.mark.parametrize("parts", [("192.0.2.1", "2001:db8::1"), ("2001:db8::1", "192.0.2.1")])
