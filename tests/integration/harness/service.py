@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.netns import Namespace
@@ -29,10 +29,10 @@ class Registration:
     public_key: str
     addresses: list[str]
     groups: list[str] = field(default_factory=lambda: ["default"])
+    rate_limit_mbit: float = 0
 
     def toml(self) -> str:
-        fields = {"name": self.name, "public_key": self.public_key, "addresses": self.addresses, "groups": self.groups}
-        return "[[device]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+        return "[[device]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
 
 
 class NotifySocket:
@@ -78,12 +78,17 @@ class Relay:
         self.data_plane = data_plane
         self.bpf = folder / f"{name}-bpf"  # what the kernel keeps for the service
         self.wrapper: list[str] = []  # what starts the service: a command that takes privileges away, say
+        self.patch = ""  # Python that changes constants before it runs
         self.registrations: dict[str, Registration] = {}
         self.process: Process | None = None
         self.public_key = self.command("keygen", str(self.key)).strip()
 
     def _program(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "peer_relay", "--settings", str(self.settings), *words]
+        start = ["-m", "peer_relay"]
+        if self.patch:
+            run_it = "import runpy; runpy.run_module('peer_relay', run_name='__main__', alter_sys=True)"
+            start = ["-c", f"{self.patch}\n{run_it}"]
+        return [sys.executable, *start, "--settings", str(self.settings), *words]
 
     def command(self, *words: str) -> str:
         """Run one of the service's own commands in its namespace."""
