@@ -156,6 +156,25 @@ def test_probe_traffic_of_an_idle_pair(relays: int, symmetric: str) -> None:
     assert 0 < sent * 8 / 600 < LIMIT
 
 
+def test_one_ping_serves_both_sides_of_an_idle_path() -> None:
+    world = behind_nats()
+    world.run(60)
+    world.net.log.clear()
+    world.net.keep_log = True
+    world.run(60)
+    probes = [packet for _, packet in world.net.log if isinstance(packet.content, bytes)]
+    assert len(probes) <= 2 * 60 / 5 + 2, "pings and pongs"
+
+
+@pytest.mark.parametrize("sender", ["198.51.100.1", "198.51.100.2"])
+def test_an_idle_path_that_works_one_way_only_is_left_by_both(sender: str) -> None:
+    world = behind_nats()
+    world.run(60)
+    world.net.blocked = lambda packet: direct_cut(packet) and packet.source.host == sender
+    devices = world.devices.values()
+    assert world.until(lambda: all(device.kind == "relay" for device in devices), 20) < 12
+
+
 def test_an_idle_agent_sleeps() -> None:
     world = behind_nats()
     world.run(60)

@@ -328,6 +328,19 @@ def test_without_a_session_another_endpoint_gets_a_new_handshake(run: Run) -> No
     assert {step[0] for step in steps} == {"set"}
 
 
+def test_elsewhere_without_a_session_the_relay_is_met_anew(run: Run) -> None:
+    run.wireguard.handshake = int(service.time.time())
+    run.advance(6)
+    run.done()
+    run.ground.host = "192.168.2.2"
+    run.service._look_around(run.now)
+    assert [step[0] for step in run.done()] == ["bind"]
+    run.now += 200
+    run.ground.host = "192.168.3.2"
+    run.service._look_around(run.now)
+    assert ("renew", ONE, RELAYS[ONE]) in run.done()
+
+
 def test_a_refused_certificate_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from peer_agent import fallback
 

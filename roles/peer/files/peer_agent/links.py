@@ -181,6 +181,8 @@ class Links:
             current = link.places.current
             if current and not self._ground.way(current) and link.places.next(lambda e: bool(self._ground.way(e))):
                 self._core.resolved(now, link.settings.name, link.places.current)
+            elif current and now >= link.session_until:  # wireguard-go does not know for how long the host has slept
+                self._reach(now, link, current)
         self._core.network(now)
 
     def resolved(self, now: float, answers: list[tuple[settings.Place, list[Endpoint]]]) -> bool:
