@@ -1,7 +1,7 @@
 # `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
 STEPS := lint sanity unit fuzz integration molecule bench
 # Integration tests that mostly wait, and bear others beside them.
-SIDE_BY_SIDE := tests/integration/edge tests/integration/relay
+SIDE_BY_SIDE := tests/integration/edge tests/integration/relay tests/integration/paths
 
 .PHONY: help demo test setup reference clean $(STEPS)
 

@@ -23,7 +23,7 @@ def test_restarts(journey: Journey) -> None:
         agent.stop(number)
         agent.start()
         wall = time.time()
-        wait_until("it has heard of the other", lambda: agent.path(paths.bob)["agent"], 15)
+        wait_until("it has heard of the other", lambda: (agent.path(paths.bob) or {}).get("agent"), 10)
         paths.wait("direct")
         assert agent.path(paths.bob)["since"] <= wall + 1, "it began with another path"
 
@@ -45,7 +45,7 @@ def test_reloads(journey: Journey, lab: Lab) -> None:
             found = [peer["name"] for peer in status["peers"]], [relay["name"] for relay in status["relays"]]
             return found == names and agent.path(paths.bob)["agent"]
 
-        wait_until("the settings are taken over", taken_over, 15)
+        wait_until("the settings are taken over", taken_over, 10)
         paths.wait("direct")
 
     both, one = paths.tables, paths.tables[:1]
@@ -76,7 +76,7 @@ def test_a_device_without_an_agent_stays_on_the_relay(paths: Paths, figure: Figu
 
         journey.undisturbed("the other has no agent", start, 12)
         path = agent.path(paths.bob)
-        assert (path["path"], path["why_not"], path["agent"]) == ("relay", "no_agent", False)
+        assert (path["path"], path["why_not"], path["agent"]) == ("relay", "other_has_no_agent", False)
 
         paths.agents[1].start()
         paths.wait("direct")
@@ -115,12 +115,12 @@ def test_the_agent_alone_is_stopped_for_a_while(journey: Journey) -> None:
         agent.process.send_signal(signal.SIGSTOP)
         time.sleep(2)
         home.partition_from(away.wan_v4)
-        time.sleep(10)
-        home.heal()
         time.sleep(8)
+        home.heal()
+        time.sleep(6)
         agent.process.send_signal(signal.SIGCONT)
 
-    journey.change("agent stopped for 20 s, path cut meanwhile", stand_still, "direct", 4, wait=40)
+    journey.change("agent stopped for 16 s, path cut meanwhile", stand_still, "direct", 4, wait=40)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -137,19 +137,18 @@ def test_a_device_sleeps(paths: Paths, lab: Lab, figure: Figure, elsewhere: bool
         home.new_ports()  # NATs forget who sleeps
         if elsewhere:
             place.welcome(ann.host, home)
-        time.sleep(12)
+        time.sleep(8)
         agent.jump(_ASLEEP, _ASLEEP)
-        moment, wall = time.monotonic(), time.time()
+        moment = time.monotonic()
         for process in reversed(stopped):
             process.send_signal(signal.SIGCONT)
-        took = watched.stream.wait_flowing(20)
+        watched.stream.wait_flowing(20)
         back = watched.stream.back_after(moment)
         where = "elsewhere" if elsewhere else "behind a NAT that forgot it"
         figure(f"path: wakes up {where}", f"data flows after {back:.1f} s", "< 5 s")
         paths.wait("direct", seconds=40)
         watched.connection.check()
-        assert took < 5
-    assert wall
+        assert back < 5
 
 
 def test_the_time_of_day_is_set(paths: Paths, figure: Figure) -> None:
@@ -164,5 +163,3 @@ def test_the_time_of_day_is_set(paths: Paths, figure: Figure) -> None:
         journey.undisturbed("and back by two", lambda: paths.agents[0].jump(0, -year), 6)
         paths.sites[0].partition_from(paths.sites[1].wan_v4)
         paths.wait("relay")
-        paths.sites[0].heal()
-        paths.wait("direct", seconds=30)
