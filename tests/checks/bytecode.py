@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "roles/relay/files/bpf/forward.c"
 PACKAGE = ROOT / "roles/relay/files/peer_relay/kernel"
 # Bytes before the IP header, by program.
-PROGRAMS = {"ethernet": 14}
+PROGRAMS = {"ethernet": 14, "ip": 0}
 
 _SECTION = b"tc"
 _ELF_HEADER = struct.Struct("<40xQ10xHHH")  # where the table of sections is, size of an entry, entries, which has names

@@ -74,7 +74,9 @@ def test_a_place_that_is_taken(world: World) -> None:
     handle = ours.split("handle ")[1].split()[0]
     world.destroy()
     world.relay.run("tc", "qdisc", "add", "dev", "in0", "clsact")
-    taken = f"tc filter add dev in0 ingress prio 50000 handle {handle} bpf da object-pinned {world.folder}/program"
+    taken = (
+        f"tc filter add dev in0 ingress prio 50000 handle {handle} bpf da object-pinned {world.folder}/program-ethernet"
+    )
     world.open()
     world.relay.run(*taken.split())
     refused = world.attach()

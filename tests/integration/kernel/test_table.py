@@ -163,7 +163,7 @@ def program(world: World) -> tuple[int, set[int]]:
 
         folder = world.folder
         attached = {bpf.link_info(opened(path)).program for path in folder.glob("link-*")}
-        found = bpf.program_info(opened(folder / "program")).id
+        found = bpf.program_info(opened(folder / "program-ethernet")).id
         assert attached <= {found}
         return found, attached
 

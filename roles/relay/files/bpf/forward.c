@@ -4,7 +4,8 @@
  * Forwards WireGuard transport messages at TC ingress: looks up source, local address and receiver index, rewrites
  * addresses and ports, and sends the packet out. Whatever it is not sure about passes on to the relay's socket.
  *
- * peer_relay/kernel/table.py fills the map and has the same two structures.
+ * peer_relay/kernel/table.py fills the map and has the same two structures. LINK is the size of the link header: that of
+ * Ethernet, or 0 where there is none, as with PPP.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -21,6 +22,7 @@
 
 enum {
 	PASS = -1, /* to the next program, and in the end to the socket */
+	DROP = 2,
 	TRANSPORT_MIN_SIZE = 32,
 	MAX_SEGMENTS = 128, /* of a train; the kernel's own limit is 64, or 128 since 6.8 */
 };
@@ -68,7 +70,8 @@ static long (*pull)(struct __sk_buff *skb, __u32 size) = (void *)BPF_FUNC_skb_pu
 static long (*change_checksum)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 change, __u64 flags) =
 	(void *)BPF_FUNC_l4_csum_replace;
 static long (*change_sum)(struct __sk_buff *skb, __u32 change) = (void *)BPF_FUNC_csum_update;
-static long (*send)(__u32 interface, void *hop, int hop_size, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+static long (*add_head)(struct __sk_buff *skb, __u32 size, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
+static long (*redirect)(__u32 interface, void *hop, int hop_size, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
 INLINE __u16 fold(__u64 sum)
 {
@@ -151,6 +154,14 @@ INLINE void rewrite_ports(struct udphdr *udp, const struct target *target)
 	udp->dest = target->destination_port;
 }
 
+/* The kernel takes an Ethernet header away when it sends: what came without one gets an empty one. */
+INLINE int send(struct __sk_buff *skb, const struct target *target)
+{
+	if (!LINK && add_head(skb, ETH_HLEN, 0))
+		return DROP;
+	return redirect(target->interface, 0, 0, 0);
+}
+
 INLINE int forward_v4(struct __sk_buff *skb)
 {
 	const __u32 need = LINK + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct message);
@@ -197,7 +208,7 @@ INLINE int forward_v4(struct __sk_buff *skb)
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (data + need > end)
-		return PASS;
+		return DROP; /* never: it was long enough before */
 	ip = data + LINK;
 	ip->saddr = target->local[3];
 	ip->daddr = target->destination[3];
@@ -205,7 +216,7 @@ INLINE int forward_v4(struct __sk_buff *skb)
 	/* The checksum is the complement of a sum from which the time to live has lost one. */
 	ip->check = ~fold((__u64)(__u16)~ip->check + target->addresses_change + be16(0xfeff));
 	rewrite_ports((void *)(ip + 1), target);
-	return send(target->interface, 0, 0, 0);
+	return send(skb, target);
 }
 
 INLINE int forward_v6(struct __sk_buff *skb)
@@ -252,7 +263,7 @@ INLINE int forward_v6(struct __sk_buff *skb)
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (data + need > end)
-		return PASS;
+		return DROP;
 	ip = data + LINK;
 	__builtin_memcpy(&ip->saddr, target->local, sizeof(target->local));
 	__builtin_memcpy(&ip->daddr, target->destination, sizeof(target->destination));
@@ -263,7 +274,7 @@ INLINE int forward_v6(struct __sk_buff *skb)
 	 * which is right only where a checksum of the IP header makes up for it. And nothing covers the hop limit.
 	 */
 	change_sum(skb, fold((__u64)target->addresses_change + be16(0xfffe)));
-	return send(target->interface, 0, 0, 0);
+	return send(skb, target);
 }
 
 __attribute__((section("tc"))) int forward(struct __sk_buff *skb)

@@ -64,7 +64,8 @@ def link(kind: int = 1, flags: int = 1, port_of: str = "") -> bytes:
         (link(port_of="bridge"), True, "it is a port of a bridge"),
         (link(port_of="bond"), True, "it is a port of a bond"),
         (link(kind=772, flags=9), True, "it is the loopback"),
-        (link(kind=32), True, "it is no Ethernet (type 32)"),
+        (link(kind=512), True, ""),
+        (link(kind=32), True, "it is of type 32"),
     ],
 )
 def test_where_the_program_belongs(message: bytes, up: bool, refused: str) -> None:

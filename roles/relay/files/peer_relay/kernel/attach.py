@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from peer_relay.kernel import bpf, netlink
@@ -158,13 +158,13 @@ class Attachments:
         self._methods = [method(folder) for method in self.methods]
         self.how = {interface: method.name for method in self._methods for interface in method.attached()}
 
-    def attach(self, interfaces: Iterable[int], program: int) -> dict[int, str]:
-        """Attach the program to exactly these interfaces; return why it is not to some."""
-        wanted, refused, self.how = set(interfaces), {}, {}
+    def attach(self, wanted: dict[int, int]) -> dict[int, str]:
+        """Attach to exactly these interfaces the program given for each; return why it is not to some."""
+        refused, self.how = {}, {}
         for method in self._methods:
-            for interface in set(method.attached()) - wanted:
+            for interface in set(method.attached()) - set(wanted):
                 method.detach(interface)
-        for interface in sorted(wanted):
+        for interface, program in wanted.items():
             for method in self._methods:
                 try:
                     method.attach(interface, program)

@@ -20,8 +20,8 @@ _UP, _LOOPBACK = 0x1, 0x8
 _UNICAST, _LOCAL = 1, 2
 # Multicast groups: links; addresses, routes and rules of IPv4 and IPv6.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
-_ETHERNET = 1
-_SERVED_OUT = {_ETHERNET, 512, 0xFFFE}  # the latter: PPP, and tunnels without link layer
+# The program for each type of interface: Ethernet; PPP, and tunnels without link layer.
+_PROGRAMS = {1: "ethernet", 512: "ip", 0xFFFE: "ip"}
 _COLLECTORS = {"bridge", "bond", "team", "openvswitch"}  # their ports' packets arrive at them
 
 
@@ -37,14 +37,14 @@ class Way(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """A network interface; `refused` tells why the program does not belong there ("": it does)."""
+    """A network interface; `refused` tells why no program belongs there ("": `program` does)."""
 
     index: int
     name: str
     mtu: int
     up: bool
+    program: str
     refused: str
-    kind: int
 
 
 def interface(message: bytes) -> Interface:
@@ -57,9 +57,10 @@ def interface(message: bytes) -> Interface:
         refused = "it is the loopback"
     elif port_of in _COLLECTORS:
         refused = f"it is a port of a {port_of}"
-    elif kind != _ETHERNET:
-        refused = f"it is no Ethernet (type {kind})"
-    return Interface(index, _text(found.get(_IFNAME)), _number(found.get(_MTU)), bool(flags & _UP), refused, kind)
+    elif kind not in _PROGRAMS:
+        refused = f"it is of type {kind}"
+    name, mtu = _text(found.get(_IFNAME)), _number(found.get(_MTU))
+    return Interface(index, name, mtu, bool(flags & _UP), _PROGRAMS.get(kind, ""), refused)
 
 
 def _text(payload: bytes | None) -> str:
@@ -68,6 +69,12 @@ def _text(payload: bytes | None) -> str:
 
 def _number(payload: bytes | None) -> int:
     return struct.unpack("=I", payload)[0] if payload and len(payload) == 4 else 0
+
+
+def interfaces(connection: netlink.Connection) -> dict[int, Interface]:
+    """Return all interfaces, by index."""
+    answers = connection.ask(_GETLINK, netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
+    return {found.index: found for found in map(interface, answers)}
 
 
 class Network:
@@ -113,8 +120,7 @@ class Network:
 
     def _by_index(self) -> dict[int, Interface]:
         if self._links is None:
-            answers = self._netlink.ask(_GETLINK, netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
-            self._links = {found.index: found for found in map(interface, answers)}
+            self._links = interfaces(self._netlink)
         return self._links
 
     def way_out(self, destination: bytes, local: bytes) -> Way:
@@ -138,8 +144,8 @@ class Network:
         link = self._by_index().get(_number(found.get(_OIF)))
         if link is None or not link.up:
             raise NoWay("the interface to it is down")
-        if link.kind not in _SERVED_OUT:
-            raise NoWay(f"the interface {link.name} to it is of type {link.kind}")
+        if not link.program:
+            raise NoWay(f"the interface {link.name} to it: {link.refused}")
         learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
         return Way(link.index, min(learned or link.mtu, link.mtu))
 

@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from peer_relay import addresses
-from peer_relay.kernel import bpf
+from peer_relay.kernel import bpf, netlink
 from peer_relay.kernel.attach import Attachments
 from peer_relay.kernel.entry import FULL, Count, Key, Target
 from peer_relay.kernel.program import Program
+from peer_relay.kernel.route import interfaces
 
 _LAYOUT = "pr_entries_1"  # the map's name: another number for another layout
 _KEY = struct.Struct("<16s16sI2s2s")
@@ -94,18 +95,20 @@ def obstacle(key: Key, target: Target) -> str:
 
 
 class KernelTable:
-    """The map, the program, and the interfaces that it is attached to. Made by `open`."""
+    """The map, the programs, and the interfaces that they are attached to. Made by `open`."""
 
     def __init__(self, folder: Path, size: int):
         self.folder, self.size = folder, size
         self._attachments = Attachments(folder)
+        self._programs: dict[str, int] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self._attachments.close)
+            self._netlink = undo.enter_context(contextlib.closing(netlink.Connection()))
             self._map = self._open_map()
             undo.callback(os.close, self._map.fd)
-            self._program = self._open_program()
-            undo.callback(os.close, self._program)
-            self._attachments.attach(self._attachments.how, self._program)
+            undo.callback(lambda: [os.close(fd) for fd in self._programs.values()])
+            self._program("ethernet")
+            self.attach(self._attachments.how)
             self._open = undo.pop_all()
 
     @classmethod
@@ -148,17 +151,21 @@ class KernelTable:
         bpf.pin(made.fd, path)
         return made
 
-    def _open_program(self) -> int:
+    def _program(self, kind: str) -> int:
         """Return the pinned program if it is the one that we have, or else that one."""
-        path, program = self.folder / "program", Program("ethernet")
+        if kind in self._programs:
+            return self._programs[kind]
+        path, program = self.folder / f"program-{kind}", Program(kind)
         fd = bpf.pinned(path)
         if fd is not None:
             info = bpf.program_info(fd)
-            if info.name == program.name and info.map == bpf.map_info(self._map.fd).id:
-                return fd
-            os.close(fd)
-        fd = program.load(self._map.fd)
-        bpf.pin(fd, path)
+            if info.name != program.name or info.map != bpf.map_info(self._map.fd).id:
+                os.close(fd)
+                fd = None
+        if fd is None:
+            fd = program.load(self._map.fd)
+            bpf.pin(fd, path)
+        self._programs[kind] = fd
         return fd
 
     @property
@@ -166,9 +173,19 @@ class KernelTable:
         """How the program is attached to each interface."""
         return dict(self._attachments.how)
 
-    def attach(self, interfaces: Iterable[int]) -> dict[int, str]:
+    def attach(self, wanted: Iterable[int]) -> dict[int, str]:
         """Attach to exactly these interfaces; return why not to some. Call it after each change of the network."""
-        return self._attachments.attach(interfaces, self._program)
+        present = interfaces(self._netlink)
+        programs, refused = {}, {}
+        for index in wanted:
+            found = present.get(index)
+            if found is None:
+                refused[index] = "it is gone"
+            elif found.refused:
+                refused[index] = found.refused
+            else:
+                programs[index] = self._program(found.program)
+        return refused | self._attachments.attach(programs)
 
     def put(self, entries: Iterable[tuple[Key, Target]]) -> dict[Key, str]:
         """Add or change entries, whose counts go on; return why some cannot be."""
@@ -221,7 +238,7 @@ class KernelTable:
         if not folder.is_dir():
             return
         attachments = Attachments(folder)
-        attachments.attach((), -1)
+        attachments.attach({})
         attachments.close()
         for path in folder.iterdir():
             path.unlink()
