@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from agent_world import behind_nats
 from peer_agent.control import Message
 from peer_agent.endpoints import Endpoint
 from peer_agent.probes import PING, Probe
+from peer_agent.reasons import NO_PATH, REASONS
 
 LIMIT = 1000  # bits per second, of both sides together, with all headers
 
@@ -80,6 +83,28 @@ def test_restart_of_the_relay_is_found_out() -> None:
     since = world.now
     world.run(30)
     assert world.gap(since) < 10, "WireGuard itself would need 15 s and more"
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_reason_says_what_to_do() -> None:
+    for name, reason in REASONS.items():
+        assert re.fullmatch("[a-z_]+", name)
+        assert reason.text
+        assert reason.cure
+        assert len(str(reason)) < 200, "one line of a table"
+    assert REASONS.keys() > NO_PATH
+
+
+@pytest.mark.parametrize("failures", [("", ""), ("fallback_failed", ""), ("fallback_failed", "certificate_refused")])
+def test_without_any_relay_the_fallback_says_why(failures: tuple[str, ...]) -> None:
+    world = behind_nats(relays=2, symmetric="ab")
+    world.run(10)
+    pair = world.devices["a"].pair
+    for name, failure in zip(("relay1", "relay2"), failures, strict=True):
+        pair.relay(world.now, pair._views[name]._replace(alive=False, failure=failure))
+    assert pair.path.why_not == (min(filter(None, failures), default="no_relay_answers"))
 
 
 # --- stock devices ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from peer_agent.candidates import Candidates
+from peer_agent.path import FALLBACK, View
+from peer_agent.talk import Talk
 
 
 class Reason(NamedTuple):
@@ -57,6 +62,22 @@ REASONS = {
     ),
 }
 NO_PATH = frozenset(("no_relay_answers", "certificate_refused", "fallback_failed"))
+
+
+def why_not(view: View, views: Iterable[View], talk: Talk, candidates: Candidates) -> str:
+    """Return the reason that a pair which takes this relay has no better path."""
+    if not view.alive:
+        # Of several, the certificate is what somebody has to look at.
+        return min((view.failure for view in views if view.failure), default="no_relay_answers")
+    if view.kind == FALLBACK:
+        return "blocked_udp"
+    if not talk.key:
+        return "other_has_no_agent"
+    if not len(candidates):
+        return "no_candidates"
+    if any(candidate.streak for candidate in candidates):
+        return "proving"
+    return "symmetric_nat" if talk.symmetric else "no_answer"
 
 
 class Failure(NamedTuple):

@@ -25,8 +25,9 @@ from peer_agent.control import Message
 from peer_agent.doubts import Doubts
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Bytes, Flow
-from peer_agent.path import FALLBACK, Path, View
+from peer_agent.path import Path, View
 from peer_agent.probes import PING, PONG, Probe, Window
+from peer_agent.reasons import why_not
 from peer_agent.sessions import Sessions
 from peer_agent.talk import Talk
 from peer_agent.trials import Trials
@@ -425,23 +426,8 @@ class Pair:
             direct = self._direct
             return Path(direct.kind, "", direct.endpoint, self._since, direct.rtt, "", agent, self._changes)
         view = self._views[self._via]
-        why_not = self._why_not(view)
-        return Path(view.kind, view.name, view.endpoint, self._since, view.rtt, why_not, agent, self._changes)
-
-    def _why_not(self, view: View) -> str:
-        """Return the reason that there is no better path."""
-        if not view.alive:
-            # Of several, the certificate is what somebody has to look at.
-            return min((view.failure for view in self._views.values() if view.failure), default="no_relay_answers")
-        if view.kind == FALLBACK:
-            return "blocked_udp"
-        if not self._talk.key:
-            return "other_has_no_agent"
-        if not len(self._candidates):
-            return "no_candidates"
-        if any(candidate.streak for candidate in self._candidates):
-            return "proving"
-        return "symmetric_nat" if self._talk.symmetric else "no_answer"
+        reason = why_not(view, self._views.values(), self._talk, self._candidates)
+        return Path(view.kind, view.name, view.endpoint, self._since, view.rtt, reason, agent, self._changes)
 
     def _say(self, now: float, **flags: bool) -> None:
         self._talk.say(now, self._views.values(), **flags)

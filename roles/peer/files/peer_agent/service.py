@@ -294,6 +294,8 @@ class Service:
             self._counters.close()
             self._counters = Counters(fresh.interface)
             self._stated = Stated(fresh.endpoints, self._resolver)
+            self._status.remove()
+            self._status = status.Writer(fresh.status_file, _STATUS)
             self._interface_due = clock()
 
     def _note(self, about: str, problem: str) -> None:
