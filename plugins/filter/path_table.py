@@ -33,14 +33,14 @@ _value:
   type: list
   elements: str
   sample:
-    - "FROM    TO      PATH    VIA    ENDPOINT           ROUND TRIP  SINCE      WHY NOT BETTER"
-    - "laptop  nas     direct  -      203.0.113.9:51820  21.4 ms     2 h ago    -"
-    - "laptop  phone   relay   relay  192.0.2.1:40000    41.2 ms     5 min ago  other_has_no_agent"
+    - "FROM    TO     PATH    VIA    ENDPOINT           ROUND-TRIP  FOR   WHY-NOT-BETTER"
+    - "laptop  nas    direct  -      203.0.113.9:51820  21.4ms      2h    -"
+    - "laptop  phone  relay   relay  192.0.2.1:40000    41.2ms      5min  other_has_no_agent"
 """
 
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import ago, milliseconds, table
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import duration, milliseconds, table
 
-HEAD = ("FROM", "TO", "PATH", "VIA", "ENDPOINT", "ROUND TRIP", "SINCE", "WHY NOT BETTER")
+HEAD = ("FROM", "TO", "PATH", "VIA", "ENDPOINT", "ROUND-TRIP", "FOR", "WHY-NOT-BETTER")
 
 
 def path_table(paths):
@@ -55,7 +55,7 @@ def _row(path):
         path.get("via"),
         path.get("endpoint"),
         milliseconds(path.get("rtt_ms")),
-        ago(path.get("path_age_seconds")),
+        duration(path.get("path_age_seconds")),
         path.get("why_not"),
     )
 

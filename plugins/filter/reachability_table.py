@@ -31,15 +31,15 @@ _value:
   type: list
   elements: str
   sample:
-    - "DEVICE  PLACE    PUBLIC ENDPOINT  ANSWERED  ROUND TRIP  HAIRPIN"
-    - "laptop  outside  192.0.2.1:40000  yes       41.2 ms     -"
+    - "DEVICE  PLACE    PUBLIC ENDPOINT  ANSWERED  ROUND-TRIP  HAIRPIN"
+    - "laptop  outside  192.0.2.1:40000  yes       41.2ms      -"
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import milliseconds, table
 
 
 def reachability_table(rows):
-    head = ("DEVICE", "PLACE", "PUBLIC ENDPOINT", "ANSWERED", "ROUND TRIP", "HAIRPIN")
+    head = ("DEVICE", "PLACE", "PUBLIC ENDPOINT", "ANSWERED", "ROUND-TRIP", "HAIRPIN")
     return table(head, map(_cells, rows))
 
 

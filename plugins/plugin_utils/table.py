@@ -7,20 +7,23 @@ from __future__ import annotations
 
 
 def table(head, rows) -> list[str]:
-    """The lines of a table with aligned columns; what is missing or empty is a dash."""
+    """The lines of a table with aligned columns; what is missing or empty is a dash.
+
+    Ansible's output in YAML breaks long lines at single spaces, so cells far to the right have none.
+    """
     cells = [head, *([str(cell or "-") for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def milliseconds(value) -> str:
-    return "" if value is None else f"{value:.1f} ms"
+    return "" if value is None else f"{value:.1f}ms"
 
 
-def ago(seconds) -> str:
+def duration(seconds) -> str:
     if seconds is None:
         return ""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

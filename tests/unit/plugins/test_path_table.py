@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.path_table import path_table
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import ago
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.table import duration
 
 
 def test_columns_are_aligned_and_gaps_are_dashes():
@@ -23,19 +23,19 @@ def test_columns_are_aligned_and_gaps_are_dashes():
         ]
     )
     assert lines == [
-        "FROM    TO      PATH   VIA   ENDPOINT         ROUND TRIP  SINCE      WHY NOT BETTER",
-        "laptop  nas     relay  oslo  192.0.2.1:40000  41.2 ms     2 min ago  symmetric_nat",
-        "nas     laptop  none   -     -                -           -          -",
+        "FROM    TO      PATH   VIA   ENDPOINT         ROUND-TRIP  FOR   WHY-NOT-BETTER",
+        "laptop  nas     relay  oslo  192.0.2.1:40000  41.2ms      2min  symmetric_nat",
+        "nas     laptop  none   -     -                -           -     -",
     ]
 
 
 def test_no_paths():
-    assert path_table([]) == ["FROM  TO  PATH  VIA  ENDPOINT  ROUND TRIP  SINCE  WHY NOT BETTER"]
+    assert path_table([]) == ["FROM  TO  PATH  VIA  ENDPOINT  ROUND-TRIP  FOR  WHY-NOT-BETTER"]
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, ""), (0, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (200_000, "2 days ago")],
+    [(None, ""), (0, "0s"), (119, "119s"), (120, "2min"), (7200, "2h"), (200_000, "2d")],
 )
 def test_ages_are_short(seconds, text):
-    assert ago(seconds) == text
+    assert duration(seconds) == text

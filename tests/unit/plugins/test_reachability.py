@@ -98,8 +98,8 @@ def test_who_is_left_out():
 def test_table():
     result = rows(laptop=(yes(), no(2)), home=(no(3), yes()), phone=({}, {}))
     assert reachability_table(result) == [
-        "DEVICE  PLACE    PUBLIC ENDPOINT    ANSWERED  ROUND TRIP  HAIRPIN",
-        "laptop  outside  203.0.113.7:40000  yes       12.3 ms     -",
+        "DEVICE  PLACE    PUBLIC ENDPOINT    ANSWERED  ROUND-TRIP  HAIRPIN",
+        "laptop  outside  203.0.113.7:40000  yes       12.3ms      -",
         "home    inside   203.0.113.7:40000  no        -           no",
         "phone   -        203.0.113.7:40000  -         -           -",
     ]
