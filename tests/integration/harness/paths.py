@@ -141,10 +141,10 @@ class Watched:
     def since(self, moment: float) -> tuple[float, int]:
         """Return the longest time without delivered data since then, and the packets lost."""
         time.sleep(0.5)  # what is under way may still arrive
-        gaps = [_gap(direction, moment) for direction in self.stream.directions]
+        gap = longest_gap(self.stream, moment)
         until = time.monotonic() - 0.5
         lost = (sent for direction in self.stream.directions for sent in direction.lost(until) if sent >= moment)
-        return max(gaps), sum(1 for _ in lost)
+        return gap, sum(1 for _ in lost)
 
     def close(self) -> None:
         self.connection.close()
@@ -207,6 +207,11 @@ class Journey:
         self._figure(f"path: {what}", f"gap {gap * 1000:.0f} ms, {missing} lost{note}", wanted)
         assert gap < goal, what
         assert lost or not missing, what
+
+
+def longest_gap(stream: Stream, moment: float) -> float:
+    """Return the longest time without delivered data since then, in either direction."""
+    return max(_gap(direction, moment) for direction in stream.directions)
 
 
 def _gap(direction: Direction, moment: float) -> float:

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 from harness.agent import Agent
 from harness.capture import Capture
-from harness.paths import Figure, endpoint, endpoints
+from harness.paths import Figure, endpoint, endpoints, longest_gap
 from harness.processes import Process, wait_until
 from harness.service import PORT, Relay
 from harness.topology import Lab
 from harness.traffic import Stream
 from harness.wireguard import Device
 
-_FAR, _NEAR = 5.0, 5.0  # seconds: goals
 _NAME = "home.example"
 
 
@@ -116,27 +115,30 @@ def test_at_home_away_and_home_again(home: Home, figure: Figure) -> None:
     home.up(home.public, home.inner)
     agent = home.agents[1]
     moves = [
-        ("at home, no hairpin", None, home.inner, "lan"),
-        ("moves away", home.leave, home.public, "relay"),
-        ("comes home", home.come_home, home.inner, "lan"),
+        # WireGuard repeats a handshake after 5 s, and the first ones were lost at the router.
+        ("at home, no hairpin", None, home.inner, "lan", 8),
+        ("moves away", home.leave, home.public, "relay", 3),
+        ("comes home", home.come_home, home.inner, "lan", 5),
     ]
     with Stream(laptop, home.phone, rate=50) as far, Stream(laptop, home.server, rate=50) as near:
-        for what, move, place, kind in moves:
+        for what, move, place, kind, goal in moves:
             moment, wall, busy = time.monotonic(), time.time(), busy_seconds(laptop.process)
             if move:
                 move()
+            time.sleep(0.5)  # a moment in which packets may still come the way of before
             for stream in (far, near):
                 stream.wait_flowing(30)
-            to_phone, to_server = (stream.back_after(moment) for stream in (far, near))
-            measured = f"{to_phone:.1f} s to the phone by relay, {to_server:.1f} s to the server"
-            figure(f"home: laptop {what}", measured, f"< {_FAR:g} s")
+            time.sleep(1)
+            to_phone, to_server = (longest_gap(stream, moment) for stream in (far, near))
+            measured = f"gap {to_phone:.1f} s to the phone by relay, {to_server:.1f} s to the server"
+            figure(f"home: laptop {what}", measured, f"< {goal} s")
             assert busy_seconds(laptop.process) - busy < 2, "packets go round in circles"
             wait_until("the relay is reached there", lambda wanted=place: reaches(laptop, home.relay) == wanted, 5)
             assert endpoints(laptop)[home.phone.public_key] == place, "one source for all"
             if kind == "lan":
                 agent.wait_path(home.server, kind, seconds=20, after=wall - 5)
-            assert to_phone < _FAR
-            assert to_server < _NEAR
+            assert to_phone < goal
+            assert to_server < goal
     assert reaches(home.server, home.relay) == home.inner
     assert endpoints(home.phone)[home.relay.public_key] == home.public
 
