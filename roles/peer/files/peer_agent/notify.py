@@ -20,9 +20,9 @@ def send(*lines: str) -> None:
         sock.sendto("\n".join(lines).encode(), address)
 
 
-def watchdog_interval() -> float | None:
-    """Return the seconds after which the service manager acts on silence, or None."""
+def watchdog_interval() -> float:
+    """Return the seconds after which the service manager acts on silence."""
     try:
         return int(os.environ["WATCHDOG_USEC"]) / 1e6
     except (KeyError, ValueError):
-        return None
+        return float("inf")

@@ -79,13 +79,15 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signal)
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
-        watchdog = notify.watchdog_interval()
+        alive_due, alive_every = clock(), notify.watchdog_interval() / 3
         notify.send("READY=1", f"STATUS={len(self._settings.peers)} devices, {len(self._settings.relays)} relays")
         while not self._stop:
             if self._reload:
                 self._take_over_settings()
-            delay = self._advance(clock())
-            if watchdog:
+            now = clock()
+            delay = self._advance(now)
+            if now >= alive_due:
+                alive_due = now + alive_every
                 notify.send("WATCHDOG=1")
             for event, _ in self._selector.select(max(0.0, delay)):
                 self._receive(event.fileobj, event.data)
@@ -204,7 +206,6 @@ class Service:
             self._leave(f"{self._settings.interface}: {error}")
             return
         self._note("interface", "")
-        self._note("tool", self._wireguard.problem())
         if fresh or not self._pairs:
             self._begin(now)
         if self._pairs:
@@ -214,6 +215,7 @@ class Service:
     def _begin(self, now: float) -> None:
         """Begin anew with the interface as it runs."""
         self._end()
+        self._note("tool", self._wireguard.problem())
         self._links = Links(
             self._settings, self._running, self._ground, self._wireguard, self._resolver, self._post, now
         )
