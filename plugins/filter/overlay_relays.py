@@ -16,7 +16,7 @@ description:
   - A relay without C(relay_name) is called C(relay) if it is the only one, and otherwise by its inventory name, with
     C(-relay) behind it if that host is a device too.
   - Fails when two of the relays that are to be present have the same name or address.
-positional: hostvars, networks, peers, written
+positional: hostvars, networks, peers, written, agent
 options:
   _input:
     description: The names of the hosts of the group C(relays).
@@ -43,6 +43,13 @@ options:
         the endpoints that it has there.
     type: str
     default: ""
+  agent:
+    description:
+      - The content of the settings of a device's path agent. A relay without a C(relay_fallback_url) in this run has
+        the fallback that it has there.
+    type: str
+    default: ""
+    version_added: 1.2.0
 """
 
 EXAMPLES = r"""
@@ -113,9 +120,9 @@ from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import collect_relays
 
 
-def overlay_relays(hosts, hostvars, networks, peers=(), written=""):
+def overlay_relays(hosts, hostvars, networks, peers=(), written="", agent=""):
     try:
-        return [asdict(relay) for relay in collect_relays(hosts, hostvars, networks, peers, written)]
+        return [asdict(relay) for relay in collect_relays(hosts, hostvars, networks, peers, written, agent)]
     except (OverlayError, EndpointError) as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,14 +35,17 @@ class Relay:
     fallback_fingerprint: str
 
 
-def collect_relays(hosts, hostvars, networks, peers=(), written="") -> list[Relay]:
+def collect_relays(hosts, hostvars, networks, peers=(), written="", agent="") -> list[Relay]:
     """All relays, those that are to go included: their place in the inventory keeps the others' addresses.
 
-    written is a device's wg-quick file, for what the device knows of a relay that this run has not set up.
+    written is a device's wg-quick file, and agent its agent's settings, for what the device knows of a relay that this
+    run has not set up.
     """
     hosts = [str(host) for host in hosts]
     known = read_back(written)
-    relays = [_relay(host, place, hosts, hostvars[host], networks, peers, known) for place, host in enumerate(hosts)]
+    relays = [
+        _relay(host, place, hosts, hostvars[host], networks, peers, known, agent) for place, host in enumerate(hosts)
+    ]
     present = [relay for relay in relays if relay.present]
     _refuse_doubles(present, "name", lambda relay: [relay.name])
     _refuse_doubles(present, "addresses", lambda relay: relay.addresses)
@@ -61,7 +66,7 @@ def joined(relays: list[dict]) -> tuple[list[str], dict]:
     return [address for relay in relays for address in relay["addresses"]], registered
 
 
-def _relay(host, place, hosts, variables, networks, peers, known) -> Relay:
+def _relay(host, place, hosts, variables, networks, peers, known, agent) -> Relay:
     addresses = _addresses(host, variables.get("relay_addresses")) or default_addresses(networks, place)
     endpoint = endpoint_of(variables)
     public_key, public, inner = variables.get("relay_public_key"), endpoint.text, endpoint.inner_text
@@ -70,6 +75,9 @@ def _relay(host, place, hosts, variables, networks, peers, known) -> Relay:
         public_key = known.owner(map(host_route, addresses))
         # Where it is reached, a run may have had from the router, which this one did not ask.
         public, inner = known.endpoints.get(public_key, (public, inner))
+    url, fingerprint = variables.get("relay_fallback_url"), variables.get("relay_fallback_fingerprint")
+    if not set_up or url is None:
+        url, fingerprint = _known_fallback(agent, public_key) or (url, fingerprint)
     return Relay(
         host=host,
         name=str(variables.get("relay_name") or _default_name(host, hosts, peers)),
@@ -80,13 +88,22 @@ def _relay(host, place, hosts, variables, networks, peers, known) -> Relay:
         endpoint=public,
         inner_endpoint=inner,
         registered=dict(variables.get("relay_registered_keys") or {}),
-        fallback_url=str(variables.get("relay_fallback_url") or ""),
-        fallback_fingerprint=str(variables.get("relay_fallback_fingerprint") or ""),
+        fallback_url=str(url or ""),
+        fallback_fingerprint=str(fingerprint or ""),
     )
 
 
+def _known_fallback(agent, public_key) -> tuple | None:
+    """What a device's agent has been told of a relay; its settings write each value as a JSON string in a line."""
+    for table in agent.split("[[relay]]")[1:]:
+        values = dict(re.findall(r'(?m)^(\w+) = (".*")$', table.partition("[[")[0]))
+        if public_key and values.get("public_key") == json.dumps(public_key):
+            return tuple(json.loads(values.get(f"fallback_{what}", '""')) for what in ("url", "fingerprint"))
+    return None
+
+
 def _default_name(host, hosts, peers) -> str:
-    if len(hosts) == 1:
+    if len(hosts) == 1 and ONLY not in peers:
         return ONLY
     # A host may be a relay and a device.
     return f"{host}-{ONLY}" if host in peers else host

@@ -1,9 +1,11 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role's settings template writes TOML, whatever the strings are."""
+"""The roles' settings templates write TOML, whatever the strings are."""
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,17 +18,23 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROLE = Path(__file__).resolve().parents[2] / "roles/relay"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 KEY = "eKzEGGDMERSFDuJFtwMcfDRPkNFDYpCPaRX+XPDdHTM="
 # TOML knows neither surrogates nor a raw DEL; the service says so when it is given the latter.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"))
 
 
-def render(**variables) -> dict:
+def template(file: str) -> jinja2.Template:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
-    environment.filters["to_json"] = lambda value, **options: json.dumps(value, **options)
+    environment.filters["to_json"] = lambda value, **options: json.dumps(value, default=list, **options)
     environment.filters["comment"] = lambda text: f"# {text}"
-    template = environment.from_string((ROLE / "templates/relay.toml.j2").read_text(encoding="utf-8"))
+    environment.filters["regex_replace"] = lambda text, pattern, by: re.sub(pattern, by, text)
+    environment.filters["basename"] = os.path.basename
+    environment.filters["splitext"] = os.path.splitext
+    return environment.from_string((ROLES / file).read_text(encoding="utf-8"))
+
+
+def render(**variables) -> dict:
     fixed = {
         "ansible_managed": "Ansible managed",
         "relay_name": "relay",
@@ -35,13 +43,15 @@ def render(**variables) -> dict:
         "relay_networks": ["10.77.0.0/16"],
         "relay_addresses": ["10.77.0.1"],
         "relay_metrics_listen": "",
+        "relay_data_plane": "auto",
         "relay_devices": [],
         "__relay_public_endpoint": "192.0.2.1:40000",
+        "__relay_bpf": "/b",
         "__relay_key": "/k",
         "__relay_state_directory": "/s",
         "__relay_status_socket": "/r",
     }
-    return tomllib.loads(template.render(fixed | variables))
+    return tomllib.loads(template("relay/templates/relay.toml.j2").render(fixed | variables))
 
 
 @given(TEXT, st.lists(TEXT))
@@ -55,3 +65,30 @@ def test_any_string_survives(name, groups):
 def test_devices_stand_in_the_order_of_their_names():
     devices = [{"name": name, "public_key": KEY, "addresses": []} for name in ("nas", "laptop")]
     assert [device["name"] for device in render(relay_devices=devices)["device"]] == ["laptop", "nas"]
+
+
+@given(TEXT, TEXT, st.lists(TEXT))
+def test_the_agents_settings_too(name, url, endpoints):
+    relay = {
+        "name": name,
+        "public_key": KEY,
+        "addresses": ["10.77.0.1"],
+        "fallback_url": url,
+        "fallback_fingerprint": "",
+    }
+    device = {"name": name, "public_key": KEY, "addresses": ["10.77.0.3"]}
+    variables = {
+        "ansible_managed": "Ansible managed",
+        "peer_interface": "pr0",
+        "peer_networks": ["10.77.0.0/16"],
+        "peer_endpoints": endpoints,
+        "__peer_agent_unit": "/u/peer-agent@pr0.service",
+        "__peer_wanted": {"addresses": ["10.77.0.2/16", "fd77::2/64"]},
+        "__peer_relays_usable": [relay | {"endpoint": "192.0.2.1:40000", "inner_endpoint": ""}],
+        "__peer_others": [device],
+    }
+    settings = tomllib.loads(template("peer/templates/agent.toml.j2").render(variables))
+    assert settings["agent"]["addresses"] == ["10.77.0.2", "fd77::2"]
+    assert settings["agent"]["endpoints"] == endpoints
+    assert settings["relay"] == [relay | {"endpoints": ["192.0.2.1:40000"]}]
+    assert settings["peer"] == [device]

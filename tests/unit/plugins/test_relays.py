@@ -4,6 +4,7 @@
 """Several relays: their names and addresses, and what devices make of them."""
 
 import base64
+import json
 
 import pytest
 from ansible.errors import AnsibleFilterError
@@ -160,6 +161,38 @@ def test_a_device_keeps_what_it_has_of_a_relay_that_failed():
     assert (oslo["set_up"], oslo["public_key"], oslo["endpoint"]) == (False, key(91), "203.0.113.7:40000")
     assert oslo["inner_endpoint"] == "192.168.1.10:40000"
     assert lima["set_up"]
+
+
+FALLBACK = {"relay_fallback_url": "wss://192.0.2.1:443/", "relay_fallback_fingerprint": "ab" * 32}
+
+
+def agent_knows(relay: dict) -> str:
+    """The settings of a device's agent, as the role writes them."""
+    fields = ("name", "public_key", "fallback_url", "fallback_fingerprint")
+    lines = "".join(f"{name} = {json.dumps(relay[name])}\n" for name in fields)
+    return f'[agent]\ninterface = "pr0"\n\n[[relay]]\n{lines}\n[[peer]]\nname = "nas"\n'
+
+
+@pytest.mark.parametrize("now", [FAILED, {"relay_fallback_url": None}])
+def test_a_device_keeps_the_fallback_of_a_relay_that_failed(now):
+    hosts = inventory(oslo=FALLBACK, rome={})
+    known = agent_knows(relays_of(hosts)[0])
+    later = inventory(oslo=now, rome={})
+    relays = ["oslo", "rome"]
+    oslo, rome = overlay_relays(relays, later, NETWORKS, tuple(PEERS), written_by(hosts), known)
+    assert (oslo["fallback_url"], oslo["fallback_fingerprint"]) == tuple(FALLBACK.values())
+    assert rome["fallback_url"] == ""
+
+
+def test_a_fallback_that_is_switched_off_is_gone():
+    known = agent_knows(relays_of(inventory(oslo=FALLBACK))[0])
+    hosts = inventory(oslo={"relay_fallback_url": ""})
+    assert overlay_relays(["oslo"], hosts, NETWORKS, tuple(PEERS), "", known)[0]["fallback_url"] == ""
+
+
+def test_a_relay_and_a_device_have_two_names():
+    hosts = inventory(relay={})
+    assert [relay["name"] for relay in relays_of(hosts, peers=("relay",))] == ["relay-relay"]
 
 
 def test_a_device_does_without_a_relay_that_it_has_never_known():

@@ -1,0 +1,130 @@
+"""Agents that the role has set up, on two sites behind NAT routers with a relay between them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from agents import CUT, NO_UDP, OTHER, in_the_way, path, pings, wait_path
+from lab import fails, figure, machine, play, run, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SITE = "homelab.peer_relay.site"
+UNIT = "peer-agent@pr0.service"
+DEVICES = pytest.mark.parametrize("name", OTHER)
+DIRECT = {"laptop": "198.51.100.22", "home": "198.51.100.21"}  # the other's router
+
+
+def endpoints(name: str) -> str:
+    return run(name, "wg show pr0 endpoints")
+
+
+def changed(*arguments: str) -> dict[str, int]:
+    """How much the playbook site changed on each device."""
+    stats = play(SITE, *arguments)
+    return {name: stats[name]["changed"] for name in OTHER}
+
+
+@DEVICES
+def test_the_agent_runs_and_comes_back_at_boot(name: str) -> None:
+    assert machine(name).service(UNIT).is_running
+    assert machine(name).service(UNIT).is_enabled
+
+
+@DEVICES
+def test_the_agent_is_shut_in(name: str) -> None:
+    exposure = re.search(
+        r"UNIT: (.*)$", run(name, f"systemd-analyze security {UNIT}").replace(UNIT, "UNIT"), re.MULTILINE
+    )
+    assert exposure
+    figure(f"systemd-analyze security on {name}", exposure[1])
+    process = run(name, f"systemctl show --property MainPID --value {UNIT}").strip()
+    capabilities = re.search(r"CapEff:\s*(\w+)", run(name, f"cat /proc/{process}/status"))
+    assert capabilities
+    assert int(capabilities[1], 16) == 1 << 12 | 1 << 13, "CAP_NET_ADMIN and CAP_NET_RAW"
+
+
+def test_the_watcher_of_earlier_versions_is_gone() -> None:
+    assert fails("laptop", "ls /etc/systemd/system/*/peer-relay-endpoint* /etc/systemd/system/peer-relay-endpoint*")
+    assert fails("laptop", "ls /usr/local/lib/peer-relay-endpoint*")
+
+
+def test_the_command_says_what_is_not_there() -> None:
+    assert "peer-relay agent" in machine("laptop").run("peer-relay status").stderr
+    assert "peer_agent" in machine("relay").run("peer-relay agent status").stderr
+
+
+def test_the_devices_come_together_directly() -> None:
+    wait_path("direct")
+    for name, router in DIRECT.items():
+        assert f"\t{router}:" in endpoints(name)
+
+
+def test_verify_shows_it(tmp_path: Path) -> None:
+    play("homelab.peer_relay.verify", "--extra-vars", f"verify_report={tmp_path}/report.json")
+    rows = json.loads((tmp_path / "report.json").read_text())["paths"]
+    assert {(row["from"], row["to"]): row["path"] for row in rows if row["to"] in OTHER} == dict.fromkeys(
+        OTHER.items(), "direct"
+    )
+
+
+def test_a_direct_path_that_is_cut_gives_way_to_the_relay_and_comes_back() -> None:
+    with pings() as seen:
+        with in_the_way(CUT):
+            wait_path("relay", 5)
+        wait_path("direct")
+    figure("direct, relay, direct again", f"{seen.longest_gap:.2f} s without an answer, {seen.lost} pings lost")
+    assert seen.longest_gap < 2
+
+
+@DEVICES
+def test_a_restart_of_the_agent_changes_no_path(name: str) -> None:
+    before = endpoints(name)
+    with pings() as seen:
+        run(name, f"systemctl restart {UNIT}")
+        wait_for("it goes on", lambda: path(name).get("path") == "direct")
+        assert endpoints(name) == before
+    assert seen.lost == 0
+
+
+def test_a_reload_changes_no_path() -> None:
+    before = endpoints("laptop")
+    run("laptop", f"systemctl reload {UNIT}")
+    assert endpoints("laptop") == before
+    run("laptop", "echo nonsense >>/etc/peer-agent/pr0.toml")
+    assert fails("laptop", f"systemctl reload {UNIT}"), "and settings with an error are refused"
+    run("laptop", "sed -i '$ d' /etc/peer-agent/pr0.toml")
+    wait_path("direct")
+
+
+def test_the_agent_outlives_the_interface() -> None:
+    process = run("laptop", f"systemctl show --property MainPID {UNIT}")
+    run("laptop", "systemctl restart wg-quick@pr0")
+    wait_path("direct", 40)
+    assert run("laptop", f"systemctl show --property MainPID {UNIT}") == process
+
+
+def test_without_udp_there_is_the_fallback_and_the_role_leaves_it_alone() -> None:
+    with pings() as seen:
+        with in_the_way(NO_UDP):
+            wait_for("the laptop is on the fallback", lambda: path("laptop").get("path") == "fallback", 10)
+            assert changed() == dict.fromkeys(OTHER, 0)
+            assert path("laptop")["path"] == "fallback"
+            assert "\t127.0.0.1:" in endpoints("laptop")
+        wait_path("direct", 40)
+    figure("no UDP, fallback, direct again", f"{seen.longest_gap:.2f} s without an answer, {seen.lost} pings lost")
+    assert seen.longest_gap < 5
+
+
+def test_a_device_without_the_agent_reaches_all_through_the_relay() -> None:
+    """The last one: it takes the agents away."""
+    off = ["--extra-vars", "peer_agent=false"]
+    assert all(changed(*off).values())
+    for name in OTHER:
+        assert set(re.findall(r"\t(.*)", endpoints(name))) == {"198.51.100.10:40000"}
+        assert fails(name, f"ls -d /usr/local/*/peer-* /etc/peer-agent /run/peer-agent /etc/systemd/system/{UNIT}")
+    assert changed(*off) == dict.fromkeys(OTHER, 0)
