@@ -129,6 +129,8 @@ class OursInTheKernel(Ours):
 class Asyncio(Contestant):
     """The same forwarding as an asyncio datagram protocol."""
 
+    several = False
+
     def start(self, pairs: int) -> list[Flow]:
         flows, lines = [], []
         for one, other in self._ends(pairs):

@@ -13,7 +13,9 @@ first core; all that the relay's host does is on the second core. Each contestan
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from harness.netns import Namespace, link
@@ -32,6 +34,10 @@ table netdev sink {{
   }}
 }}
 """
+
+
+def _hardware(address: str) -> str:
+    return ":".join(f"{octet:02x}" for octet in (2, 0, *IPv4Address(address).packed))
 
 
 def pin(pid: int) -> None:
@@ -59,8 +65,14 @@ class Hosts:
         self.relay.sysctl(net__ipv4__ip_forward=1)
         for interface, (gateway, address, relay_interface) in _GATEWAYS.items():
             link(self.devices, interface, self.relay, relay_interface)
-            self.devices.ip(f"addr add {address}/24 dev {interface}")
-            self.relay.ip(f"addr add {gateway}/24 dev {relay_interface}")
+            # Each knows the other for good: nothing waits, or is lost, for being looked up.
+            ends = ((self.devices, interface, address), (self.relay, relay_interface, gateway))
+            for (host, name, own), (_, _, other) in itertools.permutations(ends):
+                host.ip(
+                    f"link set {name} address {_hardware(own)}",
+                    f"addr add {own}/24 dev {name}",
+                    f"neigh replace {other} lladdr {_hardware(other)} nud permanent dev {name}",
+                )
             # Packets are received on the core of the host that they reach, as with network cards of their own.
             for namespace, name, core in (
                 (self.devices, interface, LOAD_CORE),

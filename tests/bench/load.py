@@ -14,9 +14,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+import machine
 from hosts import MARK, RELAY_CORE, Hosts
 
 PORT = 51820  # of all devices
@@ -147,15 +147,6 @@ class Result(NamedTuple):
     busy: float  # share of the relay's core
 
 
-def _idle() -> float:
-    """Seconds that the relay's core has idled."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if name == f"cpu{RELAY_CORE}":
-            return (int(ticks[3]) + int(ticks[4])) / os.sysconf("SC_CLK_TCK")
-    raise RuntimeError("no such core")
-
-
 class Load:
     """Load on some flows of a relay, with datagrams of one size."""
 
@@ -180,7 +171,7 @@ class Load:
         descriptor = devices.socket.fileno()
         first = seen = devices.arrived(interface)
         sent = lost = 0
-        idle, start = _idle(), time.perf_counter()
+        idle, start = machine.idle()[RELAY_CORE], time.perf_counter()
         arrived = now = start
         while now - start < seconds:
             if sent - (seen - first) - lost <= window - TRAIN:
@@ -194,7 +185,7 @@ class Load:
             elif now - arrived > _STALL:
                 lost = sent - (seen - first)
                 arrived = now
-        idle, took = _idle() - idle, now - start
+        idle, took = machine.idle()[RELAY_CORE] - idle, now - start
         time.sleep(0.02)  # what is under way arrives, and is no part of the next run
         received = seen - first
         busy = max(0.0, 1 - idle / took)

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import statistics
 import sys
 import tempfile
 from collections import defaultdict
@@ -26,6 +27,7 @@ PICTURE = ROOT / "build" / "bench" / "relays.png"
 sys.path[:0] = [str(ROOT / folder) for folder in ("tests/integration", "tests/bench", "roles/relay/files")]
 
 import costs
+import machine
 import report
 import results
 from contestants import Asyncio, Contestant, Coturn, Forwarding, NotHere, Other, Ours, OursInTheKernel
@@ -84,11 +86,13 @@ def measure(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> Fig
     loads: dict[str, dict[Case, list[Result]]] = defaultdict(lambda: defaultdict(list))
     times: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
     absent: dict[str, str] = {}
+    others_use: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
         own = costs.measure(logs, plan.devices)
         with _started(plan, logs, others, absent) as contestants:
             for _ in range(plan.rounds):
+                others_use.append(machine.in_use())
                 for contestant in contestants:
                     contestant.renew()
                 for pairs in (1, *plan.pairs):
@@ -111,6 +115,7 @@ def measure(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> Fig
         {name: {case: results.trips(taken) for case, taken in cases.items()} for name, cases in times.items()},
         own,
         absent,
+        statistics.median(others_use),
     )
 
 

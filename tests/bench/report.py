@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import machine
+from costs import Costs
 from results import FORWARDING, Case, Figures, Goal
 
 _MARKS = {True: "met", False: "MISSED", None: "-"}
@@ -33,7 +35,8 @@ def table(figures: Figures, goals: list[Goal]) -> str:
     names = list(figures.load)
     cases = sorted({case for of_one in figures.load.values() for case in of_one}, key=_order)
     one, many = ([case for case in cases if (case.pairs > 1) == several] for several in (False, True))
-    lines = [f"{name} is left out: {reason}" for name, reason in figures.absent.items()]
+    lines = [machine.describe(figures.others)]
+    lines += [f"{name} is left out: {reason}" for name, reason in figures.absent.items()]
 
     def load(name: str, case: Case) -> str | None:
         result = figures.load[name].get(case)
@@ -53,26 +56,26 @@ def table(figures: Figures, goals: list[Goal]) -> str:
     lines += _grid("Relay's core: us per packet, and the share of it in use", names, one, core)
     ways = sorted({case for of_one in figures.trips.values() for case in of_one}, key=_order)
     lines += _grid(f"Round trip, idle: median / p99 in us, and what is added to {FORWARDING}", names, ways, trips)
-    costs = figures.costs
-    if costs:
-        lines += ["", "The service"]
-        for count, mib in costs.memory.items():
-            lines.append(
-                f"  {count:,} devices, known from before: {mib:.1f} MiB, ready after {costs.start[count]:.2f} s"
-            )
-        fewest, most = min(costs.memory), max(costs.memory)
-        each = (costs.memory[most] - costs.memory[fewest]) * 1024 / max(most - fewest, 1)
-        lines += [
-            f"  memory for one device more: {each:.1f} KiB",
-            f"  handshakes: {costs.handshakes:,.0f} a second in a burst,"
-            f" {costs.handshake * 1e6:.0f} us of processor for one",
-            f"  from a device's first packet to its first data at a peer: {costs.first_of_device * 1e3:.1f} ms;"
-            f" from the first packet of a pair: {costs.first_of_pair * 1e3:.1f} ms",
-        ]
-    lines += ["", "Goals"]
+    lines += ["", "The service", *_service(figures.costs), "", "Goals"]
     width = max(len(goal.text) for goal in goals)
     lines += [f"  {goal.text.ljust(width)}  {goal.measured:>12}  {_MARKS[goal.met]}" for goal in goals]
     return "\n".join(lines).strip("\n")
+
+
+def _service(costs: Costs) -> list[str]:
+    fewest, most = min(costs.memory), max(costs.memory)
+    each = (costs.memory[most] - costs.memory[fewest]) * 1024 / max(most - fewest, 1)
+    return [
+        *(
+            f"  {count:,} devices, known from before: {mib:.1f} MiB, ready after {costs.start[count]:.2f} s"
+            for count, mib in costs.memory.items()
+        ),
+        f"  memory for one device more: {each:.1f} KiB",
+        f"  handshakes: {costs.handshakes:,.0f} a second in a burst,"
+        f" {costs.handshake * 1e6:.0f} us of processor for one",
+        f"  from a device's first packet to its first data at a peer: {costs.first_of_device * 1e3:.1f} ms;"
+        f" from the first packet of a pair: {costs.first_of_pair * 1e3:.1f} ms",
+    ]
 
 
 def _order(case: Case) -> tuple:
@@ -115,6 +118,7 @@ def plot(figures: Figures, path: Path) -> None:
     bars(left, cases, names, figures.ratio)
     left.set_title("Packets a second without loss, plain forwarding = 1", fontsize=10)
     left.axhline(1, color="grey", linewidth=0.6)
+    figure.supxlabel(machine.describe(figures.others), fontsize=8)
     figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(names))
     others = [name for name in names if name != FORWARDING]
 

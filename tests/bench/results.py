@@ -42,8 +42,9 @@ class Figures(NamedTuple):
 
     load: dict[str, dict[Case, Result]]
     trips: dict[str, dict[Case, Trips]]
-    costs: Costs | None
+    costs: Costs
     absent: dict[str, str]
+    others: float  # the share of the cores that other programs used meanwhile
 
     def ratio(self, name: str, case: Case, other: str = FORWARDING) -> float | None:
         """How many times the packets of `other` does `name` carry? None when one of them did not run."""

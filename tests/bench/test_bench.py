@@ -14,10 +14,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from machine import BUSY
 from relays import Plan, measure, show
 from results import ASYNCIO, COTURN, KERNEL, SIZES, USERSPACE, Case
 
-_SHORT = Plan(rounds=3, seconds=0.12, trips=100, pairs=(5000,), hairpin=False, windows=(64, 256))
+_SHORT = Plan(rounds=2, seconds=0.15, trips=100, pairs=(5000,), hairpin=False, windows=(64, 256))
 
 
 def test_claims(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,13 +26,14 @@ def test_claims(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print("\n")
         show(figures)
-    large = SIZES[0]
-    assert figures.ratio(USERSPACE, Case(large, trains=True), ASYNCIO) >= 4
+    assert figures.costs.memory[100] < 45, "MiB with 100 devices"
+    assert figures.costs.memory[5000] < 100, "MiB with 5,000 devices"
+    if figures.others > BUSY:
+        pytest.skip("other programs are busy: speed is not judged")
+    assert figures.ratio(USERSPACE, Case(SIZES[0], trains=True), ASYNCIO) >= 4
     for size in SIZES:
         if COTURN not in figures.absent:
             assert figures.ratio(USERSPACE, Case(size), COTURN) >= 1
         if KERNEL not in figures.absent:
             assert figures.ratio(KERNEL, Case(size, pairs=5000)) >= 0.7
             assert figures.ratio(KERNEL, Case(size), USERSPACE) >= 1
-    assert figures.costs.memory[100] < 45, "MiB with 100 devices"
-    assert figures.costs.memory[5000] < 100, "MiB with 5,000 devices"
