@@ -102,13 +102,13 @@ def test_what_is_too_large_for_its_way_harms_no_neighbour(cable: Cable) -> None:
     assert len(batch) == 6
     parts = [word for offset, size, *_ in batch for word in (relay.payload_address + offset, size)]
     nowhere = addresses.pack("10.1.9.2", 9)
-    for _ in range(2):
+    for _ in range(2):  # the second time it is known which way takes no trains
         relay.queue(parts, addresses.pack(*wide.getsockname()), local, 1000)
         relay.queue(parts, addresses.pack(*narrow.getsockname()), local, 1000)  # as a train it is refused
         relay.queue(parts[:2], nowhere, local, 0)
         relay.queue(parts[2:4], addresses.pack(*narrow.getsockname()), local, 0)
         relay.queue(parts[:4], nowhere, local, 1000)
-    relay.flush()
+        relay.flush()
     assert _arrived(wide) == content * 2
     assert _arrived(narrow) == [*content, content[1]] * 2
     assert failed == [("send_failed", nowhere, 1, 1000)] * 6

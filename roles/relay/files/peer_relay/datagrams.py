@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 from peer_relay import addresses
@@ -30,7 +31,8 @@ _TX_PARTS = 1024  # pieces of payload in one batch that is sent; the system take
 _SLOT_SIZE = 65536 + 2112
 _NAME_SIZE, _CONTROL_SIZE = 32, 96
 _SOCKADDR_IN_SIZE = 16
-_CACHE_SIZE = 4096  # parsed and built control messages
+_CACHE_SIZE = 4096  # parsed and built control messages, destinations without trains
+_APART = 10.0  # seconds for which a destination that trains are too large for gets single datagrams
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
@@ -124,6 +126,8 @@ class BatchSocket:
         # For each queued message: address, local address, segment size, its parts, and what keeps them alive.
         self._queued: list[tuple[bytes, bytes, int, list[int], object]] = []
         self._parts_used = 0
+        # For each destination whose way out refused trains: from which segment size on, and until when to believe it.
+        self._apart: dict[bytes, tuple[int, float]] = {}
         self._fd = self.socket.fileno()
 
     def _configure(self, buffer_size: int) -> None:
@@ -208,6 +212,11 @@ class BatchSocket:
         `parts` are memory addresses, each followed by a size; `keep` keeps them alive. What `receive` returned lies at
         `payload_address` plus its offset, and stays there until the next batch.
         """
+        if segment and address in self._apart and self._goes_apart(address, segment):
+            for pointer, size in zip(parts[::2], parts[1::2], strict=True):
+                for start in range(0, size, segment):
+                    self.queue([pointer + start, min(segment, size - start)], address, local, 0, keep)
+            return
         count = len(parts) // 2
         if len(self._queued) == TX_SLOTS or self._parts_used + count > _TX_PARTS:
             self.flush()
@@ -231,6 +240,13 @@ class BatchSocket:
         )
         self._parts_used += count
         self._queued.append((address, local, segment, parts, keep))
+
+    def _goes_apart(self, address: bytes, segment: int) -> bool:
+        least, until = self._apart[address]
+        if time.monotonic() >= until:
+            del self._apart[address]
+            return False
+        return segment >= least
 
     def _build(self, local: bytes, segment: int) -> tuple[int, int, object]:
         """Return the control messages that choose the source address and cut a train: address, size, and the memory."""
@@ -269,12 +285,17 @@ class BatchSocket:
             self._failed("send_buffer_full", address, -(-len(payload) // step), len(payload))
             return
         # A train may be too large for the way out, or the relay's own address may be gone: try each one plainly.
+        refused_as_train = segment and code in (errno.EMSGSIZE, errno.EIO)
+        if refused_as_train:
+            if len(self._apart) >= _CACHE_SIZE:
+                self._apart.clear()
+            self._apart[address] = (segment if code == errno.EMSGSIZE else 1, time.monotonic() + _APART)
         for start in range(0, len(payload), step):
             piece = payload[start : start + step]
             try:
                 if not (segment or local):
                     raise OSError(code, os.strerror(code))
-                self._send_one(piece, address, local if segment and code in (errno.EMSGSIZE, errno.EIO) else b"")
+                self._send_one(piece, address, local if refused_as_train else b"")
             except OSError:
                 self._failed("send_failed", address, 1, len(piece))
 

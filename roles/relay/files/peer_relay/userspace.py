@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable
 
 from peer_relay import addresses, trains
-from peer_relay.datagrams import BatchSocket
+from peer_relay.datagrams import RX_SLOTS, BatchSocket
 from peer_relay.device import Binding
 from peer_relay.switchboard import Switchboard
 from peer_relay.trains import Run
@@ -70,7 +70,7 @@ class UserspacePlane:
         self.listen(())
 
     def drain(self, sock: BatchSocket, now: float) -> bool:
-        """Take one batch from a socket through the switchboard; False when there was nothing."""
+        """Take one batch from a socket through the switchboard; tell whether there may be more."""
         batch = sock.receive()
         for (source, local, head), runs in trains.flows(sock.payload, batch).items():
             index = trains.index_of(head)
@@ -85,7 +85,7 @@ class UserspacePlane:
                 if self.switchboard.outbox:
                     self._empty_outbox()
         self.flush()
-        return bool(batch)
+        return len(batch) == RX_SLOTS
 
     def flush(self) -> None:
         """Send what the switchboard has decided and what is queued."""
