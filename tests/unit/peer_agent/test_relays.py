@@ -135,6 +135,43 @@ def test_a_fallback_that_goes_silent_is_opened_again() -> None:
     assert run.connects[1:3] == ["-relay0", "relay0"]
 
 
+def test_a_fallback_that_stood_is_opened_again_at_once() -> None:
+    run = Run(2, lambda name, udp: not udp)
+    run.run(3)
+    run.relays.fallback(run.now, "relay0", LOCAL)
+    run.run(10)
+    run.relays.fallback(run.now, "relay0", None, "fallback_failed")
+    run.run(0.1)
+    assert run.connects[-2:] == ["-relay0", "relay0"], "the same one: others may be worse"
+    run.relays.fallback(run.now, "relay0", None, "fallback_failed")
+    run.run(1)
+    assert run.connects[-1] == "-relay0", "one that ends soon has time"
+    run.run(1.5)
+    assert run.connects[-1] == "relay1"
+
+
+def test_elsewhere_the_fallback_is_opened_at_once() -> None:
+    run = Run(1, lambda name, udp: not udp)
+    run.run(3)
+    run.relays.fallback(run.now, "relay0", LOCAL)
+    run.run(1)
+    run.relays.fallback(run.now, "relay0", None)
+    run.relays.network(run.now)
+    run.run(0.1)
+    assert run.connects[-1] == "relay0"
+
+
+def test_the_reason_of_a_failed_fallback_lasts_until_it_works() -> None:
+    run = Run(1, lambda name, udp: not udp)
+    run.run(3)
+    run.relays.fallback(run.now, "relay0", None, "certificate_refused")
+    run.run(4)
+    assert run.view().failure == "certificate_refused"
+    run.relays.fallback(run.now, "relay0", LOCAL)
+    run.run(1)
+    assert run.view().failure == ""
+
+
 def test_answers_to_nothing_are_told_apart() -> None:
     run = Run(1)
     run.run(5)

@@ -190,7 +190,7 @@ class Relays:
 
     def network(self, now: float) -> None:
         """This device's addresses have changed: ask all relays at once."""
-        self._attempt_at = now
+        self._attempt_at = self._connect_at = now
         self._tcp.suspect(now)
         for health in self._udp.values():
             health.suspect(now)
