@@ -4,7 +4,7 @@
 
     python tests/bench/relays.py [--rounds N] [--seconds S] [--other NAME=COMMAND]...
 
-Rounds are interleaved and medians shown: absolute figures belong to the machine, the ratios are the point.
+Contestants take turns and medians are shown: absolute figures belong to the machine, the ratios are the point.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _KNOWN = {
 class Plan(NamedTuple):
     """How much is measured."""
 
-    rounds: int = 7
-    seconds: float = 0.5  # of load for each figure of a round
+    rounds: int = 9
+    seconds: float = 0.3  # of load for each figure of a round
     trips: int = 300  # round trips for each figure of a round
     pairs: tuple[int, ...] = (100, 5000)  # besides one
     hairpin: bool = True
@@ -84,7 +84,7 @@ def measure(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> Fig
     sweep()
     os.sched_setaffinity(0, {LOAD_CORE})
     loads: dict[str, dict[Case, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    times: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
+    times: dict[str, dict[Case, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     absent: dict[str, str] = {}
     others_use: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -102,21 +102,14 @@ def measure(plan: Plan, others: Mapping[str, str] = MappingProxyType({})) -> Fig
                             contestant.hosts.hairpin(case.hairpin)
                             contestant.hosts.merging(case.trains)
                         for contestant in part:
-                            result = contestant.load(case.size, case.trains, case.hairpin).run(
-                                plan.seconds, plan.windows
-                            )
+                            load = contestant.load(case.size, case.trains, case.hairpin)
+                            result = load.run(plan.seconds, plan.windows)
                             loads[contestant.name][case].append(result)
                         if case.pairs == 1 and not case.trains:
                             for contestant in part:
                                 trips = contestant.round_trips(case.size, plan.trips)
-                                times[contestant.name][case] += trips
-    return Figures(
-        {name: {case: results.median(runs) for case, runs in cases.items()} for name, cases in loads.items()},
-        {name: {case: results.trips(taken) for case, taken in cases.items()} for name, cases in times.items()},
-        own,
-        absent,
-        statistics.median(others_use),
-    )
+                                times[contestant.name][case].append(trips)
+    return Figures(dict(loads), dict(times), own, absent, statistics.median(others_use))
 
 
 def main() -> None:

@@ -14,10 +14,12 @@ from results import FORWARDING, Case, Figures, Goal
 _MARKS = {True: "met", False: "MISSED", None: "-"}
 
 
-def _grid(title: str, rows: list[str], columns: list, cell: Callable[[str, object], str | None]) -> list[str]:
+def _grid(title: str, rows: list[str], columns: list[Case], cell: Callable[[str, Case], str | None]) -> list[str]:
     """Rows of which at least one cell is known; columns are wide enough for what is in them."""
     cells = [[row, *(cell(row, column) or "" for column in columns)] for row in rows]
     cells = [line for line in cells if any(line[1:])]
+    if not cells:
+        return []
     head = ["", *map(str, columns)]
     widths = [max(len(line[number]) for line in [head, *cells]) for number in range(len(head))]
     lines = ["", title]
@@ -32,30 +34,29 @@ def _grid(title: str, rows: list[str], columns: list, cell: Callable[[str, objec
 
 def table(figures: Figures, goals: list[Goal]) -> str:
     """Everything as text."""
-    names = list(figures.load)
-    cases = sorted({case for of_one in figures.load.values() for case in of_one}, key=_order)
-    one, many = ([case for case in cases if (case.pairs > 1) == several] for several in (False, True))
+    names = list(figures.loads)
     lines = [machine.describe(figures.others)]
     lines += [f"{name} is left out: {reason}" for name, reason in figures.absent.items()]
 
     def load(name: str, case: Case) -> str | None:
-        result = figures.load[name].get(case)
+        result = figures.result(name, case)
         lost = f" ({result.lost:.1%} lost)" if result and result.lost > 0.0005 else ""
         return result and f"{result.rate / 1e3:,.0f}k  {figures.ratio(name, case):.2f}{lost}"
 
     def core(name: str, case: Case) -> str | None:
-        result = figures.load[name].get(case)
+        result = figures.result(name, case)
         return result and f"{result.core * 1e6:.2f}  {result.busy:4.0%}"
 
     def trips(name: str, case: Case) -> str | None:
-        of_one = figures.trips.get(name, {}).get(case)
+        of_one = figures.trip(name, case)
         return of_one and f"{of_one.median * 1e6:.0f} / {of_one.p99 * 1e6:.0f}  {figures.added(name, case) * 1e6:+.0f}"
 
-    for part in (one, many):
+    for several in (False, True):
+        part = figures.cases(several)
         lines += _grid(f"Packets a second without loss, and the share of {FORWARDING}", names, part, load)
-    lines += _grid("Relay's core: us per packet, and the share of it in use", names, one, core)
-    ways = sorted({case for of_one in figures.trips.values() for case in of_one}, key=_order)
-    lines += _grid(f"Round trip, idle: median / p99 in us, and what is added to {FORWARDING}", names, ways, trips)
+        lines += _grid("Relay's core: us per packet, and the share of it in use", names, part, core)
+    title = f"Round trip, idle: median / p99 in us, and what is added to {FORWARDING}"
+    lines += _grid(title, names, figures.ways(), trips)
     lines += ["", "The service", *_service(figures.costs), "", "Goals"]
     width = max(len(goal.text) for goal in goals)
     lines += [f"  {goal.text.ljust(width)}  {goal.measured:>12}  {_MARKS[goal.met]}" for goal in goals]
@@ -78,10 +79,6 @@ def _service(costs: Costs) -> list[str]:
     ]
 
 
-def _order(case: Case) -> tuple:
-    return case.hairpin, case.pairs, case.trains, -case.size
-
-
 def plot(figures: Figures, path: Path) -> None:
     """Draw the shares of plain forwarding, and the added round trips."""
     import matplotlib
@@ -89,9 +86,8 @@ def plot(figures: Figures, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(figures.load)
-    cases = sorted({case for of_one in figures.load.values() for case in of_one}, key=_order)
-    ways = sorted({case for of_one in figures.trips.values() for case in of_one}, key=_order)
+    names = list(figures.loads)
+    cases, ways = [*figures.cases(False), *figures.cases(True)], figures.ways()
     colours = dict(zip(names, pyplot.get_cmap("tab10").colors, strict=False))
     figure, (left, right) = pyplot.subplots(
         1, 2, figsize=(13, 5.5), width_ratios=(max(len(cases), 1), max(len(ways), 1) + 1), layout="constrained"

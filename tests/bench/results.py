@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import NamedTuple
 
@@ -38,31 +39,51 @@ class Trips(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Medians by contestant and case; contestants that could not run, with the reason."""
+    """What all rounds measured. Contestants took turns: what is compared was measured in the same round."""
 
-    load: dict[str, dict[Case, Result]]
-    trips: dict[str, dict[Case, Trips]]
+    loads: dict[str, dict[Case, list[Result]]]  # by contestant and case, one for each round
+    trips: dict[str, dict[Case, list[list[float]]]]  # seconds, for each round
     costs: Costs
-    absent: dict[str, str]
+    absent: dict[str, str]  # contestants that could not run, and why
     others: float  # the share of the cores that other programs used meanwhile
+
+    def result(self, name: str, case: Case) -> Result | None:
+        """Medians of all rounds; None when it did not run."""
+        runs = self.loads[name].get(case)
+        return Result(*map(statistics.median, zip(*runs, strict=True))) if runs else None
 
     def ratio(self, name: str, case: Case, other: str = FORWARDING) -> float | None:
         """How many times the packets of `other` does `name` carry? None when one of them did not run."""
-        results = [self.load.get(each, {}).get(case) for each in (name, other)]
-        return results[0].rate / results[1].rate if all(results) else None
+        runs, yardstick = (self.loads.get(each, {}).get(case) for each in (name, other))
+        if not runs or not yardstick:
+            return None
+        return statistics.median(one.rate / two.rate for one, two in zip(runs, yardstick, strict=True))
+
+    def trip(self, name: str, case: Case) -> Trips | None:
+        times = sorted(itertools.chain(*self.trips[name].get(case, [])))
+        return Trips(statistics.median(times), times[len(times) * 99 // 100]) if times else None
 
     def added(self, name: str, case: Case) -> float | None:
         """Seconds that a round trip takes longer than by plain forwarding."""
-        trips = [self.trips.get(each, {}).get(case) for each in (name, FORWARDING)]
-        return trips[0].median - trips[1].median if all(trips) else None
+        rounds, yardstick = (self.trips.get(each, {}).get(case) for each in (name, FORWARDING))
+        if not rounds or not yardstick:
+            return None
+        median = statistics.median
+        return median(median(one) - median(two) for one, two in zip(rounds, yardstick, strict=True))
+
+    def cases(self, several: bool) -> list[Case]:
+        """The cases of load with one pair, or with several."""
+        return sorted(
+            {case for runs in self.loads.values() for case in runs if (case.pairs > 1) == several}, key=_order
+        )
+
+    def ways(self) -> list[Case]:
+        """The cases of round trips."""
+        return sorted({case for runs in self.trips.values() for case in runs}, key=_order)
 
 
-def trips(times: list[float]) -> Trips:
-    return Trips(statistics.median(times), sorted(times)[len(times) * 99 // 100])
-
-
-def median(results: list[Result]) -> Result:
-    return Result(*map(statistics.median, zip(*results, strict=True)))
+def _order(case: Case) -> tuple:
+    return case.hairpin, case.pairs, case.trains, -case.size
 
 
 class Goal(NamedTuple):
