@@ -41,9 +41,8 @@ class Direction:
 
     def lost(self, until: float | None = None) -> list[float]:
         """When the packets that never arrived were sent."""
-        return [
-            sent for number, sent in self.sent.items() if number not in self.received and (not until or sent < until)
-        ]
+        sent = list(self.sent.items())  # the stream's thread goes on
+        return [at for number, at in sent if number not in self.received and (not until or at < until)]
 
     def delays(self) -> list[float]:
         """One-way times, sorted."""
