@@ -150,6 +150,19 @@ def test_a_fallback_that_stood_is_opened_again_at_once() -> None:
     assert run.connects[-1] == "relay1"
 
 
+def test_after_a_restart_the_fallback_is_opened_at_once_unless_udp_works() -> None:
+    run = Run(2, lambda name, udp: not udp)
+    run.relays = Relays((Relay(f"relay{n}", PLACES[n], True) for n in range(2)), run.now, "relay1")
+    run.run(0.1)
+    assert run.connects == ["relay1"]
+    run.relays.fallback(run.now, "relay1", LOCAL)
+    run.run(1)
+    assert run.view("relay1")[:4] == ("relay1", LOCAL, True, True)
+    run.answers = lambda name, udp: True
+    run.run(7)
+    assert all(view.alive and not view.fallback for view in run.relays.views())
+
+
 def test_elsewhere_the_fallback_is_opened_at_once() -> None:
     run = Run(1, lambda name, udp: not udp)
     run.run(3)

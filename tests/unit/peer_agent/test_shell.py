@@ -7,9 +7,11 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_interface
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +132,19 @@ class Ground:
         return [ip_interface(f"{self.host}/24")]
 
 
+class Fallback:
+    """One that is tried for ever, unless there is a failure to report."""
+
+    failure: Failure | None = None
+
+    def __init__(self, _url: str, _fingerprint: str, _mark: int, _port: int, report: Callable[..., None]):
+        if self.failure:
+            report(None, self.failure)
+
+    def close(self) -> None:
+        pass
+
+
 class Run:
     """The service, with a clock that the test turns."""
 
@@ -140,6 +155,7 @@ class Run:
         monkeypatch.setattr(settings, "load", lambda file: settings.parse(self.content, file))
         self.wireguard, self.ground = WireGuard(), Ground()
         self.counters = Counters(self.wireguard)
+        monkeypatch.setitem(sys.modules, "peer_agent.fallback", SimpleNamespace(Fallback=Fallback))
         monkeypatch.setattr(service, "WireGuard", lambda name: self.wireguard)
         monkeypatch.setattr(service, "Counters", lambda name: self.counters)
         monkeypatch.setattr(service, "Ground", lambda *_: self.ground)
@@ -311,6 +327,7 @@ def test_the_end_of_an_earlier_fallback_is_no_way_to_a_relay(run: Run) -> None:
     run.advance(0.5)
     assert run.wireguard.endpoints[ONE] == RELAYS[ONE]
     assert run.wireguard.endpoints[NAS] == RELAYS[ONE]
+    assert run.service._links._links["one"].fallback, "UDP was blocked, and may still be"
 
 
 def test_without_a_session_another_endpoint_gets_a_new_handshake(run: Run) -> None:
@@ -342,16 +359,8 @@ def test_elsewhere_without_a_session_the_relay_is_met_anew(run: Run) -> None:
 
 
 def test_a_refused_certificate_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peer_agent import fallback
-
-    class Fallback:
-        def __init__(self, url: str, fingerprint: str, mark: int, port: int, report: Callable):
-            report(None, Failure("certificate_refused", "the certificate is not the pinned one"))
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(fallback, "Fallback", Fallback)
+    failure = Failure("certificate_refused", "the certificate is not the pinned one")
+    monkeypatch.setattr(Fallback, "failure", failure)
     for _ in range(40):
         run.advance(0.2)
         run.service._receive(run.service._wake, None)

@@ -16,10 +16,11 @@ _MOST_PENDING = 16
 
 
 class Health:
-    """The questions to one relay and its answers. A relay is taken to be alive until it fails to answer."""
+    """The questions to one relay and its answers."""
 
-    def __init__(self, now: float):
-        self.alive = True
+    def __init__(self, now: float, alive: bool = True):
+        """Take whether it is taken to be alive, until it fails to answer."""
+        self.alive = alive
         self.rtt: float | None = None
         self.hits = 0  # answers since it was dead
         self._pending: dict[bytes, float] = {}

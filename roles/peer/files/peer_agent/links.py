@@ -60,6 +60,7 @@ class Links:
         self._ground, self._wireguard, self._resolver, self._post = ground, wireguard, resolver, post
         self._port = config.directory_port
         self._links: dict[str, _Link] = {}
+        carrier = ""
         for relay in config.relays:
             peer = running.peers.get(relay.public_key)
             current = peer.endpoint if peer else None
@@ -68,12 +69,15 @@ class Links:
             self._links[relay.name] = link
             if left and link.places.current:
                 self._reach(now, link, link.places.current)
+                carrier = relay.name if relay.fallback_url else carrier
         self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
         self._asker = Asker(peer.addresses[0] for peer in config.peers)
         self._mark, self._listen_port = running.mark, running.port
         ready = [link for link in self._links.values() if link.places.current]
         self._core = Relays(
-            (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready), now
+            (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready),
+            now,
+            carrier,
         )
         self._due = now
         self._reached = False  # any relay

@@ -35,16 +35,17 @@ class Relay(NamedTuple):
 class Relays:
     """All relays, in their stated order. `outbox` holds Ask, Reach, Connect, Disconnect and Note."""
 
-    def __init__(self, relays: Iterable[Relay], now: float):
+    def __init__(self, relays: Iterable[Relay], now: float, carrier: str = ""):
+        """Take also the relay whose fallback an earlier run has left in use: no relay has answered over UDP then."""
         self.outbox: list[Action] = []
         self._relays = {relay.name: relay for relay in relays}
-        self._udp = {name: Health(now) for name in self._relays}
+        self._udp = {name: Health(now, alive=not carrier) for name in self._relays}
         self._seen: dict[str, Endpoint | None] = {}
         self._failures: dict[str, str] = {}
         self._nonce = 0
         self._carrier = ""  # the relay whose fallback is open, or is being opened
         self._last = ""  # the one before
-        self._stood = ""  # the one before, if it stood for a while: what has cut it off may be over
+        self._stood = carrier  # the one before, if it stood for a while: what has cut it off may be over
         self._local: Endpoint | None = None  # this device's end of it, once it is up
         self._tcp = Health(now)  # of the carrier over it
         self._begun_at = float("-inf")
