@@ -122,7 +122,7 @@ class OursInTheKernel(Ours):
         flows = super().start(pairs)
         status = self.relay.status()
         if status["data_plane"] != self.data_plane:
-            raise NotHere("; ".join(status["problems"]) or "the service uses the userspace plane")
+            raise NotHere(status["data_plane_reason"])
         return flows
 
 
@@ -195,7 +195,7 @@ class Coturn(Contestant):
     def _request(self, kind: int, attributes: bytes) -> int:
         request = struct.pack("!HHI", kind, len(attributes), self._COOKIE) + os.urandom(12)
         self.devices.send(self._one, request + attributes, (RELAY_IN, _TURN_PORT))
-        return struct.unpack_from("!H", self.devices.receive(self._one)[0])[0]
+        return struct.unpack_from("!H", self.devices.receive(self._one).datagram)[0]
 
     def frame(self, datagram: bytes) -> bytes:
         return struct.pack("!HH", self._CHANNEL, len(datagram)) + datagram

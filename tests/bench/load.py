@@ -23,7 +23,7 @@ PORT = 51820  # of all devices
 TRAIN = 32
 _STALL = 0.1  # seconds without an arrival after which what is under way counts as lost
 _WARM_UP = 0.1
-_SOL_UDP, _UDP_SEGMENT, _UDP_GRO, _IP_PKTINFO = 17, 103, 104, 8
+_SOL_UDP, _UDP_SEGMENT, _IP_PKTINFO, _IP_RECVTTL = 17, 103, 8, 12
 _HEADER = struct.Struct("@PIPNPNi0PI0P")  # mmsghdr
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
@@ -44,6 +44,14 @@ class Flow(NamedTuple):
     reply_head: bytes
 
 
+class Arrival(NamedTuple):
+    """A datagram, where it comes from, and what is left of its time to live."""
+
+    datagram: bytes
+    source: tuple[str, int]
+    ttl: int
+
+
 class Devices:
     """The socket of all devices of one host: each has an address of its own."""
 
@@ -56,17 +64,18 @@ class Devices:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 2, 0))
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        self.socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
 
     def send(self, source: str, datagram: bytes, target: tuple[str, int]) -> None:
         self.socket.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, _from(source))], 0, target)
 
-    def receive(self, receiver: str = "") -> tuple[bytes, tuple[str, int]]:
-        """Return the next datagram to that device, or to any, and where it comes from; others are passed over."""
+    def receive(self, receiver: str = "") -> Arrival:
+        """Return the next datagram to that device, or to any; others are passed over."""
         address = socket.inet_aton(receiver) if receiver else b""
         while True:
-            datagram, ((_, _, control),), _, source = self.socket.recvmsg(2048, 64)
+            datagram, ((_, _, control), (_, _, ttl)), _, source = self.socket.recvmsg(2048, 64)
             if control[8:12].startswith(address):
-                return datagram, source
+                return Arrival(datagram, source, struct.unpack("@i", ttl)[0])
 
     def end(self, address: str) -> End:
         return End(self, address)
@@ -91,7 +100,7 @@ class End:
         self._devices.send(self.address, datagram, target)
 
     def recv(self, _size: int) -> bytes:
-        return self._devices.receive(self.address)[0]
+        return self._devices.receive(self.address).datagram
 
 
 def _from(source: str) -> bytes:
@@ -200,10 +209,10 @@ def round_trips(devices: Devices, flow: Flow, size: int, count: int, frame: Call
     for _ in range(count):
         start = time.perf_counter()
         devices.send(flow.source, packet, flow.target)
-        datagram, source = devices.receive(flow.receiver)
-        devices.send(flow.receiver, reply, source)
+        arrival = devices.receive(flow.receiver)
+        devices.send(flow.receiver, reply, arrival.source)
         devices.receive(flow.source)
         times.append(time.perf_counter() - start)
-        if datagram[8:] != content:
+        if arrival.datagram[8:] != content:
             raise RuntimeError("what arrives is not what was sent")
     return times

@@ -74,8 +74,11 @@ def _service(costs: Costs) -> list[str]:
         f"  memory for one device more: {each:.1f} KiB",
         f"  handshakes: {costs.handshakes:,.0f} a second in a burst,"
         f" {costs.handshake * 1e6:.0f} us of processor for one",
-        f"  from a device's first packet to its first data at a peer: {costs.first_of_device * 1e3:.1f} ms;"
-        f" from the first packet of a pair: {costs.first_of_pair * 1e3:.1f} ms",
+        *(
+            f"  {plane} plane forwards {first.of_device * 1e3:.1f} ms after a device's first packet to the relay,"
+            f" {first.of_pair * 1e3:.1f} ms after the first one of a pair"
+            for plane, first in costs.first.items()
+        ),
     ]
 
 
