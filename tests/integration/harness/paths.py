@@ -51,7 +51,8 @@ class Paths:
             for number, (site, name) in enumerate(zip(self.sites, ("ann", "bob"), strict=True), 1)
         ]
         self.ann, self.bob = self.devices
-        self.tables = [self._table(relay) for relay in self.relays]
+        self.tables = [relay_table(relay, *self.addresses[relay.name]) for relay in self.relays]
+        self.tables[0] |= self.fallback
         self.agents = [Agent(lab, device, self.tables, self.devices) for device in self.devices]
 
     def _second_relay(self) -> Relay:
@@ -66,15 +67,6 @@ class Paths:
         folder = self.lab.folder / "two"
         folder.mkdir()
         return Relay(host, folder, name="two", addresses=["10.77.0.2", "fd77:7065:6572::2"])
-
-    def _table(self, relay: Relay) -> dict:
-        return {
-            "name": relay.name,
-            "public_key": relay.public_key,
-            "addresses": relay.addresses,
-            "endpoints": [endpoint(address) for address in self.addresses[relay.name]],
-            **(self.fallback if relay.name == "one" else {}),
-        }
 
     def up(self, agents: bool = True, bound: bool = True) -> None:
         """Start everything, the agents last, unless they are not wanted, once the relays know all, if they can."""
@@ -118,6 +110,16 @@ class Paths:
         self.bridge.stop()
         for relay in self.relays:
             relay.stop()
+
+
+def relay_table(relay: Relay, *addresses: str) -> dict:
+    """A relay in an agent's settings."""
+    return {
+        "name": relay.name,
+        "public_key": relay.public_key,
+        "addresses": relay.addresses,
+        "endpoints": [endpoint(address) for address in addresses],
+    }
 
 
 def endpoint(address: str, port: int = PORT) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness.agent import Agent
 from harness.capture import Capture
-from harness.paths import Figure, endpoint, endpoints, longest_gap
+from harness.paths import Figure, endpoint, endpoints, longest_gap, relay_table
 from harness.processes import Process, wait_until
 from harness.service import PORT, Relay
 from harness.topology import Lab
@@ -66,12 +66,7 @@ class Home:
             device.up()
             if device is not self.server:
                 device.host.ip(f"route add 192.168.1.0/24 dev {device.interface} metric 4096")
-        relay = {
-            "name": "relay",
-            "public_key": self.relay.public_key,
-            "addresses": self.relay.addresses,
-            "endpoints": list(places),
-        }
+        relay = relay_table(self.relay) | {"endpoints": list(places)}
         for device in (self.server, self.laptop):
             agent = Agent(self.lab, device, [relay], self.devices)
             agent.hosts = self.hosts

@@ -100,6 +100,7 @@ def test_another_certificate(blocked: Blocked, lab: Lab, figure: Figure) -> None
     right.stop()
     wrong = Bridge(lab.relay_host, Certificate(lab.folder, "another"))
     wrong.start()
+    lab.start(wrong.process)
     wait_until("it is refused, and said so", lambda: "not the pinned one" in str(agent.status()["problems"]), 15)
     moment = time.monotonic()
     time.sleep(3)

@@ -9,28 +9,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from harness.agent import Agent
 from harness.capture import Capture
 from harness.paths import Figure, Journey, Paths, Watched
-from harness.processes import wait_until
 from harness.service import PORT
 from harness.topology import Lab
-from harness.wireguard import Device
-
-_CROWD = 50
-_QUIET = 20.0  # seconds of an idle agent
-_HEADERS = 28  # of IPv4 and UDP
-
-
-@pytest.fixture
-def paths(lab: Lab) -> Iterator[Paths]:
-    made = Paths(lab)
-    yield made
-    made.close()
 
 
 @pytest.fixture
 def journey(paths: Paths, figure: Figure) -> Iterator[Journey]:
+    """Traffic flows; the agents are yet to start."""
     paths.up(agents=False)
     with Watched(paths.ann, paths.bob) as watched:
         yield Journey(paths, watched, figure)
@@ -87,33 +74,3 @@ def test_symmetric_nat_stays_on_the_relay(paths: Paths, figure: Figure, request:
     assert [agent.process.text() for agent in paths.agents] == before, "something changed"
     assert {agent.path(other)["path"] for agent, other in paths.views()} == {"relay"}
     assert not lost
-
-
-def test_an_idle_agent_costs_next_to_nothing(paths: Paths, lab: Lab, figure: Figure) -> None:
-    ann, relay, table, site = paths.ann, paths.relays[0], paths.tables[:1], paths.sites[1]
-    names = [f"c{number}" for number in range(1, _CROWD + 1)]
-    crowd = [Device(lab, site.host(name), name, [f"10.77.2.{number}/32"]) for number, name in enumerate(names, 1)]
-    relay.register(ann, *crowd)
-    relay.start()
-    relay.connect(ann, *crowd)
-    for device in crowd:
-        relay.connect(device, ann)
-        device.up()
-        Agent(lab, device, table, [ann]).start()
-    ann.up()
-    agent = Agent(lab, ann, table, crowd)
-    agent.start()
-    wait_until(
-        "all are direct", lambda: sum(peer["path"] == "direct" for peer in agent.status()["peers"]) == _CROWD, 60
-    )
-    time.sleep(5)
-    before = agent.busy_seconds()
-    with Capture(ann.host, "eth0", f"udp and not port {PORT}") as capture:
-        time.sleep(_QUIET)
-        seen = capture.stop()
-    share = (agent.busy_seconds() - before) / _QUIET
-    bits = sum(len(datagram.payload) + _HEADERS for datagram in seen) * 8 / _QUIET / _CROWD
-    figure(f"agent: idle with {_CROWD} devices on direct paths", f"{share:.2%} of a core", "< 1 %")
-    figure("agent: traffic of an idle pair, both ways", f"{bits:.0f} bit/s", "< 1000 bit/s")
-    assert bits < 1000
-    assert share < 0.01
