@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from harness.client import Client, random_index, transport
@@ -50,10 +51,10 @@ class Cable:
         words = [word for name, on in features.items() for word in (name.replace("_", "-"), "on" if on else "off")]
         host.run("ethtool", "-K", "eth0", *words)
 
-    def device(self) -> socket.socket:
+    def device(self, address: str = _DEVICES) -> socket.socket:
         with self.devices.inside():
-            end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        end.bind((_DEVICES, 0))
+            end = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+            end.bind((address, 0))
         end.settimeout(2)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         return end
@@ -81,37 +82,56 @@ def _arrived(end: socket.socket) -> list[bytes]:
         return found
 
 
-def test_what_is_too_large_for_its_way_harms_no_neighbour(cable: Cable) -> None:
-    """Two ways out: one for 1500 bytes, one for 600; and one to nowhere."""
-    cable.devices.ip("addr add 10.1.9.1/32 dev lo")
-    cable.relay.ip(f"route add 10.1.9.1/32 via {_DEVICES} mtu lock 600", "route add unreachable 10.1.9.2/32")
+class Ways(NamedTuple):
+    """The relay's address, a device behind 1500 bytes, one behind 1280, and one that nobody reaches."""
+
+    relay: str
+    wide: str
+    narrow: str
+    nowhere: str
+    everywhere: str
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        Ways(_RELAY, _DEVICES, "10.1.9.1", "10.1.9.2", "0.0.0.0"),
+        Ways("fd00::1", "fd00::2", "fd00:9::1", "fd00:9::2", "::"),
+    ],
+    ids=["v4", "v6"],
+)
+def test_what_is_too_large_for_its_way_harms_no_neighbour(cable: Cable, ways: Ways) -> None:
+    length = 128 if ":" in ways.relay else 32
+    cable.relay.ip("addr add fd00::1/64 dev eth0 nodad")
+    cable.devices.ip("addr add fd00::2/64 dev eth0 nodad", f"addr add {ways.narrow}/{length} dev lo")
+    cable.relay.ip(
+        f"route add {ways.narrow}/{length} via {ways.wide} mtu lock 1280",
+        f"route add unreachable {ways.nowhere}/{length}",
+    )
     failed: list[tuple] = []
     with cable.relay.inside():
-        relay = BatchSocket("0.0.0.0", PORT, 1 << 20, lambda *what: failed.append(what))
-    wide = cable.device()
-    with cable.devices.inside():
-        narrow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        narrow.bind(("10.1.9.1", 0))
-    feeder = cable.device()
-    local = addresses.host_bytes(addresses.pack(_RELAY, PORT))
-    content = [transport(1, number, 1000) for number in range(6)]
+        relay = BatchSocket(ways.everywhere, PORT, 1 << 20, lambda *what: failed.append(what))
+    wide, narrow, feeder = (cable.device(address) for address in (ways.wide, ways.narrow, ways.wide))
+    content = [transport(1, number, 1400) for number in range(6)]
     for datagram in content:
-        feeder.sendto(datagram, (_RELAY, PORT))
+        feeder.sendto(datagram, (ways.relay, PORT))
     feeder.close()
     batch = relay.receive()
     assert len(batch) == 6
     parts = [word for offset, size, *_ in batch for word in (relay.payload_address + offset, size)]
-    nowhere = addresses.pack("10.1.9.2", 9)
+    local = batch[0][3]
+    to_wide, to_narrow = (addresses.pack(*end.getsockname()[:2]) for end in (wide, narrow))
+    to_nowhere = addresses.pack(ways.nowhere, 9)
     for _ in range(2):  # the second time it is known which way takes no trains
-        relay.queue(parts, addresses.pack(*wide.getsockname()), local, 1000)
-        relay.queue(parts, addresses.pack(*narrow.getsockname()), local, 1000)  # as a train it is refused
-        relay.queue(parts[:2], nowhere, local, 0)
-        relay.queue(parts[2:4], addresses.pack(*narrow.getsockname()), local, 0)
-        relay.queue(parts[:4], nowhere, local, 1000)
+        relay.queue(parts, to_wide, local, 1400)
+        relay.queue(parts, to_narrow, local, 1400)
+        relay.queue(parts[:2], to_nowhere, local, 0)
+        relay.queue(parts[2:4], to_narrow, local, 0)
+        relay.queue(parts[:4], to_nowhere, local, 1400)
         relay.flush()
     assert _arrived(wide) == content * 2
     assert _arrived(narrow) == [*content, content[1]] * 2
-    assert failed == [("send_failed", nowhere, 1, 1000)] * 6
+    assert failed == [("send_failed", to_nowhere, 1, 1400)] * 6
     for end in (relay, wide, narrow):
         end.close()
 
