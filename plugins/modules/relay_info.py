@@ -90,9 +90,28 @@ relay:
       description: Seconds since the service started.
       type: float
     data_plane:
-      description: How transport packets are forwarded.
+      description: Who forwards transport packets, V(kernel) or V(userspace).
       type: str
-      sample: userspace
+      sample: kernel
+    data_plane_reason:
+      description: Why it is not the kernel. None if it is.
+      type: str
+    kernel:
+      description: The table by which the kernel forwards. None while userspace forwards.
+      type: dict
+      contains:
+        entries:
+          description: How many sessions and directions it holds.
+          type: int
+        size:
+          description: How many it has room for.
+          type: int
+        interfaces:
+          description: Where the program is attached, C(tcx) or C(clsact) by name of the interface.
+          type: dict
+        refusals:
+          description: What userspace has to forward nevertheless, how many of them by reason.
+          type: dict
     listen:
       description: The UDP addresses and ports on which the relay listens.
       type: list
