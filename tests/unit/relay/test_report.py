@@ -253,6 +253,32 @@ def test_metrics(busy: World) -> None:
     assert not [line for line in lines if "last_seen" in line and "away" in line]
 
 
+def test_metrics_of_the_kernel_plane(busy: World) -> None:
+    kernel = {"entries": 7, "size": 65536, "interfaces": {"eth0": "tcx"}, "refusals": {"families": 2}}
+    lines = metrics.exposition(status(busy, data_plane="kernel", kernel=kernel)).decode().splitlines()
+    for line in (
+        'peer_relay_data_plane{plane="kernel"} 1.0',
+        'peer_relay_data_plane{plane="userspace"} 0.0',
+        "peer_relay_kernel_entries 7.0",
+        "peer_relay_kernel_entries_limit 65536.0",
+        'peer_relay_kernel_refused{reason="families"} 2.0',
+        'peer_relay_pair_kernel_packets_total{from="ann",to="bob"} 0.0',
+    ):
+        assert line in lines
+
+
+def test_a_full_kernel_table_is_a_finding(busy: World) -> None:
+    kernel = {"entries": 65536, "size": 65536, "interfaces": {}, "refusals": {"table_full": 3}}
+    assert any("entries is full" in sentence for sentence in doctor(busy, data_plane="kernel", kernel=kernel))
+
+
+def test_tables_say_why_the_kernel_does_not_forward(busy: World) -> None:
+    text = tables.status(status(busy, data_plane_reason="the service lacks CAP_BPF: grant it"))
+    assert "not the kernel's, since the service lacks CAP_BPF: grant it" in text
+    kernel = {"entries": 0, "size": 65536, "interfaces": {}, "refusals": {}}
+    assert "userspace (no kernel)" in tables.status(status(busy, data_plane="kernel", kernel=kernel))
+
+
 def test_metrics_of_a_relay_without_devices(world: World) -> None:
     assert b"peer_relay_info" in metrics.exposition(status(world))
 

@@ -27,6 +27,7 @@ KERNEL, USERSPACE, AUTO = "kernel", "userspace", "auto"
 FOLDER = "table"  # in the directory that the settings name
 TABLE_SIZE = 65536  # entries: two or three for each direction of a pair; 12 MB of the kernel's memory
 _COUNT_INTERVAL = 1.0
+_COUNT_SHARE = 0.05  # of the time that reading the counts may take: a large table is read less often
 _RESOLUTION = 10_000_000  # ns, of the kernel's record of when it last forwarded
 _RENEW_INTERVAL = 30.0  # path MTUs are learned without an announcement
 _RENEW_PAUSE, _RENEW_PAUSE_PER_WAY = 0.1, 0.0004  # between two rounds, however often the network changes
@@ -164,8 +165,9 @@ class KernelPlane:
                 self._attach()
         self._follow()
         if now >= self._count_due:
-            self._count_due = now + _COUNT_INTERVAL
             self._count()
+            took = time.monotonic_ns() - self._counted_ns
+            self._count_due = now + max(_COUNT_INTERVAL, took / 1e9 / _COUNT_SHARE)
 
     def _follow(self) -> None:
         while self._switchboard.moved or self._switchboard.rerouted:
