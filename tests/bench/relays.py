@@ -34,6 +34,7 @@ from contestants import Asyncio, Contestant, Coturn, Forwarding, NotHere, Other,
 from harness.netns import sweep
 from hosts import LOAD_CORE
 from load import Result
+from picture import plot
 from results import SIZES, Case, Figures
 
 _KNOWN = {
@@ -129,7 +130,7 @@ def show(figures: Figures) -> bool:
     """Print the table, draw the plot; tell whether no goal is missed."""
     goals = results.goals(figures)
     print(report.table(figures, goals))
-    report.plot(figures, PICTURE)
+    plot(figures, PICTURE)
     print(f"\nPlot: {PICTURE.relative_to(ROOT)}")
     return all(goal.met is not False for goal in goals)
 

@@ -1,11 +1,10 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The table and the plot."""
+"""The table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import machine
 from costs import Costs
@@ -80,52 +79,3 @@ def _service(costs: Costs) -> list[str]:
             for plane, first in costs.first.items()
         ),
     ]
-
-
-def plot(figures: Figures, path: Path) -> None:
-    """Draw the shares of plain forwarding, and the added round trips."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = list(figures.loads)
-    cases, ways = [*figures.cases(False), *figures.cases(True)], figures.ways()
-    colours = dict(zip(names, pyplot.get_cmap("tab10").colors, strict=False))
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(13, 5.5), width_ratios=(max(len(cases), 1), max(len(ways), 1) + 1), layout="constrained"
-    )
-
-    def bars(axes, columns: list[Case], shown: list[str], value: Callable[[str, Case], float | None]) -> None:
-        width = 0.84 / len(shown)
-        for number, name in enumerate(shown):
-            heights = [value(name, case) or 0 for case in columns]
-            places = [place - 0.42 + (number + 0.5) * width for place in range(len(columns))]
-            drawn = axes.bar(places, heights, width, label=name, color=colours[name])
-            labels = [f"{height:.2f}" if axes is left else f"{height:.0f}" for height in heights]
-            axes.bar_label(
-                drawn,
-                [label if height else "" for label, height in zip(labels, heights, strict=True)],
-                fontsize=6,
-                rotation=90,
-                padding=2,
-            )
-        axes.set_xticks(range(len(columns)), [str(case).replace(", ", "\n") for case in columns], fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.12)
-
-    bars(left, cases, names, figures.ratio)
-    left.set_title("Packets a second without loss, plain forwarding = 1", fontsize=10)
-    left.axhline(1, color="grey", linewidth=0.6)
-    figure.supxlabel(machine.describe(figures.others), fontsize=8)
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=len(names))
-    others = [name for name in names if name != FORWARDING]
-
-    def added(name: str, case: Case) -> float | None:
-        seconds = figures.added(name, case)
-        return seconds and seconds * 1e6
-
-    bars(right, ways, others, added)
-    right.set_title("Round trip, idle: us added to plain forwarding", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
