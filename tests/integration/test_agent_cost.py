@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from harness.agent import Agent
 from harness.capture import Capture
@@ -34,9 +33,11 @@ def test_an_idle_agent_costs_next_to_nothing(lab: Lab, relay: Relay, figure: Fig
         device.up()
     ann.up()
     agent = Agent(lab, ann, table, crowd)
-    agent.start()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(Agent.start, [Agent(lab, device, table, [ann]) for device in crowd]))
+    agents = [agent, *(Agent(lab, device, table, [ann]) for device in crowd)]
+    for each in agents:
+        each.launch()
+    for each in agents:
+        each.wait_ready(60)
 
     def all_direct() -> bool:
         return [peer["path"] for peer in agent.status()["peers"]] == ["direct"] * _CROWD

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -37,8 +38,8 @@ def stage(folder: Path) -> Path:
         shutil.copytree(_ROLES / "peer/files/peer_agent", place / "peer_agent", ignore=ignore)
         shutil.copy(_ROLES / "relay/files/peer_relay/directory.py", place / "peer_agent")
         fallback = _ROLES / "relay/files/peer_relay_fallback"
-        if fallback.exists():
-            shutil.copytree(fallback, place / "peer_relay_fallback", ignore=ignore)
+        shutil.copytree(fallback, place / "peer_relay_fallback", ignore=ignore)
+        compileall.compile_dir(place, quiet=1)  # once, not at each start
     return place
 
 
@@ -68,13 +69,12 @@ class Agent:
         fresh.write_text(f"{asleep} {forward}")
         fresh.replace(self.clock)
 
-    def write_settings(self, **agent: object) -> None:
+    def write_settings(self) -> None:
         agent = {
             "interface": self.device.interface,
             "addresses": _plain(self.device.addresses),
             "networks": NETWORKS,
             "status_file": str(self.status_file),
-            **agent,
         }
         text = _table("[agent]", agent)
         for relay in self.relays:
@@ -84,11 +84,16 @@ class Agent:
             text += _table("[[peer]]", entry)
         self.settings.write_text(text)
 
-    def start(self, **agent: object) -> None:
-        self.write_settings(**agent)
-        notify = NotifySocket(self.folder / f"{self.device.name}.notify")
+    def start(self) -> None:
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it without waiting for it. Not from a thread that ends: the agent would end with it."""
+        self.write_settings()
+        self._notify = notify = NotifySocket(self.folder / f"{self.device.name}.notify")
         folders = [stage(self.folder)]
-        words = ["env", f"NOTIFY_SOCKET={notify.path}", "PYTHONDONTWRITEBYTECODE=1"]
+        words = ["env", f"NOTIFY_SOCKET={notify.path}"]
         if self.clock:
             folders.append(self.clock.parent)
             words.append(f"CLOCK={self.clock}")
@@ -97,10 +102,12 @@ class Agent:
         if self.hosts:  # `ip netns exec` has given it a mount namespace of its own
             words = ["sh", "-c", f'mount --bind {self.hosts} /etc/hosts && exec "$@"', "-", *words]
         self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
+
+    def wait_ready(self, seconds: float = 10) -> None:
         try:
-            wait_until("the agent says that it is ready", lambda: notify.heard_ready() or self._ended(), 10)
+            wait_until("the agent says that it is ready", lambda: self._notify.heard_ready() or self._ended(), seconds)
         finally:
-            notify.close()
+            self._notify.close()
 
     def _ended(self) -> bool:
         if not self.process.running:
