@@ -24,15 +24,17 @@ enum {
 	PASS = -1, /* to the next program, and in the end to the socket */
 	DROP = 2,
 	TRANSPORT_MIN_SIZE = 32,
-	MAX_SEGMENTS = 128, /* of a train; the kernel's own limit is 64, or 128 since 6.8 */
+	MAX_SEGMENTS = 64, /* of a train; what interfaces merge has no more */
 };
 
-/* IPv4 addresses are mapped ones (::ffff:a.b.c.d). */
+/*
+ * IPv4 addresses are mapped ones (::ffff:a.b.c.d). In words of 64 bits, as the key is made on the stack: the verifier of
+ * Linux 6.1 takes the second half of such a word for an attack on the first one, unless the loader has CAP_PERFMON.
+ */
 struct key {
-	__be32 source[4];
-	__be32 local[4];
-	__u32 index;
-	__be16 source_port, local_port;
+	__u64 source[2];
+	__u64 local[2];
+	__u64 index_and_ports; /* 32 bits of the index, source port, local port */
 };
 
 struct target {
@@ -53,12 +55,14 @@ struct message {
 	__u32 index;
 };
 
+/* What else is known of a packet that may be ours. Apart from the key, so that the compiler keeps it in registers. */
 struct packet {
-	__u32 header;  /* where the UDP header begins */
-	__u32 payload; /* bytes in it */
+	__u32 headers; /* bytes of the IP and UDP headers */
+	__u32 payload; /* bytes behind them */
+	__u16 checksum;
 };
 
-/* The build script puts the map's number in place of its address, the loader a file descriptor in place of that. */
+/* The loader puts the map's file descriptor in place of the address. */
 struct {
 	int map;
 } entries __attribute__((section("maps")));
@@ -72,6 +76,12 @@ static long (*change_checksum)(struct __sk_buff *skb, __u32 offset, __u64 from, 
 static long (*change_sum)(struct __sk_buff *skb, __u32 change) = (void *)BPF_FUNC_csum_update;
 static long (*add_head)(struct __sk_buff *skb, __u32 size, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
 static long (*redirect)(__u32 interface, void *hop, int hop_size, __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
+/* Two words of 32 bits as they lie one behind the other in memory. */
+INLINE __u64 pair(__u32 first, __u32 second)
+{
+	return (__u64)second << 32 | first;
+}
 
 INLINE __u16 fold(__u64 sum)
 {
@@ -87,25 +97,24 @@ INLINE __u16 fold(__u64 sum)
  * checksum must be left to whoever cuts the train, that is, be the sum of the pseudo header. It is not where each
  * segment kept headers of its own (rx-gro-list), which cutting would not rewrite on all kernels and families.
  */
-INLINE int one_way(struct __sk_buff *skb, const struct packet *packet, const struct key *key, __u16 checksum,
-		   __u32 segment)
+INLINE int one_way(struct __sk_buff *skb, const struct key *key, const struct packet *packet, __u64 segment)
 {
-	__u32 start = packet->header + sizeof(struct udphdr), rest = packet->payload;
-	__u64 sum = be32(IPPROTO_UDP) + (__u64)be32(packet->payload + sizeof(struct udphdr));
-	struct message message;
+	__u64 message = pair(be32(0x04000000), (__u32)key->index_and_ports), found;
+	__u64 start = LINK + packet->headers, rest = packet->payload;
+	__u64 sum = (__u64)be32(IPPROTO_UDP) + be32(packet->payload + (__u32)sizeof(struct udphdr));
 	int number;
 
-	for (number = 0; number < 4; number++)
-		sum += (__u64)key->source[number] + key->local[number];
+	for (number = 0; number < 2; number++) {
+		sum += (key->source[number] >> 32) + (__u32)key->source[number];
+		sum += (key->local[number] >> 32) + (__u32)key->local[number];
+	}
 	/* A mapped IPv4 address begins with 0xffff, which is zero in this arithmetic. */
-	if (fold(sum) != checksum || segment < TRANSPORT_MIN_SIZE)
+	if (fold(sum) != packet->checksum || segment < TRANSPORT_MIN_SIZE)
 		return 0;
+	/* Unrolled: Linux 6.1 does not come to an end with the loop, unless the loader has CAP_PERFMON. */
+#pragma unroll 64
 	for (number = 0; number < MAX_SEGMENTS; number++) {
-		if (rest < TRANSPORT_MIN_SIZE)
-			return 0;
-		if (load(skb, start, &message, sizeof(message)))
-			return 0;
-		if (message.type != be32(0x04000000) || message.index != key->index)
+		if (rest < TRANSPORT_MIN_SIZE || load(skb, start, &found, sizeof(found)) || found != message)
 			return 0;
 		if (rest <= segment)
 			return 1;
@@ -115,9 +124,8 @@ INLINE int one_way(struct __sk_buff *skb, const struct packet *packet, const str
 	return 0;
 }
 
-/* What the packet's way out is, or 0 if it is not ours. `fixed` is the size of the IP and UDP headers. */
-INLINE struct target *find(struct __sk_buff *skb, const struct key *key, const struct packet *packet, __u16 checksum,
-			   __u32 fixed)
+/* Where the packet goes, or 0 if that is not for us to say. */
+INLINE struct target *find(struct __sk_buff *skb, const struct key *key, const struct packet *packet)
 {
 	struct target *target = lookup(&entries, key);
 	__u32 segment = skb->gso_size;
@@ -126,10 +134,10 @@ INLINE struct target *find(struct __sk_buff *skb, const struct key *key, const s
 	if (!target)
 		return 0;
 	if (segment) {
-		if (segment + fixed > target->mtu || !one_way(skb, packet, key, checksum, segment))
+		if (segment + packet->headers > target->mtu || !one_way(skb, key, packet, segment))
 			return 0;
 		count = (packet->payload + segment - 1) / segment;
-	} else if (packet->payload + fixed > target->mtu) {
+	} else if (packet->payload + packet->headers > target->mtu) {
 		return 0;
 	}
 	__sync_fetch_and_add(&target->packets, count);
@@ -138,10 +146,83 @@ INLINE struct target *find(struct __sk_buff *skb, const struct key *key, const s
 	return target;
 }
 
-/* The kernel knows whether the checksum is complete, or to be completed by whoever sends the packet. */
-INLINE void correct_checksum(struct __sk_buff *skb, const struct packet *packet, const struct target *target)
+/* Look at what is the same in both families. `ip_size` is what the IP header says of everything behind it. */
+INLINE int parse_udp(struct __sk_buff *skb, struct key *key, struct packet *packet, const struct udphdr *udp, __u16 ip_size)
 {
-	__u32 place = packet->header + __builtin_offsetof(struct udphdr, check);
+	const struct message *message = (void *)(udp + 1);
+
+	if (message->type != be32(0x04000000) || ip_size != be16(udp->len) ||
+	    ip_size < sizeof(*udp) + TRANSPORT_MIN_SIZE || skb->len != LINK + packet->headers - sizeof(*udp) + ip_size)
+		return 0;
+	packet->payload = ip_size - sizeof(*udp);
+	packet->checksum = udp->check;
+	key->index_and_ports = pair(message->index, *(__u32 *)udp);
+	return 1;
+}
+
+#define SIZE_V4 (sizeof(struct iphdr) + sizeof(struct udphdr))
+#define SIZE_V6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr))
+
+INLINE int parse_v4(struct __sk_buff *skb, struct key *key, struct packet *packet)
+{
+	const __u32 need = LINK + SIZE_V4 + sizeof(struct message);
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const struct iphdr *ip;
+
+	if (data + need > end) {
+		if (pull(skb, need))
+			return 0;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		if (data + need > end)
+			return 0;
+	}
+	ip = data + LINK;
+	if (ip->protocol != IPPROTO_UDP || *(__u8 *)ip != 0x45 || ip->frag_off & be16(0x3fff) || ip->ttl <= 1)
+		return 0;
+	packet->headers = SIZE_V4;
+	if (!parse_udp(skb, key, packet, (void *)(ip + 1), be16(ip->tot_len) - sizeof(*ip)))
+		return 0;
+	key->source[0] = key->local[0] = 0;
+	key->source[1] = pair(be32(0xffff), ip->saddr);
+	key->local[1] = pair(be32(0xffff), ip->daddr);
+	return 1;
+}
+
+INLINE int parse_v6(struct __sk_buff *skb, struct key *key, struct packet *packet)
+{
+	const __u32 need = LINK + SIZE_V6 + sizeof(struct message);
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const struct ipv6hdr *ip;
+	const __u32 *words;
+
+	if (data + need > end) {
+		if (pull(skb, need))
+			return 0;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		if (data + need > end)
+			return 0;
+	}
+	ip = data + LINK;
+	if (ip->nexthdr != IPPROTO_UDP || *(__u8 *)ip >> 4 != 6 || ip->hop_limit <= 1)
+		return 0;
+	packet->headers = SIZE_V6;
+	if (!parse_udp(skb, key, packet, (void *)(ip + 1), be16(ip->payload_len)) || !packet->checksum)
+		return 0;
+	words = ip->saddr.in6_u.u6_addr32;
+	key->source[0] = pair(words[0], words[1]);
+	key->source[1] = pair(words[2], words[3]);
+	words = ip->daddr.in6_u.u6_addr32;
+	key->local[0] = pair(words[0], words[1]);
+	key->local[1] = pair(words[2], words[3]);
+	return 1;
+}
+
+/* The kernel knows whether the checksum is complete, or to be completed by whoever sends the packet. */
+INLINE void correct_checksum(struct __sk_buff *skb, __u32 headers, const struct target *target)
+{
+	__u32 place = LINK + headers - sizeof(struct udphdr) + __builtin_offsetof(struct udphdr, check);
 
 	change_checksum(skb, place, 0, target->addresses_change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
 	if (target->ports_change)
@@ -154,61 +235,15 @@ INLINE void rewrite_ports(struct udphdr *udp, const struct target *target)
 	udp->dest = target->destination_port;
 }
 
-/* The kernel takes an Ethernet header away when it sends: what came without one gets an empty one. */
-INLINE int send(struct __sk_buff *skb, const struct target *target)
+INLINE int rewrite_v4(struct __sk_buff *skb, const struct target *target)
 {
-	if (!LINK && add_head(skb, ETH_HLEN, 0))
-		return DROP;
-	return redirect(target->interface, 0, 0, 0);
-}
-
-INLINE int forward_v4(struct __sk_buff *skb)
-{
-	const __u32 need = LINK + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct message);
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct packet packet = {.header = LINK + sizeof(struct iphdr)};
-	struct target *target;
-	struct message *message;
-	struct udphdr *udp;
 	struct iphdr *ip;
-	struct key key;
+	void *data;
 
-	if (data + need > end) {
-		if (pull(skb, need))
-			return PASS;
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
-		if (data + need > end)
-			return PASS;
-	}
-	ip = data + LINK;
-	udp = (void *)(ip + 1);
-	message = (void *)(udp + 1);
-	if (ip->protocol != IPPROTO_UDP || message->type != be32(0x04000000))
-		return PASS;
-	if (*(__u8 *)ip != 0x45 || ip->frag_off & be16(0x3fff) || ip->ttl <= 1)
-		return PASS;
-	packet.payload = be16(udp->len) - sizeof(*udp);
-	if (skb->len != need - sizeof(*message) + packet.payload || ip->tot_len != be16(skb->len - LINK) ||
-	    (__s32)packet.payload < TRANSPORT_MIN_SIZE)
-		return PASS;
-
-	key.source[0] = key.source[1] = key.local[0] = key.local[1] = 0;
-	key.source[2] = key.local[2] = be32(0xffff);
-	key.source[3] = ip->saddr;
-	key.local[3] = ip->daddr;
-	key.index = message->index;
-	key.source_port = udp->source;
-	key.local_port = udp->dest;
-	target = find(skb, &key, &packet, udp->check, sizeof(*ip) + sizeof(*udp));
-	if (!target)
-		return PASS;
-
-	correct_checksum(skb, &packet, target);
+	correct_checksum(skb, SIZE_V4, target);
 	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (data + need > end)
-		return DROP; /* never: it was long enough before */
+	if (data + LINK + SIZE_V4 > (void *)(long)skb->data_end)
+		return 0; /* never: it was there before */
 	ip = data + LINK;
 	ip->saddr = target->local[3];
 	ip->daddr = target->destination[3];
@@ -216,54 +251,18 @@ INLINE int forward_v4(struct __sk_buff *skb)
 	/* The checksum is the complement of a sum from which the time to live has lost one. */
 	ip->check = ~fold((__u64)(__u16)~ip->check + target->addresses_change + be16(0xfeff));
 	rewrite_ports((void *)(ip + 1), target);
-	return send(skb, target);
+	return 1;
 }
 
-INLINE int forward_v6(struct __sk_buff *skb)
+INLINE int rewrite_v6(struct __sk_buff *skb, const struct target *target)
 {
-	const __u32 need = LINK + sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct message);
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct packet packet = {.header = LINK + sizeof(struct ipv6hdr)};
-	struct target *target;
-	struct message *message;
-	struct udphdr *udp;
 	struct ipv6hdr *ip;
-	struct key key;
+	void *data;
 
-	if (data + need > end) {
-		if (pull(skb, need))
-			return PASS;
-		data = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
-		if (data + need > end)
-			return PASS;
-	}
-	ip = data + LINK;
-	udp = (void *)(ip + 1);
-	message = (void *)(udp + 1);
-	if (ip->nexthdr != IPPROTO_UDP || message->type != be32(0x04000000))
-		return PASS;
-	if (*(__u8 *)ip >> 4 != 6 || ip->hop_limit <= 1 || !udp->check)
-		return PASS;
-	packet.payload = be16(udp->len) - sizeof(*udp);
-	if (skb->len != need - sizeof(*message) + packet.payload || ip->payload_len != udp->len ||
-	    (__s32)packet.payload < TRANSPORT_MIN_SIZE)
-		return PASS;
-
-	__builtin_memcpy(key.source, &ip->saddr, sizeof(key.source));
-	__builtin_memcpy(key.local, &ip->daddr, sizeof(key.local));
-	key.index = message->index;
-	key.source_port = udp->source;
-	key.local_port = udp->dest;
-	target = find(skb, &key, &packet, udp->check, sizeof(*ip) + sizeof(*udp));
-	if (!target)
-		return PASS;
-
-	correct_checksum(skb, &packet, target);
+	correct_checksum(skb, SIZE_V6, target);
 	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	if (data + need > end)
-		return DROP;
+	if (data + LINK + SIZE_V6 > (void *)(long)skb->data_end)
+		return 0;
 	ip = data + LINK;
 	__builtin_memcpy(&ip->saddr, target->local, sizeof(target->local));
 	__builtin_memcpy(&ip->daddr, target->destination, sizeof(target->destination));
@@ -274,17 +273,28 @@ INLINE int forward_v6(struct __sk_buff *skb)
 	 * which is right only where a checksum of the IP header makes up for it. And nothing covers the hop limit.
 	 */
 	change_sum(skb, fold((__u64)target->addresses_change + be16(0xfffe)));
-	return send(skb, target);
+	return 1;
 }
 
 __attribute__((section("tc"))) int forward(struct __sk_buff *skb)
 {
+	int v4 = skb->protocol == be16(ETH_P_IP);
+	struct target *target;
+	struct packet packet;
+	struct key key;
+
 	/* A tag belongs to the VLAN's own interface, which the packet reaches next. */
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || (!v4 && skb->protocol != be16(ETH_P_IPV6)))
 		return PASS;
-	if (skb->protocol == be16(ETH_P_IP))
-		return forward_v4(skb);
-	if (skb->protocol == be16(ETH_P_IPV6))
-		return forward_v6(skb);
-	return PASS;
+	if (!(v4 ? parse_v4(skb, &key, &packet) : parse_v6(skb, &key, &packet)))
+		return PASS;
+	target = find(skb, &key, &packet);
+	if (!target)
+		return PASS;
+	if (!(v4 ? rewrite_v4(skb, target) : rewrite_v6(skb, target)))
+		return DROP;
+	/* The kernel takes an Ethernet header away when it sends: what came without one gets an empty one. */
+	if (!LINK && add_head(skb, ETH_HLEN, 0))
+		return DROP;
+	return redirect(target->interface, 0, 0, 0);
 }

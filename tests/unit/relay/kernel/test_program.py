@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from peer_relay.kernel import bpf
 from peer_relay.kernel.program import Program
 
@@ -22,6 +23,17 @@ def test_only_references_to_the_map_are_filled_in(monkeypatch) -> None:
     for at in changed:
         operation, registers, _, immediate = struct.unpack_from("<BBhi", code, at)
         assert (operation, registers >> 4, immediate) == (0x18, 1, 0x1234)
+
+
+_STORES, _WIDE, _STACK = (2, 3), 0x18, 10
+
+
+@pytest.mark.parametrize("kind", ["ethernet", "ip"])
+def test_the_stack_is_written_in_whole_words(kind: str) -> None:
+    """The verifier of Linux 6.1 refuses anything else of a service without CAP_PERFMON, though not of root."""
+    for operation, registers, _, _ in struct.iter_unpack("<BBhi", Program(kind).instructions):
+        if operation & 7 in _STORES and registers & 15 == _STACK:
+            assert operation & 0x18 == _WIDE
 
 
 def test_the_name_tells_versions_apart(monkeypatch) -> None:

@@ -138,10 +138,12 @@ def load_program(name: str, instructions: bytes) -> int:
         try:
             return load(1, log)
         except OSError:
+            # The last but one line tells why; what follows are statistics.
             lines = log.value.decode(errors="replace").strip().splitlines()
+            lines = [line.strip() for line in lines if not line.startswith("processed ")]
             if not lines:
                 raise refusal from None
-            raise Refused(refusal.errno, " / ".join(lines[-4:])) from None
+            raise Refused(refusal.errno, " / ".join(lines[-3:])) from None
 
 
 def create_link(program: int, interface: int) -> int:
