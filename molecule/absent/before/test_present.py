@@ -16,7 +16,7 @@ def test_the_overlay_works():
     ("name", "left"),
     [
         ("relay", ["/etc/peer-relay/private.key", "peer-relay:", "peer-relay.service", ":40000", "homelab.peer_relay"]),
-        ("laptop", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0"]),
+        ("laptop", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "peer-agent@pr0.service"]),
         ("home", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "masquerade"]),
     ],
 )
