@@ -37,6 +37,10 @@ class _File(str):
     def name(self) -> str:
         return str(self)
 
+    @property
+    def stem(self) -> str:
+        return self.partition(".")[0]
+
 
 def file(name: str, data: bytes) -> _File:
     made = _File(name)
