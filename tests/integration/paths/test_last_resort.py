@@ -66,6 +66,15 @@ def test_connections_end_and_are_made_again(blocked: Blocked, lab: Lab) -> None:
 
     blocked.change("the relay's end restarts", restart)
 
+    agent = paths.agents[0]
+
+    def start_again() -> None:
+        agent.stop()
+        agent.start()
+        agent.wait_path(paths.bob, "fallback")
+
+    blocked.change("the agent restarts", start_again)
+
     other = lab.site()
     other.block_udp()
     blocked.change("another network, without UDP as well", lambda: other.welcome(paths.ann.host, paths.sites[0]))
