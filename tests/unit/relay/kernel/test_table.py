@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_relay import addresses
-from peer_relay.kernel import bpf, table
+from peer_relay.kernel import bpf, layout, needs, table
 from peer_relay.kernel.entry import Key, Target
 
 PORTS = st.integers(0, 65535)
@@ -48,10 +48,10 @@ def wire(source: bytes, destination: bytes) -> bytes:
 @given(data=st.data())
 def test_there_and_back(version: int, data: st.DataObject) -> None:
     key, target = data.draw(entries(version))
-    code, content = table.encode(key, target)
+    code, content = layout.encode_key(key), layout.encode_target(key, target)
     assert len(code) == 40 and len(content) == 56
-    assert table.decode_key(code) == key
-    assert table.decode_target(content) == target
+    assert layout.decode_key(code) == key
+    assert layout.decode_target(content) == target
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -59,7 +59,7 @@ def test_there_and_back(version: int, data: st.DataObject) -> None:
 def test_the_changes_correct_a_checksum(version: int, data: st.DataObject, payload: bytes) -> None:
     """As RFC 1624 does it: the complement of the sum of the old one's complement and the changes."""
     key, target = data.draw(entries(version))
-    changes = struct.unpack_from("=II", table.encode(key, target)[1], 44)
+    changes = struct.unpack_from("=II", layout.encode_target(key, target), 44)
     before = checksum(wire(key.source, key.local) + payload)
     total = (~before & 0xFFFF) + sum(
         word for change in changes for word in struct.unpack(">HH", change.to_bytes(4, sys.byteorder))
@@ -74,15 +74,15 @@ def test_the_changes_correct_a_checksum(version: int, data: st.DataObject, paylo
 @pytest.mark.parametrize("parts", [("192.0.2.1", "2001:db8::1"), ("2001:db8::1", "192.0.2.1")])
 def test_not_between_families(parts: tuple[str, str]) -> None:
     one, other = (addresses.pack(part, 1) for part in parts)
-    assert table.obstacle(Key(one, one, 1), Target(other, other, 1, 1500)) == "it goes between IPv4 and IPv6"
+    assert layout.obstacle(Key(one, one, 1), Target(other, other, 1, 1500)) == "it goes between IPv4 and IPv6"
 
 
 @given(st.ip_addresses(v=6))
 def test_no_link_local_addresses(host: object) -> None:
     other, local = addresses.pack("2001:db8::1", 1), addresses.pack(str(host), 1)
     expected = "it has a link-local address" if host.is_link_local else ""
-    assert table.obstacle(Key(local, other, 1), Target(other, other, 1, 1500)) == expected
-    assert table.obstacle(Key(other, other, 1), Target(other, local, 1, 1500)) == expected
+    assert layout.obstacle(Key(local, other, 1), Target(other, other, 1, 1500)) == expected
+    assert layout.obstacle(Key(other, other, 1), Target(other, local, 1, 1500)) == expected
 
 
 def failing(error: OSError):
@@ -92,50 +92,61 @@ def failing(error: OSError):
     return fail
 
 
+@pytest.mark.parametrize("release", ["5.10.0-30-amd64", "6.18.1"])
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "says", "helps"),
     [
-        (OSError(errno.ENOSYS, "Function not implemented"), "this kernel has no bpf"),
-        (bpf.Refused(errno.EACCES, "R1 invalid mem access"), "verifier refuses the program: R1 invalid mem access"),
-        (OSError(errno.EINVAL, "Invalid argument"), r"bpf\(\): Invalid argument \(Linux 5.15 or newer is needed"),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+        (OSError(errno.ENOSYS, "Function not implemented"), "this kernel has no bpf", "CONFIG_BPF_SYSCALL"),
+        (
+            bpf.Refused(errno.EACCES, "R1 invalid: scalar"),
+            "verifier refuses the program (R1 invalid: scalar)",
+            "report",
+        ),
+        (OSError(errno.EINVAL, "Invalid argument"), "bpf() failed (Invalid argument)", "dmesg"),
+        (OSError(errno.EPERM, "Operation not permitted"), "the kernel does not permit bpf()", "privileged"),
     ],
 )
-def test_causes(monkeypatch, tmp_path: Path, error: OSError, says: str) -> None:
-    monkeypatch.setattr(table, "_in_bpffs", lambda folder: True)
-    monkeypatch.setattr(table.platform, "release", lambda: "5.10.0-30-amd64")
+def test_causes(monkeypatch, tmp_path: Path, error: OSError, says: str, helps: str, release: str) -> None:
+    monkeypatch.setattr(needs, "check", lambda folder: None)
+    monkeypatch.setattr(needs.platform, "release", lambda: release)
     monkeypatch.setattr(bpf, "create_map", failing(error))
     monkeypatch.setattr(bpf, "pinned", lambda path: None)
-    with pytest.raises(table.Unavailable, match=says):
+    with pytest.raises(table.Unavailable) as caught:
         table.KernelTable.open(tmp_path / "table", 10)
+    why, _, cure = str(caught.value).rpartition(": ")
+    assert says in why
+    old = release.startswith("5") and error.errno != errno.EPERM
+    assert ("Linux 5.15 or newer is needed, this is 5.10" if old else helps) in cure
     assert not (tmp_path / "table").exists()
 
 
 @pytest.mark.parametrize(
     ("granted", "says"),
     [
-        (1 << 12, "the service lacks CAP_BPF"),
-        (1 << 39, "the service lacks CAP_NET_ADMIN"),
-        (1 << 12 | 1 << 39, "the kernel does not permit bpf"),
-        (1 << 21, "the kernel does not permit bpf"),
+        (0, "the service lacks CAP_BPF: "),
+        (1 << 12, "the service lacks CAP_BPF: "),
+        (1 << 39, "the service lacks CAP_NET_ADMIN: "),
+        (1 << 12 | 1 << 39, "is in no bpf file system: mount -t bpf bpf /"),
+        (1 << 21, "is in no bpf file system: mount -t bpf bpf /"),
     ],
 )
 def test_what_the_service_may_not(monkeypatch, tmp_path: Path, granted: int, says: str) -> None:
     status = tmp_path / "status"
     status.write_text(f"Name:\tpython3\nCapEff:\t{granted:016x}\nCapBnd:\t0\n")
-    monkeypatch.setattr(table, "_STATUS", status)
-    assert table.cause(OSError(errno.EPERM, "Operation not permitted")).startswith(says)
+    monkeypatch.setattr(needs, "_STATUS", status)
+    with pytest.raises(table.Unavailable, match=says):
+        table.KernelTable.open(tmp_path / "table", 10)
 
 
 def test_big_endian(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(table.sys, "byteorder", "big")
+    monkeypatch.setattr(needs.sys, "byteorder", "big")
     with pytest.raises(table.Unavailable, match="little-endian"):
         table.KernelTable.open(tmp_path / "table", 10)
 
 
 def test_an_unknown_machine(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bpf, "_NUMBER", None)
-    monkeypatch.setattr(table, "_in_bpffs", lambda folder: True)
+    monkeypatch.setattr(needs, "check", lambda folder: None)
     with pytest.raises(table.Unavailable, match="no bpf"):
         table.KernelTable.open(tmp_path / "table", 10)
 

@@ -83,7 +83,17 @@ class Map:
         _call(_UPDATE, self._element)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Return all keys and values; what changes meanwhile may be missing or come twice."""
+        """Return all keys and values."""
+        key_size, value_size = self._sizes
+        for keys, values in self.batches():
+            for number in range(len(keys) // key_size):
+                yield (
+                    keys[number * key_size : (number + 1) * key_size],
+                    values[number * value_size : (number + 1) * value_size],
+                )
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """Return keys and values, many at a time; what changes meanwhile may be missing or come twice."""
         key_size, value_size = self._sizes
         room, begun, more = _BATCH, False, True
         place = ctypes.create_string_buffer(max(4, key_size)), ctypes.create_string_buffer(max(4, key_size))
@@ -102,11 +112,7 @@ class Map:
                 room *= 2  # less than what shares one bucket
                 continue
             count = struct.unpack_from("=I", attributes, 32)[0]
-            for number in range(count):
-                yield (
-                    keys[number * key_size : (number + 1) * key_size],
-                    values[number * value_size : (number + 1) * value_size],
-                )
+            yield keys[: count * key_size], values[: count * value_size]
             begun = True
             place = place[1], place[0]
 
