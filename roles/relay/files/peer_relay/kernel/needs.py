@@ -33,8 +33,8 @@ def check(folder: Path) -> None:
     for number, name in ((_CAP_BPF, "BPF"), (_CAP_NET_ADMIN, "NET_ADMIN")):
         if not granted & (1 << number | 1 << _CAP_SYS_ADMIN):
             raise Unavailable(
-                f"the service lacks CAP_{name}: the role grants it unless relay_data_plane is userspace; a container has"
-                f" it from its host (--cap-add {name})"
+                f"the service lacks CAP_{name}: the role grants it unless relay_data_plane is userspace; a container"
+                f" has it from its host (--cap-add {name})"
             )
     if not _in_bpffs(folder.parent):
         raise Unavailable(f"{folder.parent} is in no bpf file system: mount -t bpf bpf {folder.parent}")
