@@ -101,7 +101,9 @@ def test_restarts_lose_nothing(trio_up: Trio, figure: Figure, number: signal.Sig
         f"{lost} of {sent} + {missed} of {stream.sent()} lost",
         "0",
     )
-    assert (lost, missed) == (0, 0)
+    assert missed == 0
+    # A second without forwarding would be 15 %; wireguard-go loses a few by itself on a busy machine.
+    assert lost < sent / 50
     assert after["kernel_packets"] - before["kernel_packets"] == after["packets"] - before["packets"] > 0
     assert (ann.handshakes()[bob.public_key], bob.handshakes()[ann.public_key]) == handshakes, "no new handshake"
 
@@ -155,6 +157,18 @@ def test_a_rate_limit_takes_a_device_out(trio_up: Trio) -> None:
     assert not stream.lost()
 
 
+def moved(relay: Relay, before: str) -> dict:
+    """Return the first status in which ann is bound elsewhere."""
+    found: dict = {}
+
+    def elsewhere() -> bool:
+        found.update(relay.status())
+        return found["devices"][0]["endpoint"] != before
+
+    wait_until("ann is bound elsewhere", elsewhere, 5, interval=0.001)
+    return found
+
+
 @pytest.mark.parametrize("change", ["new_ports", "new_address"])
 def test_roaming_moves_the_entries(trio_up: Trio, figure: Figure, change: str) -> None:
     ann, bob = trio_up.devices[:2]
@@ -164,21 +178,16 @@ def test_roaming_moves_the_entries(trio_up: Trio, figure: Figure, change: str) -
         before = relay.endpoint("ann")
         moment = time.monotonic()
         getattr(trio_up.sites[0], change)()
-        wait_until("it is bound elsewhere", lambda: relay.endpoint("ann") != before, 5, interval=0.001)
+        status = moved(relay, before)
         bound = time.monotonic()
-        wait_until("its entries are there", lambda: offloaded(relay), 5, interval=0.001)
-        entries = time.monotonic()
         counted = pair(relay)
         stream.wait_flowing()
         time.sleep(1)
         after = pair(relay)
-    figure(
-        f"kernel plane: roaming ({change})",
-        f"bound {bound - moment:.3f} s, entries {(entries - bound) * 1e3:.0f} ms later",
-        "with the binding",
-    )
+    figure(f"kernel plane: roaming ({change}): bound elsewhere after", f"{bound - moment:.3f} s")
+    # The first document that knows the new address knows the entries there.
+    assert {told["plane"] for told in status["pairs"]} == {"kernel"}
     assert relay.status()["kernel"]["entries"] == 2
-    assert entries - bound < 0.05
     assert after["kernel_packets"] - counted["kernel_packets"] == after["packets"] - counted["packets"] > 0
     assert stream.back_after(moment) < 2
 
