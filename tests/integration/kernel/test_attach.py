@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import pytest
 from harness.kernel import SIZE, V4, Talk, World, load, message, silent
 from peer_relay.kernel import attach, bpf
 
 LET_IN = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0 (TC_ACT_OK); exit
+
+
+with_tcx = pytest.mark.skipif(
+    tuple(map(int, platform.release().split("-")[0].split(".")[:2])) < (6, 6), reason="this kernel has no tcx"
+)
 
 
 @pytest.fixture
@@ -84,6 +90,7 @@ def test_a_place_that_is_taken(world: World) -> None:
     assert list(world.table.how) == [world.index("out0")]
 
 
+@with_tcx
 def test_from_clsact_to_tcx_and_back(world: World, monkeypatch) -> None:
     """As after an upgrade of the host's kernel, except that this one restarts nothing."""
     talk = Talk(world, V4)
@@ -98,6 +105,7 @@ def test_from_clsact_to_tcx_and_back(world: World, monkeypatch) -> None:
         talk.passes()
 
 
+@with_tcx
 def test_another_program_on_the_hook_stays(world: World, talk: Talk) -> None:
     """It came later and runs behind ours: what we forward is gone by then, what passes on reaches it."""
     other = bpf.load_program("other", LET_IN)
@@ -116,7 +124,9 @@ def test_another_program_on_the_hook_stays(world: World, talk: Talk) -> None:
     os.close(other)
 
 
-@pytest.mark.parametrize("methods", [(attach.Links,), (attach.Filters,)], ids=["tcx", "clsact"])
+@pytest.mark.parametrize(
+    "methods", [pytest.param((attach.Links,), marks=with_tcx, id="tcx"), pytest.param((attach.Filters,), id="clsact")]
+)
 def test_an_interface_goes_and_comes(world: World, monkeypatch, methods: tuple) -> None:
     world.destroy()
     monkeypatch.setattr(attach.Attachments, "methods", methods)
