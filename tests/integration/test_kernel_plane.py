@@ -11,14 +11,15 @@ from collections.abc import Callable
 
 import pytest
 from harness.processes import wait_until
-from harness.service import Relay
-from harness.topology import RELAY_V4, RELAY_V6
+from harness.service import PORT, Relay
+from harness.topology import RELAY_V4, RELAY_V6, Site
 from harness.traffic import Iperf, Stream
 from harness.trio import Trio
 from harness.wireguard import Device
 
 Figure = Callable[..., None]
-_LOAD = 10  # Mbit/s of iperf3: what wireguard-go bears on a busy machine
+_LOAD = 20  # Mbit/s of iperf3
+_DATA = 200  # bytes of IP: more than a handshake
 _ANOTHER_TABLE = "import peer_relay.kernel.plane as plane; plane.TABLE_SIZE = {}"
 _SHORT_ROUTES = "import peer_relay.switchboard as board; board.PENDING_ROUTE, board.CONFIRMED_ROUTE = 1, 3"
 _WITHOUT_BPF = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]
@@ -67,6 +68,37 @@ def test_the_kernel_takes_over_a_pair(trio_up: Trio) -> None:
     assert 'peer_relay_pair_kernel_packets_total{from="ann",to="bob"}' in relay.get("/metrics").decode()
 
 
+class Crossings:
+    """Data packets that cross the routers of ann and bob, on the relay's side: what the relay gets and what it gives.
+
+    wireguard-go on a busy machine loses packets by itself, which is not the relay's affair.
+    """
+
+    def __init__(self, *sites: Site):
+        self._sites = sites
+        for site in sites:
+            to, back = (f"udp {word} {PORT} ip length > {_DATA} counter" for word in ("dport", "sport"))
+            site.router.nft(
+                f"table ip count {{ chain forward {{ type filter hook forward priority -20; {to}; {back}; }}; }}"
+            )
+
+    def lost(self) -> tuple[int, int]:
+        """Return how many packets the relay was given, and how many fewer it has passed on."""
+        counts = []
+        for site in self._sites:
+            rules = json.loads(site.router.run("nft", "-j", "list", "table", "ip", "count"))["nftables"]
+            counts.append(
+                [
+                    word["counter"]["packets"]
+                    for rule in rules
+                    for word in rule.get("rule", {}).get("expr", [])
+                    if "counter" in word
+                ]
+            )
+        given, taken = sum(to for to, _ in counts), sum(back for _, back in counts)
+        return given, given - taken
+
+
 @pytest.mark.parametrize(
     ("number", "patch"),
     [(signal.SIGTERM, ""), (signal.SIGKILL, ""), (signal.SIGTERM, _ANOTHER_TABLE.format(5000))],
@@ -76,11 +108,12 @@ def test_restarts_lose_nothing(trio_up: Trio, figure: Figure, number: signal.Sig
     """The upgrade is one that wants another table, and so another program."""
     ann, bob = trio_up.devices[:2]
     relay = trio_up.relay
-    with Stream(ann, bob, rate=200) as stream:
+    with Stream(ann, bob, rate=200, size=300) as stream:
         wait_offloaded(stream, relay)
         time.sleep(1)  # the state is on disk
+        crossings = Crossings(*trio_up.sites[:2])
         handshakes = ann.handshakes()[bob.public_key], bob.handshakes()[ann.public_key]
-        iperf = Iperf(ann, bob, _LOAD, 7)
+        iperf = Iperf(ann, bob, _LOAD, 6)
         try:
             time.sleep(1)
             start = time.monotonic()
@@ -94,16 +127,15 @@ def test_restarts_lose_nothing(trio_up: Trio, figure: Figure, number: signal.Sig
             time.sleep(2)
             after = pair(relay)
         finally:
-            sent, lost, _ = iperf.result()
-    missed = stream.lost()
+            iperf.result()
+    given, lost = crossings.lost()
     figure(
         f"kernel plane: {number.name}{', other table' if patch else ''}, {up - start:.1f} s away",
-        f"{lost} of {sent} + {missed} of {stream.sent()} lost",
+        f"{lost} of {given} lost",
         "0",
     )
-    assert missed == 0
-    # A second without forwarding would be 15 %; wireguard-go loses a few by itself on a busy machine.
-    assert lost < sent / 50
+    assert lost == 0
+    assert given > 4000
     assert after["kernel_packets"] - before["kernel_packets"] == after["packets"] - before["packets"] > 0
     assert (ann.handshakes()[bob.public_key], bob.handshakes()[ann.public_key]) == handshakes, "no new handshake"
 
