@@ -47,11 +47,11 @@ class Server:
 
 
 def _reason(url: str, pin: str = "") -> str:
-    reports: queue.Queue[tuple[object, str]] = queue.Queue()
-    Fallback(url, pin, 0, 9, lambda endpoint, reason: reports.put((endpoint, reason)))
-    endpoint, reason = reports.get(timeout=10)
+    reports: queue.Queue[tuple[object, object]] = queue.Queue()
+    Fallback(url, pin, 0, 9, lambda endpoint, failure: reports.put((endpoint, failure)))
+    endpoint, failure = reports.get(timeout=10)
     assert endpoint is None
-    return reason
+    return str(failure)
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,7 @@ def test_a_proxy_of_the_environment_is_asked_to_connect(monkeypatch: pytest.Monk
         (b"220 mail.example ESMTP", "does not answer as one"),
         (b"x" * 9000, "does not answer as one"),
     ],
+    ids=["refusal", "no proxy", "endless"],
 )
 def test_a_proxy_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str):
     with Server(answer) as server:
