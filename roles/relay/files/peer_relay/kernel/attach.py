@@ -58,7 +58,14 @@ class Links:
 
     def detach(self, interface: int) -> None:
         """Detach the program."""
-        (self._folder / f"link-{interface}").unlink()
+        path = self._folder / f"link-{interface}"
+        # Removing the pin detaches, too, a little later: that is what a service without capabilities may do.
+        with contextlib.suppress(OSError):
+            link = bpf.pinned(path)
+            if link is not None:
+                with contextlib.closing(_Descriptor(link)):
+                    bpf.detach_link(link)
+        path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave everything attached."""

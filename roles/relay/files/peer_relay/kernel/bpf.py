@@ -25,7 +25,7 @@ _NUMBERS = {
 }
 _NUMBER = _NUMBERS.get(platform.machine())
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _PROGRAM_LOAD, _PIN, _GET, _INFO = 0, 1, 2, 3, 5, 6, 7, 15
-_LOOKUP_AND_DELETE, _LOOKUP_BATCH, _LINK_CREATE, _LINK_UPDATE = 21, 24, 28, 29
+_LOOKUP_AND_DELETE, _LOOKUP_BATCH, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 21, 24, 28, 29, 34
 _HASH, _NO_PREALLOC = 1, 1
 _SCHED_CLS, _TCX_INGRESS = 3, 46
 _BATCH = 4096
@@ -160,6 +160,11 @@ def create_link(program: int, interface: int) -> int:
 def update_link(link: int, program: int) -> None:
     """Replace the program of a link in one step."""
     _call(_LINK_UPDATE, _attributes("IIII", link, program, 0, 0))
+
+
+def detach_link(link: int) -> None:
+    """Detach the program of a link at once."""
+    _call(_LINK_DETACH, _attributes("I", link))
 
 
 def pin(fd: int, path: Path) -> None:
