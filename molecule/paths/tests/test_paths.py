@@ -122,9 +122,7 @@ def test_without_udp_there_is_the_fallback_and_the_role_leaves_it_alone() -> Non
 
 def test_a_device_without_the_agent_reaches_all_through_the_relay() -> None:
     """The last one: it takes the agents away."""
-    off = ["--extra-vars", "peer_agent=false"]
-    assert all(changed(*off).values())
+    assert all(changed("--extra-vars", "peer_agent=false").values())
     for name in OTHER:
         assert {line.split()[1] for line in endpoints(name)} == {"198.51.100.10:40000"}
         assert fails(name, f"ls -d /usr/local/*/peer-* /etc/peer-agent /run/peer-agent /etc/systemd/system/{UNIT}")
-    assert changed(*off) == dict.fromkeys(OTHER, 0)
