@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable
 
 import pytest
+from harness.offload import ANOTHER_TABLE, offloaded, pair, wait_offloaded
 from harness.processes import wait_until
-from harness.service import PORT, Relay
-from harness.topology import RELAY_V4, RELAY_V6, Site
-from harness.traffic import Iperf, Stream
+from harness.service import Relay
+from harness.topology import RELAY_V4, RELAY_V6, Lab
+from harness.traffic import Stream
 from harness.trio import Trio
 from harness.wireguard import Device
 
 Figure = Callable[..., None]
-_LOAD = 20  # Mbit/s of iperf3
-_DATA = 200  # bytes of IP: more than a handshake
-_ANOTHER_TABLE = "import peer_relay.kernel.plane as plane; plane.TABLE_SIZE = {}"
 _SHORT_ROUTES = "import peer_relay.switchboard as board; board.PENDING_ROUTE, board.CONFIRMED_ROUTE = 1, 3"
 _WITHOUT_BPF = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]
 
@@ -29,19 +27,6 @@ _WITHOUT_BPF = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-s
 def relay(relay: Relay) -> Relay:
     relay.data_plane = "kernel"
     return relay
-
-
-def pair(relay: Relay, one: str = "ann", other: str = "bob") -> dict:
-    return next(pair for pair in relay.status()["pairs"] if (pair["from"], pair["to"]) == (one, other))
-
-
-def offloaded(relay: Relay) -> bool:
-    return pair(relay)["plane"] == pair(relay, "bob", "ann")["plane"] == "kernel"
-
-
-def wait_offloaded(stream: Stream, relay: Relay) -> None:
-    stream.wait_flowing()
-    wait_until("the kernel forwards both ways", lambda: offloaded(relay), 5)
 
 
 def test_the_kernel_takes_over_a_pair(trio_up: Trio) -> None:
@@ -66,78 +51,6 @@ def test_the_kernel_takes_over_a_pair(trio_up: Trio) -> None:
     assert relay.device("bob")["tx_packets"] >= len(stream.there.sent)
     assert "ann -> bob  up" in relay.command("status")
     assert 'peer_relay_pair_kernel_packets_total{from="ann",to="bob"}' in relay.get("/metrics").decode()
-
-
-class Crossings:
-    """Data packets that cross the routers of ann and bob, on the relay's side: what the relay gets and what it gives.
-
-    wireguard-go on a busy machine loses packets by itself, which is not the relay's affair.
-    """
-
-    def __init__(self, *sites: Site):
-        self._sites = sites
-        for site in sites:
-            to, back = (f"udp {word} {PORT} ip length > {_DATA} counter" for word in ("dport", "sport"))
-            site.router.nft(
-                f"table ip count {{ chain forward {{ type filter hook forward priority -20; {to}; {back}; }}; }}"
-            )
-
-    def lost(self) -> tuple[int, int]:
-        """Return how many packets the relay was given, and how many fewer it has passed on."""
-        counts = []
-        for site in self._sites:
-            rules = json.loads(site.router.run("nft", "-j", "list", "table", "ip", "count"))["nftables"]
-            counts.append(
-                [
-                    word["counter"]["packets"]
-                    for rule in rules
-                    for word in rule.get("rule", {}).get("expr", [])
-                    if "counter" in word
-                ]
-            )
-        given, taken = sum(to for to, _ in counts), sum(back for _, back in counts)
-        return given, given - taken
-
-
-@pytest.mark.parametrize(
-    ("number", "patch"),
-    [(signal.SIGTERM, ""), (signal.SIGKILL, ""), (signal.SIGTERM, _ANOTHER_TABLE.format(5000))],
-    ids=["stop", "crash", "upgrade"],
-)
-def test_restarts_lose_nothing(trio_up: Trio, figure: Figure, number: signal.Signals, patch: str) -> None:
-    """The upgrade is one that wants another table, and so another program."""
-    ann, bob = trio_up.devices[:2]
-    relay = trio_up.relay
-    with Stream(ann, bob, rate=200, size=300) as stream:
-        wait_offloaded(stream, relay)
-        time.sleep(1)  # the state is on disk
-        crossings = Crossings(*trio_up.sites[:2])
-        handshakes = ann.handshakes()[bob.public_key], bob.handshakes()[ann.public_key]
-        iperf = Iperf(ann, bob, _LOAD, 6)
-        try:
-            time.sleep(1)
-            start = time.monotonic()
-            relay.stop(number)
-            relay.patch = patch
-            time.sleep(1)
-            relay.start()
-            up = time.monotonic()
-            wait_until("the kernel still forwards both ways", lambda: offloaded(relay), 5)
-            before = pair(relay)
-            time.sleep(2)
-            after = pair(relay)
-        finally:
-            iperf.result()
-    given, lost = crossings.lost()
-    figure(
-        f"kernel plane: {number.name}{', other table' if patch else ''}, {up - start:.1f} s away",
-        f"{lost} of {given} lost",
-        "0",
-    )
-    assert lost == 0
-    assert given > 4000
-    assert after["kernel_packets"] - before["kernel_packets"] == after["packets"] - before["packets"] > 0
-    assert (ann.handshakes()[bob.public_key], bob.handshakes()[ann.public_key]) == handshakes, "no new handshake"
 
 
 def test_a_start_drops_what_no_longer_belongs(trio_up: Trio) -> None:
@@ -238,7 +151,7 @@ def test_entries_of_idle_pairs_end(trio: Trio) -> None:
     assert pair(relay)["why_userspace"] == "no session of the two yet"
 
 
-def test_two_families_stay_in_userspace(lab, relay: Relay) -> None:
+def test_two_families_stay_in_userspace(lab: Lab, relay: Relay) -> None:
     sites = [lab.site(), lab.site()]
     ann = Device(lab, sites[0].host("ann"), "ann", ["10.77.1.1/32"])
     bob = Device(lab, sites[1].host("bob", v4=False, v6=True), "bob", ["10.77.1.2/32"])
@@ -307,7 +220,7 @@ def test_the_interface_goes_and_comes_back(trio_up: Trio, gone: bool) -> None:
 def test_a_full_table(trio: Trio) -> None:
     relay = trio.relay
     relay.stop()
-    relay.patch = _ANOTHER_TABLE.format(2)
+    relay.patch = ANOTHER_TABLE.format(2)
     relay.start()
     trio.up()
     ann, bob, cat = trio.devices
@@ -368,7 +281,7 @@ def test_losing_the_capability_ends_what_the_kernel_forwards(trio_up: Trio) -> N
         wait_offloaded(stream, relay)
         time.sleep(1)
         relay.stop()
-        relay.wrapper, relay.patch = _WITHOUT_BPF, _ANOTHER_TABLE.format(5000)
+        relay.wrapper, relay.patch = _WITHOUT_BPF, ANOTHER_TABLE.format(5000)
         relay.start()
         moment = time.monotonic()
         time.sleep(1)
