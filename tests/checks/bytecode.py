@@ -8,6 +8,7 @@ puts the file descriptor there. Another version of clang makes other instruction
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -57,9 +58,11 @@ def instructions(elf: bytes) -> bytes:
 
 
 def main() -> None:
-    if not shutil.which(CLANG):
-        sys.exit(f"bytecode: {CLANG} is missing: tests/lab/setup installs it. Nothing has been compared.")
     check = "--check" in sys.argv[1:]
+    if not shutil.which(CLANG):
+        print(f"bytecode: {CLANG} is missing: tests/lab/setup installs it. NOTHING HAS BEEN COMPARED.", file=sys.stderr)
+        # A distribution without it can still check everything else; the project's own run has to compare.
+        sys.exit(0 if check and not os.environ.get("CI") else 1)
     for name, link in PROGRAMS.items():
         code = instructions(compile_source(link))
         text = "".join(f"{code[at : at + _INSTRUCTION].hex()}\n" for at in range(0, len(code), _INSTRUCTION))
