@@ -5,4 +5,4 @@
 Imports run one way: packets, noise, session <- switchboard <- userspace <- service <- cli.
 """
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"
