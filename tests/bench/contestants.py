@@ -67,6 +67,7 @@ class Contestant(ABC):
 
     def round_trips(self, size: int, count: int) -> list[float]:
         """Return seconds of round trips of the first pair."""
+        self.hosts.loaded(False)
         return round_trips(self.devices, self.flows[0], size, count, self.frame)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ SENDERS, RECEIVERS = "10.64", "10.128"  # the first half of their addresses
 RELAY_IN, RELAY_OUT = "10.1.0.1", "10.2.0.1"
 MARK = bytes.fromhex("62656e63686d6172")  # of load, where WireGuard has its counter
 _GATEWAYS = {"eth0": (RELAY_IN, "10.1.0.2", "in0"), "eth1": (RELAY_OUT, "10.2.0.2", "out0")}
+_RELAY_INTERFACES = [interface for _, _, interface in _GATEWAYS.values()]
 # Load has reached its goal when it is at the device's interface: what comes then is not the relay's work.
 _SINK = """
 table netdev sink {{
@@ -73,13 +74,8 @@ class Hosts:
                     f"addr add {own}/24 dev {name}",
                     f"neigh replace {other} lladdr {_hardware(other)} nud permanent dev {name}",
                 )
-            # Packets are received on the core of the host that they reach, as with network cards of their own.
-            for namespace, name, core in (
-                (self.devices, interface, LOAD_CORE),
-                (self.relay, relay_interface, RELAY_CORE),
-            ):
-                namespace.run("sh", "-c", f"echo {1 << core:x} > /sys/class/net/{name}/queues/rx-0/rps_cpus")
-                # A train is cut where it leaves, so that only the receiving interface can make it again.
+            # A train is cut where it leaves, so that only the receiving interface can make it again.
+            for namespace, name in ((self.devices, interface), (self.relay, relay_interface)):
                 self._features(namespace, name, gro=False, tso=False, tx_udp_segmentation=False)
         self.devices.ip(
             f"route add local {SENDERS}.0.0/16 dev lo",
@@ -91,14 +87,35 @@ class Hosts:
             f"rule add pref 100 iif lo to {SENDERS}.0.0/16 lookup 100",
         )
         self.devices.run("nft", "-f", "-", stdin=_SINK.format(mark=MARK.hex()))
+        for interface in _RELAY_INTERFACES:
+            self._steer(self.relay, interface, RELAY_CORE)
+        self._loaded: bool | None = None
         self._hairpin: bool | None = None
         self._merging = False
         self.hairpin(False)
+        self.loaded(False)
 
     @staticmethod
     def _features(namespace: Namespace, interface: str, **features: bool) -> None:
         words = [word for name, on in features.items() for word in (name.replace("_", "-"), "on" if on else "off")]
         namespace.run("ethtool", "-K", interface, *words)
+
+    @staticmethod
+    def _steer(namespace: Namespace, interface: str, core: int | None) -> None:
+        """Let packets be received on a core; None is the one that sent them."""
+        mask = 0 if core is None else 1 << core
+        namespace.run("sh", "-c", f"echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus")
+
+    def loaded(self, on: bool) -> None:
+        """Receive on the devices' core, as with network cards of their own; load, on the relay's.
+
+        It is only discarded there, and the devices' core has enough to do with sending: the relay must be the one that
+        is busy.
+        """
+        if on != self._loaded:
+            self._loaded = on
+            for interface in _GATEWAYS:
+                self._steer(self.devices, interface, None if on else LOAD_CORE)
 
     def hairpin(self, on: bool) -> None:
         """Let the relay use one interface for all, or one for senders and one for receivers."""
@@ -124,7 +141,7 @@ class Hosts:
         if on == self._merging:
             return
         self._merging = on
-        for _, _, interface in _GATEWAYS.values():
+        for interface in _RELAY_INTERFACES:
             self._features(self.relay, interface, gro=on)
             if on:
                 # Merging is work of the relay's, too: by itself, it would be done on the core of whoever sends.

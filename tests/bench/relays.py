@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     trips: int = 300  # round trips for each figure of a round
     pairs: tuple[int, ...] = (100, 5000)  # besides one
     hairpin: bool = True
-    windows: tuple[int, ...] = (64, 128, 256, 512)  # datagrams under way: the best of these that loses nothing is taken
+    windows: tuple[int, ...] = (64, 256)  # datagrams under way: the best of these that loses nothing is taken
     devices: tuple[int, ...] = (100, 5000)  # registered, for what the service itself costs
 
     def cases(self, pairs: int) -> list[Case]:
