@@ -107,7 +107,7 @@ def _from(source: str) -> bytes:
     return struct.pack("@i4s4s", 0, socket.inet_aton(source), bytes(4))
 
 
-class _Trains:
+class Trains:
     """One train for each flow, ready for sendmmsg: building them must not be the generator's work."""
 
     def __init__(self, flows: Sequence[Flow], size: int, frame: Callable[[bytes], bytes]):
@@ -163,9 +163,14 @@ class Load:
         self, hosts: Hosts, devices: Devices, flows: Sequence[Flow], size: int, frame: Callable[[bytes], bytes]
     ):
         self._hosts, self._devices = hosts, devices
-        self._trains = _Trains(flows, size, frame)
+        self._trains = Trains(flows, size, frame)
         self._number = 0
         self._window = 0
+
+    @property
+    def sent(self) -> int:
+        """How many datagrams it has sent by now, in all runs."""
+        return self._number * TRAIN
 
     def run(self, seconds: float, windows: Sequence[int]) -> Result:
         """Run with the window that has served best without loss."""

@@ -21,7 +21,6 @@ from harness.trio import Trio
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--flood-seconds", type=float, default=10, help="how long strangers flood the relay")
     parser.addoption("--steady-seconds", type=float, default=60, help="how long a path is watched for changes")
 
 
