@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import queue
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from peer_agent import fallback
 from peer_agent.fallback import Fallback, _proxy
 
 
@@ -108,3 +110,21 @@ def test_closing_reports_nothing():
         made._thread.join(5)
         assert not made._thread.is_alive()
     assert not reports
+
+
+def test_closing_outlives_a_swallowed_cancellation(monkeypatch: pytest.MonkeyPatch):
+    begun = threading.Event()
+
+    async def swallow(*_: object) -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(fallback, "_open", swallow)
+    monkeypatch.setattr(fallback, "_CANCEL_AGAIN", 0.1)
+    made = Fallback("wss://relay.example/", "", 0, 9, lambda *_: None)
+    assert begun.wait(5)
+    made.close()
+    made._thread.join(3)
+    assert not made._thread.is_alive()

@@ -29,6 +29,7 @@ _LOOPBACK = "127.0.0.1"
 _IDLE = 15.0  # seconds: proxies close what is idle for 30 or more
 _CONNECT_SECONDS = 4.5  # for all of it: the core waits for 5
 _ADDRESS_SECONDS = 3.0  # for one address of several
+_CANCEL_AGAIN = 2.5  # more than an end in good order takes
 _ANSWER = 8192  # bytes of a proxy's answer
 
 Report = Callable[[Endpoint | None, Failure | None], None]
@@ -69,8 +70,10 @@ class Fallback:
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        if self._task:
+        if self._task and not self._task.done():
             self._task.cancel()
+            # Before Python 3.12, asyncio.wait_for may swallow that when what it waits for comes at the same moment.
+            self._loop.call_later(_CANCEL_AGAIN, self._cancel)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
