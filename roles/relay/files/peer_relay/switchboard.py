@@ -126,31 +126,30 @@ class Switchboard:
     def _follow(self, device: Device, route: Route, count: int, size: int, now: float) -> Binding | None:
         """Count transport messages on a route and return where they go; None when they may not, or nobody is there."""
         pair = route.pair
-        peer = pair.peer
-        binding = peer.binding
+        binding = pair.peer.binding
         if binding is None or (device.bucket is not None and not device.bucket.take(size, now)):
             return None
         device.last_seen = pair.last_packet = now
-        device.rx_packets += count
-        device.rx_bytes += size
-        peer.tx_packets += count
-        peer.tx_bytes += size
-        pair.packets += count
-        pair.bytes += size
+        self._count(device, pair, count, size)
         return binding
 
     def forwarded(self, device: Device, pair: Pair, count: int, size: int, last: float) -> None:
         """Count transport messages that the kernel has forwarded, the latest of them at `last`."""
-        peer = pair.peer
         device.last_seen = max(device.last_seen, last)
         pair.last_packet = max(pair.last_packet, last)
+        self._count(device, pair, count, size)
+        pair.kernel_packets += count
+
+    @staticmethod
+    def _count(device: Device, pair: Pair, count: int, size: int) -> None:
+        """Count transport messages that a device has sent to a peer, whoever forwarded them."""
+        peer = pair.peer
         device.rx_packets += count
         device.rx_bytes += size
         peer.tx_packets += count
         peer.tx_bytes += size
         pair.packets += count
         pair.bytes += size
-        pair.kernel_packets += count
 
     def receive(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
         """Decide on any datagram that came from `source` to the relay's address `local`."""
