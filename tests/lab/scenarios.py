@@ -3,7 +3,7 @@
 """Run Molecule on scenarios, as many at once as there are processors; the largest first.
 
 Scenarios share nothing but the machine: containers, networks and files carry the scenario's name. What one says is
-printed when it ends; a single one speaks at once.
+printed when it ends; a single one speaks at once. Why scenarios failed is said once more at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ _COMMAND = ["tests/lab/cell", "molecule", os.environ.get("MOLECULE_COMMAND", "te
 _INSTANCES_OF_CONTAINER = 8  # inotify instances that systemd and what it starts take, at most
 _OF_INTEREST = re.compile(r"peer-|wg-quick|wireguard|nft|ufw|firewalld|[Ff]ail")
 _END_OF_JOURNAL = 30  # lines
+# What Ansible and pytest start a line with where something fails; before it, Molecule's and Ansible's colours.
+_REASON = re.compile(r"^(\x1b\[[\d;]*m)*(fatal:|failed:|FAILED (?!- RETRYING)|ERROR|\[ERROR\]|CRITICAL|E   )")
+_REASONS = 12  # lines a scenario
+_WIDTH = 500  # characters of a line
 
 
 def say(text: str) -> None:
@@ -66,6 +70,12 @@ def tell(scenario: str, passed: bool, seconds: float, log: Path | None) -> None:
     say(f"{scenario} {'passed' if passed else 'FAILED'} in {seconds:.0f} s")
 
 
+def reasons(log: Path) -> list[str]:
+    """Return the lines of the log that say why the scenario failed."""
+    lines = log.read_text(errors="replace").splitlines()
+    return [line[:_WIDTH] for line in lines if _REASON.match(line)][-_REASONS:]
+
+
 def run_all(scenarios: list[str], processors: int, most: int) -> list[str]:
     """Return those that failed."""
     sizes = {scenario: containers(scenario) for scenario in scenarios}
@@ -98,6 +108,9 @@ def main(scenarios: list[str]) -> int:
         failed = [] if passed else scenarios
     else:
         failed = run_all(scenarios, len(os.sched_getaffinity(0)), most_containers())
+    for scenario in failed if len(scenarios) > 1 else []:
+        say(f"why {scenario} failed:")
+        print("\n".join(reasons(_LOGS / f"{scenario}.log")), flush=True)
     if failed:
         say(f"failed: {' '.join(failed)}")
     return 1 if failed else 0

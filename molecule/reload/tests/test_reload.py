@@ -1,22 +1,34 @@
 import json
+import time
 
 from lab import fails, run, status, wait_for
 
 
-def received():
-    """What the receiver counted in each second."""
+def receivers_report():
     wait_for("iperf3 has written its result", lambda: not fails("right", "test -s /run/iperf3.json"))
-    report = json.loads(run("right", "cat /run/iperf3.json"))
-    return [interval["sum"] for interval in report["intervals"]]
+    return json.loads(run("right", "cat /run/iperf3.json"))
+
+
+def losses(report):
+    """What was lost when, and what the machines dropped themselves: to be read next to the journals."""
+    start = report["start"]["timestamp"]["timesecs"]
+    for interval in report["intervals"]:
+        if lost := interval["sum"]["lost_packets"]:
+            second = time.gmtime(start + interval["sum"]["start"])
+            yield f"{lost} in the second from {time.strftime('%H:%M:%S', second)}"
+    for name in ["left", "relay", "right"]:
+        yield f"{name}: {' '.join(run(name, 'nstat -asz UdpInErrors UdpRcvbufErrors UdpNoPorts').split()[1:])}"
+        yield f"{name}: {run(name, 'ip -stats -oneline link show')}"
 
 
 def test_no_packet_is_lost_while_devices_and_the_service_come_and_go():
-    intervals = received()
+    report = receivers_report()
+    intervals = [interval["sum"] for interval in report["intervals"]]
     seconds = sum(interval["seconds"] for interval in intervals)
     packets = sum(interval["packets"] for interval in intervals)
     lost = sum(interval["lost_packets"] for interval in intervals)
     assert packets > 0.9 * seconds * 5e6 / 8 / 1300, f"{packets} packets in {seconds:.0f} s are too few to tell"
-    assert lost == 0, f"{lost} of {packets} packets lost in {seconds:.0f} s"
+    assert lost == 0, "\n".join([f"{lost} of {packets} packets lost in {seconds:.0f} s", *losses(report)])
 
 
 def test_settings_did_not_restart_the_service():
