@@ -19,6 +19,16 @@ description:
     accept in one table does not undo a drop in another. Chains of iptables (nft variant) are written with iptables.
     Rules live until the ruleset is loaded anew; the role P(homelab.peer_relay.firewall#role) sees to that.
   - It never turns off a firewall, and refuses what would cut off SSH.
+extends_documentation_fragment:
+  - homelab.peer_relay.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    description: Shows its own rules before and after.
+    support: full
+  idempotent:
+    support: full
 options:
   backend:
     description:
@@ -70,13 +80,6 @@ options:
   connection_port:
     description: The port that the controller connects to, which counts when no SSH server is recognized.
     type: int
-attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change, without changing anything.
-    support: full
-  diff_mode:
-    description: Shows its own rules before and after.
-    support: full
 """
 
 EXAMPLES = r"""

@@ -15,65 +15,25 @@ description:
   - Runs on a Linux router with nftables, and has exactly the given ports forwarded to one host behind it.
   - The translation is in the table C(ip peer_relay_forwards). Where a forward chain of somebody else drops what is
     forwarded, a rule with a comment that starts with C(homelab.peer_relay:) goes just before the rule that does.
+  - The name of a forward is in the comment of its rules.
   - A port that somebody else forwards already is refused.
   - Rules live until the ruleset is loaded anew; the role P(homelab.peer_relay.port_forward#role) sees to that.
-options:
-  forwards:
-    description: The forwards. One that is no longer listed is removed.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: The forward's name, in the comment of its rules.
-        type: str
-        required: true
-      protocol:
-        description: The transport protocol.
-        type: str
-        choices: [udp, tcp]
-        default: udp
-      port:
-        description: The port of the host.
-        type: int
-        required: true
-      external_port:
-        description: The port of the router. The default is O(forwards[].port).
-        type: int
-      families:
-        description: V(ipv4) translates to O(address), V(ipv6) lets in what is for O(address6).
-        type: list
-        elements: str
-        choices: [ipv4, ipv6]
-        default: [ipv4]
-  address:
-    description: The host's IPv4 address.
-    type: str
-    default: ""
-  address6:
-    description: The host's IPv6 address.
-    type: str
-    default: ""
-  wan:
-    description: The router's interface to the outside. Empty for that of its default route.
-    type: str
-    default: ""
-  hairpin:
-    description: Whether to forward from the inside as well, for hosts there that use the router's outer address.
-    type: bool
-    default: true
-  state:
-    description: Whether the ports are forwarded, or everything that this module made is removed.
-    type: str
-    choices: [present, absent]
-    default: present
+extends_documentation_fragment:
+  - homelab.peer_relay.attributes
+  - homelab.peer_relay.forwards
 attributes:
   check_mode:
-    description: Can run in check mode and tell what would change, without changing anything.
     support: full
   diff_mode:
     description: Shows its own rules before and after.
     support: full
+  idempotent:
+    support: full
+options:
+  wan:
+    description: The router's interface to the outside. Empty for that of its default route.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""

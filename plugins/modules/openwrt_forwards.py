@@ -13,47 +13,24 @@ author:
   - The homelab.peer_relay contributors (@homelab)
 description:
   - Has exactly the given ports forwarded to one host behind an OpenWrt router, by sections of C(/etc/config/firewall)
-    whose names start with C(peer_relay_). Other sections stay as they are.
+    whose names start with C(peer_relay_), redirects for IPv4 and traffic rules for IPv6. Other sections stay as they
+    are.
+  - The name of a forward is part of a section's, so it is of lower-case letters, digits and C(_).
   - Needs a shell, C(uci) and C(ubus) on the router, as OpenWrt has them, and no Python.
   - A port that somebody else's redirect has already is refused, and so are changes of the firewall's settings that
     somebody left uncommitted.
+extends_documentation_fragment:
+  - homelab.peer_relay.attributes
+  - homelab.peer_relay.forwards
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    description: Shows its own sections before and after.
+    support: full
+  idempotent:
+    support: full
 options:
-  forwards:
-    description: The forwards. One that is no longer listed is removed.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: The forward's name, of lower-case letters, digits and C(_).
-        type: str
-        required: true
-      protocol:
-        description: The transport protocol.
-        type: str
-        choices: [udp, tcp]
-        default: udp
-      port:
-        description: The port of the host.
-        type: int
-        required: true
-      external_port:
-        description: The port of the router. The default is O(forwards[].port).
-        type: int
-      families:
-        description: V(ipv4) is a redirect to O(address), V(ipv6) a traffic rule for O(address6).
-        type: list
-        elements: str
-        choices: [ipv4, ipv6]
-        default: [ipv4]
-  address:
-    description: The host's IPv4 address.
-    type: str
-    default: ""
-  address6:
-    description: The host's IPv6 address.
-    type: str
-    default: ""
   wan:
     description: The firewall zone outside.
     type: str
@@ -62,22 +39,6 @@ options:
     description: The firewall zone that the host is in.
     type: str
     default: lan
-  hairpin:
-    description: Whether to have NAT reflection, for hosts inside that use the router's outer address.
-    type: bool
-    default: true
-  state:
-    description: Whether the ports are forwarded, or everything that this module made is removed.
-    type: str
-    choices: [present, absent]
-    default: present
-attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change, without changing anything.
-    support: full
-  diff_mode:
-    description: Shows its own sections before and after.
-    support: full
 """
 
 EXAMPLES = r"""
