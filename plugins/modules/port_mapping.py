@@ -20,6 +20,7 @@ description:
   - Tells whether the router's external address is one that the Internet can reach, see RV(nat).
 extends_documentation_fragment:
   - homelab.peer_relay.attributes
+  - homelab.peer_relay.router
 attributes:
   check_mode:
     support: full
@@ -64,21 +65,6 @@ options:
     description: For how many seconds to ask. The router may grant more or less, see RV(lease).
     type: int
     default: 3600
-  method:
-    description: The protocol to speak with the router. V(auto) tries them in this order.
-    type: str
-    choices:
-      - auto
-      - pcp
-      - nat-pmp
-      - upnp
-    default: auto
-  gateway:
-    description:
-      - The router's address. Default is the one of this host's default route.
-      - A link-local address needs the interface, as in C(fe80::1%eth0).
-    type: str
-    default: ""
   description:
     description: A name for people, which a router with UPnP shows.
     type: str
@@ -97,7 +83,6 @@ options:
     default: /var/lib/peer-relay-ports/leases.json
 notes:
   - Runs on the host that the mapping is for. Routers map ports for the host that asks only.
-  - Nothing but Python is needed on the host.
 seealso:
   - module: homelab.peer_relay.port_mapping_info
 """

@@ -17,6 +17,7 @@ description:
   - Does not fail when no router answers, or none that lets a host ask for ports. RV(problem) then says why.
 extends_documentation_fragment:
   - homelab.peer_relay.attributes
+  - homelab.peer_relay.router
 attributes:
   check_mode:
     support: full
@@ -27,21 +28,6 @@ attributes:
   idempotent:
     support: full
 options:
-  method:
-    description: The protocol to try. V(auto) tries all.
-    type: str
-    choices:
-      - auto
-      - pcp
-      - nat-pmp
-      - upnp
-    default: auto
-  gateway:
-    description:
-      - The router's address. Default is the one of this host's default route.
-      - A link-local address needs the interface, as in C(fe80::1%eth0).
-    type: str
-    default: ""
   family:
     description: V(4) looks for port mapping of IPv4. V(6) looks for pinholes in the router's IPv6 firewall.
     type: int
@@ -55,8 +41,6 @@ options:
       - Nobody is asked by default.
     type: str
     default: ""
-notes:
-  - Nothing but Python is needed on the host.
 seealso:
   - module: homelab.peer_relay.port_mapping
 """
