@@ -257,7 +257,7 @@ def main() -> None:
             "family": {"type": "int", "choices": [4, 6], "default": 4},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "lease": {"type": "int", "default": 3600},
-            "method": {"type": "str", "choices": ["auto", "pcp", "nat-pmp", "upnp"], "default": "auto"},
+            "method": {"type": "str", "choices": ["auto", *discovery.METHODS], "default": "auto"},
             "gateway": {"type": "str", "default": ""},
             "description": {"type": "str", "default": "homelab.peer_relay"},
             "overwrite": {"type": "bool", "default": False},

@@ -186,7 +186,7 @@ def mappings(clients: list[Client]) -> list[dict[str, Any]]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "method": {"type": "str", "choices": ["auto", "pcp", "nat-pmp", "upnp"], "default": "auto"},
+            "method": {"type": "str", "choices": ["auto", *discovery.METHODS], "default": "auto"},
             "gateway": {"type": "str", "default": ""},
             "family": {"type": "int", "choices": [4, 6], "default": 4},
             "stun_server": {"type": "str", "default": ""},

@@ -5,7 +5,6 @@
 
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    discovery,
     routes,
     stun,
     upnp_client,
@@ -246,9 +245,3 @@ def test_a_stun_server_that_does_not_answer(info, monkeypatch):
     result = info(stun_server="stun.example")
     assert (result["seen_address"], result["nat"]) == ("", "public")
     assert result["warnings"] == ["stun.example does not answer"]
-
-
-def test_the_modules_offer_every_method():
-    for module in (port_mapping, port_mapping_info):
-        for method in discovery.METHODS:
-            assert f"      - {method}\n" in module.DOCUMENTATION
