@@ -14,22 +14,9 @@ description:
   - A host without C(peer_addresses) gets an address in each network that depends on its inventory name alone.
   - A host whose C(peer_state) is V(absent), or whose public key nobody knows yet, is left out.
   - Fails when the inventory contradicts itself, such as two devices with one address or one key.
+extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, relay_addresses, registered
 options:
-  _input:
-    description: The names of the hosts.
-    type: list
-    elements: str
-    required: true
-  hostvars:
-    description: The variable C(hostvars).
-    type: dict
-    required: true
-  networks:
-    description: The overlay networks.
-    type: list
-    elements: str
-    required: true
   relay_addresses:
     description:
       - The relay's own overlay addresses, which no device may have.

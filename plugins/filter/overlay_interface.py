@@ -15,22 +15,9 @@ description:
   - The peers are the relays whose key is known, and each device with a known key that shares a group with this one. The
     endpoint of every device is the first of these relays.
   - Fails when the inventory contradicts itself, such as one subnet behind two of the peers.
+extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, name, relays
 options:
-  _input:
-    description: The names of the hosts of the group C(peers).
-    type: list
-    elements: str
-    required: true
-  hostvars:
-    description: The variable C(hostvars).
-    type: dict
-    required: true
-  networks:
-    description: The overlay networks.
-    type: list
-    elements: str
-    required: true
   name:
     description: The name of the device.
     type: str

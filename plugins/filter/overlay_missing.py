@@ -12,22 +12,9 @@ author:
 description:
   - Names the hosts that P(homelab.peer_relay.overlay_devices#filter) leaves out for want of a key. Those are the hosts
     that no run has reached so far.
+extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, registered
 options:
-  _input:
-    description: The names of the hosts.
-    type: list
-    elements: str
-    required: true
-  hostvars:
-    description: The variable C(hostvars).
-    type: dict
-    required: true
-  networks:
-    description: The overlay networks.
-    type: list
-    elements: str
-    required: true
   registered:
     description:
       - Names and public keys that the relay knows already, as in the fact C(relay_registered_keys).

@@ -16,22 +16,11 @@ description:
   - A relay without C(relay_name) is called C(relay) if it is the only one, and otherwise by its inventory name, with
     C(-relay) behind it if that host is a device too.
   - Fails when two of the relays that are to be present have the same name or address.
+extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, peers, written, agent
 options:
   _input:
     description: The names of the hosts of the group C(relays).
-    type: list
-    elements: str
-    required: true
-  hostvars:
-    description: The variable C(hostvars).
-    type: dict
-    required: true
-  networks:
-    description: The overlay networks.
-    type: list
-    elements: str
-    required: true
   peers:
     description: The names of the hosts of the group C(peers).
     type: list

@@ -12,22 +12,9 @@ author:
 description:
   - Names the relays and the devices that share a group with a device, with their overlay addresses, as
     M(homelab.peer_relay.path_info) takes them.
+extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, name, relays
 options:
-  _input:
-    description: The names of the hosts of the group C(peers).
-    type: list
-    elements: str
-    required: true
-  hostvars:
-    description: The variable C(hostvars).
-    type: dict
-    required: true
-  networks:
-    description: The overlay networks.
-    type: list
-    elements: str
-    required: true
   name:
     description: The name of the device.
     type: str
