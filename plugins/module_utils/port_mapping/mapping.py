@@ -39,6 +39,10 @@ class Conflict(MappingError):
     """The external port is somebody else's on the router."""
 
 
+class HolderUnknown(MappingError):
+    """Nobody tells whose the external port is: the protocol has no question for it, or the router no answer."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A mapping that is to be."""
@@ -85,7 +89,7 @@ class Client(Protocol):
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         """Return (internal address, internal port, mapping) of whoever has the external port.
 
-        None when it is free; raises NotImplementedError for protocols that cannot be asked (PCP, NAT-PMP).
+        None when it is free; raises HolderUnknown where nobody tells, as by PCP and NAT-PMP.
         """
 
     def map(self, wanted: Wanted) -> Granted:

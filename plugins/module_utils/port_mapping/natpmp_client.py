@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from . import natpmp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, Life, Malformed, NoAddress, Refused, Wanted
+from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, NoAddress, Refused, Wanted
 from .starts import Starts
 from .udp import exchange
 from .verdict import no_address
@@ -33,7 +33,7 @@ class NatPmpClient:
         return Life(response.address, response.epoch, self._starts.number())
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
-        raise NotImplementedError
+        raise HolderUnknown("NAT-PMP has no question for whose a port is")
 
     def map(self, wanted: Wanted) -> Granted:
         granted = self._ask(wanted, wanted.external_port, wanted.lease)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from . import nonce, pcp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, Life, Malformed, MappingError, NoAddress, Refused, Wanted
+from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, MappingError, NoAddress, Refused, Wanted
 from .natpmp_client import NatPmpClient
 from .starts import Starts
 from .udp import exchange
@@ -38,7 +38,7 @@ class PcpClient:
         return Life(epoch=response.epoch, boot_id=self._starts.number())
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
-        raise NotImplementedError
+        raise HolderUnknown("PCP has no question for whose a port is")
 
     def map(self, wanted: Wanted) -> Granted:
         if wanted.family == 6 and wanted.external_port != wanted.internal_port:

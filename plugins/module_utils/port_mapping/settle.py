@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from .http import same_host
 from .leases import Lease, LeaseFile
-from .mapping import Client, Conflict, Granted, Life, Wanted
+from .mapping import Client, Conflict, Granted, HolderUnknown, Life, Wanted
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Settler:
         """Return whether the mapping is there, and whose the external port is as far as the router says."""
         try:
             entry = self._client.holder(wanted)
-        except NotImplementedError:
+        except HolderUnknown:
             lease = self._lease
             return bool(lease and lease.external_port == wanted.external_port and self._is_valid(lease)), ""
         if entry is None:

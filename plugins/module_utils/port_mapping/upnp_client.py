@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import igd, ssdp, upnp_errors
 from .http import same_host
-from .mapping import Conflict, Granted, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
+from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
 from .markup import printable
 from .upnp_errors import Fault
 from .upnp_gateway import Gateway
@@ -66,7 +66,7 @@ class UpnpClient:
         except Fault as fault:
             if fault.code in _NO_ENTRY:
                 return None
-            raise NotImplementedError(str(fault)) from fault  # no such action, or not for everybody
+            raise HolderUnknown(str(fault)) from fault  # no such action, or not for everybody
         granted = Granted("", wanted.external_port, _lease(entry))  # look() tells the address
         return printable(entry.get("NewInternalClient", "")), _port(entry, "NewInternalPort"), granted
 
@@ -134,7 +134,7 @@ class UpnpClient:
     def _holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         try:
             return self.holder(wanted)
-        except NotImplementedError:
+        except HolderUnknown:
             return None
 
     def _is_mine(self, entry: tuple[str, int, Granted], wanted: Wanted) -> bool:

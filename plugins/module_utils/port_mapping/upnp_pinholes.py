@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .mapping import Granted, Life, Malformed, Refused, Wanted
+from .mapping import Granted, HolderUnknown, Life, Malformed, Refused, Wanted
 from .markup import printable
 from .upnp_errors import FIREWALL_OFF, NO_SUCH_PINHOLE, PINHOLES_OFF, Fault
 from .upnp_gateway import Gateway
@@ -38,7 +38,7 @@ class PinholeClient:
         return Life(external_address=self.local_address, boot_id=boot_id)
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
-        raise NotImplementedError("UPnP has no question for the pinholes of a port")
+        raise HolderUnknown("UPnP has no question for the pinholes of a port")
 
     def map(self, wanted: Wanted) -> Granted:
         if wanted.external_port != wanted.internal_port:

@@ -8,6 +8,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
     Conflict,
     Granted,
+    HolderUnknown,
     Life,
     Malformed,
     NoAddress,
@@ -99,7 +100,7 @@ def test_signs_of_life(router, client):
 
 
 def test_nobody_can_be_asked_whose_port_it_is(client):
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(HolderUnknown):
         client.holder(WANTED)
 
 

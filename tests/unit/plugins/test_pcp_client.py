@@ -8,6 +8,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
     Conflict,
     Granted,
+    HolderUnknown,
     Life,
     Malformed,
     NoAddress,
@@ -146,7 +147,7 @@ def test_a_server_that_does_not_know_announce(router, client):
 
 
 def test_nobody_can_be_asked_whose_port_it_is(client):
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(HolderUnknown):
         client.holder(WANTED)
 
 

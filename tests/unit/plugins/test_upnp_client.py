@@ -8,6 +8,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
     Conflict,
     Granted,
+    HolderUnknown,
     Life,
     Malformed,
     NoAddress,
@@ -104,7 +105,7 @@ def test_routers_without_leases(client, router, code):
 @pytest.mark.parametrize("code", [401, 602, 606])
 def test_routers_that_cannot_be_asked(client, router, code):
     router.GetSpecificPortMappingEntry = refusing(code, "No")
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(HolderUnknown):
         client.holder(WANTED)
     assert client.map(WANTED) == Granted("198.51.100.1", 40001, 3600)
     client.unmap(WANTED)  # whose it is cannot be known, so it stays

@@ -7,6 +7,7 @@ import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import upnp_client
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
     Granted,
+    HolderUnknown,
     Life,
     Malformed,
     Refused,
@@ -38,7 +39,7 @@ def test_pinhole(client6, router6):
     assert router6.pinholes == {(HOST6, 40000, 17): (1, 3600)}
     assert client6.map(Wanted(40000, 40000, family=6, lease=0)).lease == 86400
     assert router6.pinholes == {(HOST6, 40000, 17): (1, 86400)}
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(HolderUnknown):
         client6.holder(PINHOLE)
     upnp_client.find("fe80::1%eth0", HOST6, 6).unmap(PINHOLE)  # nothing needs to be remembered
     assert router6.pinholes == {}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from port_keeper.held import Mapping
 from port_keeper.keeper import Action, Ask, Find, Keeper, Look, Map
-from port_mapping.mapping import Conflict, Granted, Life, MappingError, Unreachable, Wanted
+from port_mapping.mapping import Conflict, Granted, HolderUnknown, Life, MappingError, Unreachable, Wanted
 
 POLL = 3
 LATENCY = 0.05
@@ -64,7 +64,7 @@ class Router:
         held = self.table.get(entry)
         if isinstance(action, Ask):
             if not self.lists:
-                raise NotImplementedError
+                raise HolderUnknown(f"{self.gateway} does not tell")
             return (*held[:2], Granted(self.address, entry[1], 1)) if held and self.shows else None
         if isinstance(action, Map):
             return self._map(entry, held, action.wanted)
@@ -107,7 +107,7 @@ class World:
         self.now += LATENCY
         try:
             outcome = self.router.answer(action)
-        except (MappingError, NotImplementedError) as error:
+        except MappingError as error:
             outcome = error
         self.keeper.done(self.now, outcome)
         return True

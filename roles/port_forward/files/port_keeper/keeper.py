@@ -245,7 +245,7 @@ class Keeper:
 
     def _asked(self, now: float, wanted: Wanted, outcome: object) -> None:
         held = self._find_held(wanted)
-        if isinstance(outcome, MappingError | NotImplementedError):
+        if isinstance(outcome, MappingError):
             self._listing = False
             self._ask = []
         elif held is not None and held.live(now):

@@ -47,7 +47,7 @@ class Router:
         self._client: Client | None = None
 
     def perform(self, action: Action, settings: Settings) -> object:
-        """Do one action; return what it brought, or raise MappingError or NotImplementedError."""
+        """Do one action; return what it brought, or raise MappingError."""
         if isinstance(action, Find):
             method = action.method or settings.method
             self._client = discovery.find(method, _gateway(settings, self._family), self._family)
@@ -81,7 +81,7 @@ class Worker:
             owner, job = self._jobs.get()
             try:
                 outcome = job()
-            except (MappingError, NotImplementedError) as error:
+            except MappingError as error:
                 outcome = error
             except Exception as error:
                 # A defect here must not end the thread, and with it all watching over the mappings, unnoticed.
