@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from harness.keeper import Keeper
 from harness.knocks import Knocks
 from harness.miniupnpd import DEFAULT, GATEWAY, INSIDE, INSIDE_V6, NEIGHBOR, WAN_ADDRESS, Home
 from harness.processes import wait_until
-from harness.topology import Lab
 
 Figure = Callable[..., None]
 METHODS = ["pcp", "nat-pmp", "upnp"]
@@ -21,20 +20,6 @@ RELAY = {"name": "relay", "internal_port": 40100, "external_port": 40000}
 WEB = {"name": "web", "protocol": "tcp", "internal_port": 8443}
 OPEN = {("udp", 40000): (INSIDE, 40100)}
 RESTORED_WITHIN = 10.0
-
-
-@pytest.fixture
-def home(lab: Lab) -> Iterator[Home]:
-    made = Home(lab)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def knocks(home: Home) -> Iterator[Knocks]:
-    """New flows from the Internet to the external port."""
-    with Knocks(home.outside, (WAN_ADDRESS, 40000), home.inside, (INSIDE, 40100)) as all_of:
-        yield all_of
 
 
 def keeper(home: Home, *mappings: dict, **router: object) -> Keeper:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,6 @@ from harness.knocks import Knocks
 from harness.miniupnpd import GATEWAY, INSIDE, INSIDE_V6, NEIGHBOR, WAN_ADDRESS, Home
 from harness.netns import Namespace
 from harness.processes import wait_until
-from harness.topology import Lab
 from port_mapping import discovery, lifetime, stun
 from port_mapping.mapping import Conflict, Granted, NoAddress, Refused, Unreachable, Wanted
 from port_mapping.verdict import verdict
@@ -22,22 +21,6 @@ Figure = Callable[..., None]
 METHODS = ["pcp", "nat-pmp", "upnp"]
 WANTED = Wanted(40100, 40000, lease=600)
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture
-def home(lab: Lab) -> Iterator[Home]:
-    made = Home(lab)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def knocks(home: Home) -> Iterator[Knocks]:
-    """New flows from the Internet to the external port."""
-    with Knocks(
-        home.outside, (WAN_ADDRESS, WANTED.external_port), home.inside, (INSIDE, WANTED.internal_port)
-    ) as all_of:
-        yield all_of
 
 
 class Client:

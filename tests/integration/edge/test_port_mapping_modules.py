@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import runpy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from harness.miniupnpd import GATEWAY, INSIDE, INSIDE_V6, NEIGHBOR, WAN_ADDRESS, Home
 from harness.netns import Namespace
-from harness.topology import Lab
 
 runpy.run_path(str(Path(__file__).parents[2] / "unit/conftest.py"))  # makes the collection importable
 
@@ -23,13 +22,6 @@ from ansible_collections.homelab.peer_relay.plugins.modules import port_mapping,
 
 Run = Callable[..., dict[str, Any]]
 TARGET = (INSIDE, 40000)
-
-
-@pytest.fixture
-def home(lab: Lab) -> Iterator[Home]:
-    made = Home(lab)
-    yield made
-    made.stop()
 
 
 @pytest.fixture
