@@ -10,11 +10,13 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
     natpmp_client,
     nonce,
     pcp_client,
+    routes,
     upnp_search,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
 
 ROUTER, HOST, OTHER = "192.168.7.1", "192.168.7.10", "192.168.7.11"
+ROUTER_V6, HOST_V6 = "fe80::1%eth0", "2001:db8:1::10"
 EXTERNAL = "198.51.100.1"
 
 
@@ -34,10 +36,22 @@ class Router:
         self.absent_result = 0  # of the end of what is not there
         self.forgets = False  # whose pinhole it is, at its renewal
         self.speaks = {0, 2}
+        self.forgery = (0, b"")  # where, and what is there in every answer
         self.requests = []
+
+    @property
+    def held(self):
+        """Who has the external ports: (protocol number, external port) -> (address, internal port)."""
+        return {key: entry[:2] for key, entry in self.table.items()}
 
     def answer(self, request, source):
         self.requests.append(request)
+        datagram = bytearray(self._answer(request, source))
+        at, octets = self.forgery
+        datagram[at : at + len(octets)] = octets
+        return bytes(datagram)
+
+    def _answer(self, request, source):
         if not self.speaks:
             raise Unreachable(f"{ROUTER} does not answer on UDP port 5351")
         if request[0] not in self.speaks:
@@ -142,9 +156,12 @@ class Router:
         monkeypatch.setattr(nonce, "of_mapping", lambda *words: of_mapping(*words, machine_id))
 
         def exchange(address, port, request, read, *, patience, source):
-            assert (address.partition("%")[0] in (ROUTER, "fe80::1"), port) == (True, 5351)
+            assert address in (ROUTER, ROUTER_V6)
+            assert port == 5351
             return read(self.answer(request, source))
 
         monkeypatch.setattr(pcp_client, "exchange", exchange)
         monkeypatch.setattr(natpmp_client, "exchange", exchange)
         monkeypatch.setattr(upnp_search, "search", lambda *_: iter(()))
+        monkeypatch.setattr(routes, "default_gateway", lambda family: {4: ROUTER, 6: ROUTER_V6}[family])
+        monkeypatch.setattr(routes, "local_address", lambda _gateway, family: {4: HOST, 6: HOST_V6}[family])

@@ -21,17 +21,9 @@ from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router im
     HOST,
     OTHER,
     ROUTER,
-    Router,
 )
 
 WANTED = Wanted(internal_port=40000, external_port=443)
-
-
-@pytest.fixture
-def router(monkeypatch, tmp_path):
-    router = Router()
-    router.join(monkeypatch, tmp_path)
-    return router
 
 
 @pytest.fixture
@@ -39,25 +31,21 @@ def client(router):
     return natpmp_client.find(ROUTER, HOST)
 
 
-def held(router):
-    return {key: entry[:2] for key, entry in router.table.items()}
-
-
 def test_map_renew_and_delete(router, client):
     assert (client.method, client.gateway, client.local_address) == ("nat-pmp", ROUTER, HOST)
     for _ in range(2):
         assert client.map(WANTED) == Granted(EXTERNAL, 443, 3600)
-        assert held(router) == {(17, 443): (HOST, 40000)}
+        assert router.held == {(17, 443): (HOST, 40000)}
     client.map(Wanted(40000, 443, "tcp"))
     client.unmap(WANTED)
     client.unmap(WANTED)
-    assert held(router) == {(6, 443): (HOST, 40000)}
+    assert router.held == {(6, 443): (HOST, 40000)}
 
 
 def test_another_external_port_replaces_the_first(router, client):
     client.map(WANTED)
     assert client.map(Wanted(40000, 444)) == Granted(EXTERNAL, 444, 3600)
-    assert held(router) == {(17, 444): (HOST, 40000)}
+    assert router.held == {(17, 444): (HOST, 40000)}
 
 
 @pytest.mark.parametrize("why", ["taken", "denied"])
@@ -114,15 +102,8 @@ def test_nobody_can_be_asked_whose_port_it_is(client):
         (16, b"\0", "17 octets"),
     ],
 )
-def test_answers_that_do_not_fit(router, client, monkeypatch, at, octets, words):
-    answer = router.answer
-
-    def forged(request, source):
-        datagram = bytearray(answer(request, source))
-        datagram[at : at + len(octets)] = octets
-        return bytes(datagram)
-
-    monkeypatch.setattr(router, "answer", forged)
+def test_answers_that_do_not_fit(router, client, at, octets, words):
+    router.forgery = at, octets
     with pytest.raises(Malformed, match=words):
         client.map(WANTED)
 

@@ -19,20 +19,13 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import (
     EXTERNAL,
     HOST,
+    HOST_V6,
     OTHER,
     ROUTER,
-    Router,
+    ROUTER_V6,
 )
 
 WANTED = Wanted(internal_port=40000, external_port=443)
-HOST_V6 = "2001:db8:1::10"
-
-
-@pytest.fixture
-def router(monkeypatch, tmp_path):
-    router = Router()
-    router.join(monkeypatch, tmp_path)
-    return router
 
 
 @pytest.fixture
@@ -40,15 +33,11 @@ def client(router):
     return pcp_client.find(ROUTER, HOST)
 
 
-def held(router):
-    return {key: entry[:2] for key, entry in router.table.items()}
-
-
 def test_map_renew_and_delete(router, client):
     assert (client.method, client.gateway, client.local_address) == ("pcp", ROUTER, HOST)
     for _ in range(2):
         assert client.map(WANTED) == Granted(EXTERNAL, 443, 3600)
-        assert held(router) == {(17, 443): (HOST, 40000)}
+        assert router.held == {(17, 443): (HOST, 40000)}
     client.unmap(WANTED)
     assert router.table == {}
     client.unmap(WANTED)
@@ -58,7 +47,7 @@ def test_protocols_are_apart(router, client):
     client.map(WANTED)
     client.map(Wanted(40000, 443, "tcp"))
     client.unmap(WANTED)
-    assert held(router) == {(6, 443): (HOST, 40000)}
+    assert router.held == {(6, 443): (HOST, 40000)}
 
 
 def test_what_the_router_grants_counts(router, client):
@@ -96,7 +85,7 @@ def test_another_external_port_replaces_the_first(router, client, quirks):
     if quirks:
         client.unmap(WANTED)
     assert client.map(moved) == Granted(EXTERNAL, 444, 3600)
-    assert held(router) == {(17, 444): (HOST, 40000)}
+    assert router.held == {(17, 444): (HOST, 40000)}
 
 
 def test_a_mapping_of_another_program(router, client):
@@ -173,7 +162,7 @@ def test_signs_of_life(router, client, monkeypatch):
 
 @pytest.fixture
 def client_v6(router):
-    return pcp_client.find("fe80::1%eth0", HOST_V6)
+    return pcp_client.find(ROUTER_V6, HOST_V6)
 
 
 PINHOLE = Wanted(40000, 40000, family=6)
@@ -214,15 +203,8 @@ def test_a_router_that_forgets_whose_pinhole_it_is(router, client_v6):
         (60, b"\0", "has 61 octets"),
     ],
 )
-def test_answers_that_do_not_fit(router, client, monkeypatch, at, octets, words):
-    answer = router.answer
-
-    def forged(request, source):
-        datagram = bytearray(answer(request, source)[:60])
-        datagram[at : at + len(octets)] = octets
-        return bytes(datagram)
-
-    monkeypatch.setattr(router, "answer", forged)
+def test_answers_that_do_not_fit(router, client, at, octets, words):
+    router.forgery = at, octets
     with pytest.raises(Malformed, match=words):
         client.map(WANTED)
 

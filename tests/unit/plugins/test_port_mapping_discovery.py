@@ -6,13 +6,11 @@
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import discovery, routes, upnp_client
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import HOST, ROUTER, Router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import HOST, HOST_V6, ROUTER, ROUTER_V6
 
 
 @pytest.fixture
-def router(monkeypatch, tmp_path):
-    router = Router()
-    router.join(monkeypatch, tmp_path)
+def router(router, monkeypatch):
     router.upnp = None
 
     def find_upnp(gateway, local_address, family):
@@ -21,8 +19,6 @@ def router(monkeypatch, tmp_path):
         return router.upnp
 
     monkeypatch.setattr(upnp_client, "find", find_upnp)
-    monkeypatch.setattr(routes, "default_gateway", lambda family: {4: ROUTER, 6: "fe80::1%eth0"}[family])
-    monkeypatch.setattr(routes, "local_address", lambda _gateway, family: {4: HOST, 6: "2001:db8:1::10"}[family])
     return router
 
 
@@ -56,7 +52,7 @@ def test_a_named_gateway(router, monkeypatch):
 
 def test_pinholes(router):
     client = discovery.find(family=6)
-    assert (client.method, client.gateway, client.local_address) == ("pcp", "fe80::1%eth0", "2001:db8:1::10")
+    assert (client.method, client.gateway, client.local_address) == ("pcp", ROUTER_V6, HOST_V6)
     with pytest.raises(Unreachable, match="NAT-PMP knows IPv4 only"):
         discovery.find("nat-pmp", family=6)
 

@@ -15,9 +15,9 @@ from ansible_collections.homelab.peer_relay.tests.unit.plugins import upnp_route
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import (
     EXTERNAL,
     HOST,
+    HOST_V6,
     OTHER,
     ROUTER,
-    Router,
 )
 
 
@@ -49,15 +49,6 @@ class Module:
 
     def fail_json(self, msg):
         raise Failed(msg)
-
-
-@pytest.fixture
-def router(monkeypatch, tmp_path):
-    router = Router()
-    router.join(monkeypatch, tmp_path)
-    monkeypatch.setattr(routes, "default_gateway", lambda _family: ROUTER)
-    monkeypatch.setattr(routes, "local_address", lambda _gateway, family: HOST if family == 4 else "2001:db8:1::10")
-    return router
 
 
 def run(monkeypatch, module, check_mode=False, **options):
@@ -195,7 +186,7 @@ def test_info(info, router, monkeypatch):
 
 def test_info_of_pinholes(info):
     result = info(family=6)
-    assert (result["external_address"], result["nat"], result["method"]) == ("2001:db8:1::10", "public", "pcp")
+    assert (result["external_address"], result["nat"], result["method"]) == (HOST_V6, "public", "pcp")
     assert [method["supported"] for method in result["methods"]] == [True, False, False]
 
 
