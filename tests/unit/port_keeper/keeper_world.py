@@ -10,8 +10,12 @@ from port_keeper.held import Mapping
 from port_keeper.keeper import Action, Ask, Find, Keeper, Look, Map
 from port_mapping.mapping import Conflict, Granted, HolderUnknown, Life, MappingError, Unreachable, Wanted
 
+METHODS = ["pcp", "nat-pmp", "upnp"]
 POLL = 3
 LATENCY = 0.05
+# How soon the keeper does what it has heard of, and what it has to look for.
+AT_ONCE = 5 * LATENCY
+NEXT_LOOK = POLL + 6 * LATENCY
 RELAY = Mapping("relay", Wanted(40000, 41000, lease=600))
 WEB = Mapping("web", Wanted(80, 8080, "tcp", lease=600))
 
