@@ -57,6 +57,7 @@ class Agent:
         self.process: Process | None = None
         self.hosts: Path | None = None  # stands in for /etc/hosts
         self.clock: Path | None = None
+        self.programs: Path | None = None  # a folder with those that it finds, if not with all
 
     def jump(self, asleep: float = 0, forward: float = 0) -> None:
         """Let the host have slept so long, or have its time of day set forward; once before the start to allow it."""
@@ -97,6 +98,8 @@ class Agent:
         if self.clock:
             folders.append(self.clock.parent)
             words.append(f"CLOCK={self.clock}")
+        if self.programs:
+            words.append(f"PATH={self.programs}")
         words.append(f"PYTHONPATH={':'.join(map(str, folders))}")
         words += [sys.executable, "-m", "peer_agent", "--settings", str(self.settings), "run"]
         if self.hosts:  # `ip netns exec` has given it a mount namespace of its own

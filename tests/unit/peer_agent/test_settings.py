@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -79,6 +80,18 @@ def test_errors_say_where_and_what(path: tuple, value: object, words: str) -> No
 def test_tables_that_are_none(content: dict) -> None:
     with pytest.raises(SettingsError):
         parse(content, FILE)
+
+
+def test_settings_know_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "pr0.toml"
+    text = '[agent]\naddresses = ["10.77.1.1"]\nnetworks = ["10.77.0.0/16"]\n[[relay]]\nname = "relay"\n'
+    text += f'public_key = "{KEYS[0]}"\naddresses = ["10.77.0.1"]\nendpoints = ["relay.example:40000"]\n'
+    file.write_text(text)
+    before = load(file)
+    assert before.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    file.write_text(text + "# a comment\n")
+    assert load(file).sha256 != before.sha256
+    assert load(file) == before, "it says the same"
 
 
 def test_files(tmp_path: Path) -> None:

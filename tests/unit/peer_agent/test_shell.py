@@ -9,6 +9,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,7 +153,8 @@ class Run:
         self.content = copy.deepcopy(SETTINGS)
         self.content["agent"]["status_file"] = str(folder / "status.json")
         self.file = folder / "pr0.toml"
-        monkeypatch.setattr(settings, "load", lambda file: settings.parse(self.content, file))
+        self.sha256 = "one"
+        monkeypatch.setattr(settings, "load", self._load)
         self.wireguard, self.ground = WireGuard(), Ground()
         self.counters = Counters(self.wireguard)
         monkeypatch.setitem(sys.modules, "peer_agent.fallback", SimpleNamespace(Fallback=Fallback))
@@ -162,6 +164,9 @@ class Run:
         monkeypatch.setattr(service, "clock", lambda: self.now)
         self.now = clock.clock()
         self.service = service.Service(settings.load(self.file))
+
+    def _load(self, file: Path) -> settings.Settings:
+        return replace(settings.parse(self.content, file), sha256=self.sha256)
 
     def advance(self, seconds: float = 0.0) -> None:
         end = self.now + seconds
@@ -228,6 +233,20 @@ def test_wg_is_missing(run: Run) -> None:
     run.advance(1)
     assert run.status["problems"] == ["wg is missing"]
     assert len(run.status["peers"]) == 2, "it does what it can"
+    pairs = run.service._pairs
+    run.wireguard.tool = True
+    run.advance(6)
+    assert run.status["problems"] == []
+    assert run.service._pairs is pairs
+
+
+def test_wg_and_the_interface_are_missing(run: Run) -> None:
+    run.wireguard.tool, run.counters.gone = False, True
+    run.advance(1)
+    assert run.status["problems"] == ["wg is missing", "pr0 is not there: start wg-quick@pr0"]
+    run.wireguard.tool = True
+    run.advance(1)
+    assert run.status["problems"] == ["pr0 is not there: start wg-quick@pr0"]
 
 
 # --- sleep ------------------------------------------------------------------------------------------------------------
@@ -313,10 +332,26 @@ def test_a_reload_with_an_error_changes_nothing(run: Run) -> None:
     run.advance(1)
     pairs = run.service._pairs
     run.content["agent"]["nonsense"] = 1
+    run.sha256 = "two"
     run.reload()
     run.advance(1)
     assert run.service._pairs is pairs
     assert "nonsense" in run.status["problems"][0]
+    assert run.status["settings_sha256"] == "one"
+
+
+def test_the_status_tells_at_once_which_settings_run(run: Run) -> None:
+    run.advance(1)
+    pairs = run.service._pairs
+    run.sha256 = "two"  # a comment, say
+    run.reload()
+    assert run.status["settings_sha256"] == "two"
+    assert run.service._pairs is pairs
+    run.counters.gone = True
+    run.advance(1)
+    run.sha256 = "three"
+    run.reload()
+    assert run.status["settings_sha256"] == "three"
 
 
 # --- relays -----------------------------------------------------------------------------------------------------------

@@ -178,7 +178,9 @@ class Service:
         """See whether the interface is there, and whether it has moved packets of others."""
         packets = self._counters.read()
         if packets is None:
-            self._leave(f"{self._settings.interface} is not there: is wg-quick running?")
+            self._note("tool", self._wireguard.problem())
+            name = self._settings.interface
+            self._leave(f"{name} is not there: start wg-quick@{name}")
         elif not self._pairs:
             self._sample_due = now
             if now >= self._interface_due:
@@ -199,6 +201,7 @@ class Service:
         """Look at all of WireGuard."""
         self._sampled_packets = self._counters.read()
         self._sampled_at, self._sample_due = now, now + _SAMPLE
+        self._note("tool", self._wireguard.problem())
         try:
             self._running = self._wireguard.show()
             fresh = self._ground.fit(self._running)
@@ -215,7 +218,6 @@ class Service:
     def _begin(self, now: float) -> None:
         """Begin anew with the interface as it runs."""
         self._end()
-        self._note("tool", self._wireguard.problem())
         self._links = Links(
             self._settings, self._running, self._ground, self._wireguard, self._resolver, self._post, now
         )
@@ -319,7 +321,8 @@ class Service:
 
     def _stamp(self, problems: list[str]) -> object:
         """Return what readers want to know of at once."""
+        told = self._settings.sha256, problems
         if not self._pairs:
-            return problems
+            return told
         relays = [(view.name, view.alive, view.fallback) for view in self._links.views()]
-        return problems, relays, self._pairs, self._pairs.changes
+        return told, relays, self._pairs, self._pairs.changes

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ class Settings:
     status_file: Path
     relays: tuple[Relay, ...]
     peers: tuple[Peer, ...]
+    sha256: str = field(default="", compare=False)  # of the file: two that differ may say the same
 
 
 class _Table:
@@ -204,12 +206,13 @@ _A_PORT = "a port from 1 to 65535"
 def load(file: Path) -> Settings:
     """Read and check a settings file; raise SettingsError."""
     try:
-        content = tomllib.loads(file.read_bytes().decode())
+        raw = file.read_bytes()
+        content = tomllib.loads(raw.decode())
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}: create it (role peer does) or name another one") from error
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of more digits than Python reads
         raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-relay agent check") from error
-    return parse(content, file)
+    return replace(parse(content, file), sha256=hashlib.sha256(raw).hexdigest())
 
 
 def parse(content: dict[str, Any], file: Path) -> Settings:

@@ -33,6 +33,7 @@ def document(
     return {
         "updated": round(wall, 3),
         "interface": config.interface,
+        "settings_sha256": config.sha256,
         "problems": list(problems),
         "relays": [_relay(view) for view in links.views()] if links else [],
         "peers": [_peer(told, running, now, wall) for told in pairs or ()],
