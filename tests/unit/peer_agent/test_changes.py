@@ -158,6 +158,20 @@ def test_roaming(age: float, name: str) -> None:
     assert is_direct(world)
 
 
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_failures_of_a_path_do_not_count_in_another_network(name: str) -> None:
+    world = running(10)
+    for _ in range(3):
+        world.net.blocked = direct_cut
+        world.run(5)
+        assert not is_direct(world)
+        world.net.blocked = lambda packet: False
+        world.until(lambda: is_direct(world), 60)
+    world.devices[name].roam("192.168.3.2", world.net.router("198.51.100.3"))
+    assert not is_direct(world)
+    assert world.until(lambda: is_direct(world), 30) < 3
+
+
 def test_same_lan_wins() -> None:
     world = World()
     router = world.net.router("198.51.100.1")

@@ -25,6 +25,7 @@ class Candidate:
     def __init__(self, endpoint: Endpoint, kind: str):
         self.endpoint = endpoint
         self.kind = kind
+        self.local = ""  # the address of this device that its probes reach
         self.rtt: float | None = None
         self.streak = 0  # pongs in a row
         self.proving_since = 0.0  # when the streak began

@@ -69,7 +69,6 @@ class Pair:
         self._endpoint: Endpoint | None = None  # what WireGuard is to use; None until it was seen what it does use
         self._since = self._ticked_at = now
         self._changes = 0
-        self._local = ""  # the address of this device that the direct path begins at
         self._hosts: frozenset[str] = frozenset()
         self._candidates = Candidates(overlays)
         self._trials = Trials(self._candidates, self._leader, self.outbox)
@@ -162,7 +161,7 @@ class Pair:
             self._watch.suspect(now, self._direct.rtt)
         self._watch.tick(now)
         if self._watch.lost(now):
-            self._trials.penalize()
+            self._trials.penalize(self._direct)
             self._leave(now, "it has gone silent")
             return
         if self._watch.ping(now):
@@ -172,7 +171,7 @@ class Pair:
         if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and self._doubts.due(now):
             self._check(now)
         if now - self._since > _FORGIVEN:
-            self._trials.forgive()
+            self._trials.forgive(self._direct)
 
     def _leave(self, now: float, why: str, alone: bool = False) -> None:
         """Go to a relay; alone: the other cannot know yet."""
@@ -187,7 +186,7 @@ class Pair:
         self._say(now, left=True, answer=True)
 
     def _left_behind(self, now: float) -> None:
-        self._trials.penalize()
+        self._trials.penalize(self._direct)
         self._leave(now, "the other has left it")
 
     def _go_direct(self, now: float, candidate: Candidate) -> None:
@@ -258,7 +257,7 @@ class Pair:
         if self._doubts.ask(now):
             self._say(now, answer=True)
         elif self._direct:
-            self._trials.penalize()
+            self._trials.penalize(self._direct)
             self._leave(now, "probes pass, data does not")
         elif view.alive and view.other_seen and self._doubts.demand(now):
             self._sessions.demand(now, self._via)
@@ -293,8 +292,8 @@ class Pair:
             self._pinged(now, probe, source)
         else:
             self._ponged(now, probe, source)
-        if self._direct and source == self._direct.endpoint:
-            self._local = local
+        if candidate := self._candidates.get(source):
+            candidate.local = local
 
     def _pinged(self, now: float, probe: Probe, source: Endpoint) -> None:
         if not self._window.accept(probe.number):
@@ -409,8 +408,8 @@ class Pair:
         if first:
             return
         self._renew(now)
-        if self._direct and self._local in before - self._hosts:
-            self._leave(now, f"the address {self._local} is gone", alone=True)
+        if self._direct and self._direct.local in before - self._hosts:
+            self._leave(now, f"the address {self._direct.local} is gone", alone=True)
 
     def stop(self, now: float) -> None:
         """The agent ends, maybe to start again at once: tell the other, and leave the path as it is."""

@@ -15,6 +15,7 @@ _SPACING = 0.2  # seconds between pings to a candidate that has begun to prove i
 _MOST = 20  # pings in the longest trial
 _NOMINATION = 2.0  # seconds for the other to come along
 _FIRST_PENALTY, _LONGEST_PENALTY = 3.0, 60.0  # seconds of trial after a direct path has failed, doubled each time
+_MOST_PENALTIES = 16
 
 
 class Trials:
@@ -27,7 +28,7 @@ class Trials:
         self._candidates = candidates
         self._leader = leader
         self._outbox = outbox
-        self._penalty = 0.0
+        self._penalties: dict[tuple[str, str], float] = {}  # by the addresses of both ends: elsewhere may be better
 
     def rivals(self, direct: Candidate | None) -> list[Candidate]:
         """Return the candidates that would be better than the running path."""
@@ -50,15 +51,16 @@ class Trials:
 
     def _try(self, now: float, rivals: list[Candidate], direct: Candidate | None) -> None:
         """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
-        interval = max(_SPACING, self._penalty / _MOST)
         proven = []
         for candidate in rivals:
             if not candidate.streak:
                 continue
+            penalty = self._penalties.get(_ends(candidate), 0.0)
+            interval = max(_SPACING, penalty / _MOST)
             if now - candidate.pinged_at >= interval:
                 self.ping(now, candidate, direct)
             tried = now - candidate.proving_since
-            if candidate.streak >= _PROOF and tried >= max(_SETTLE, self._penalty):
+            if candidate.streak >= _PROOF and tried >= max(_SETTLE, penalty):
                 proven.append(candidate)
         if proven and self.nominee is None:
             self.nominate(now, min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt)), direct)
@@ -95,9 +97,17 @@ class Trials:
         """Whether the follower may go there when the leader says so."""
         return bool(candidate.streak) and now - candidate.ponged_at <= _RECENT
 
-    def penalize(self) -> None:
-        """The direct path has failed: the next one has to prove itself for longer."""
-        self._penalty = min(max(2 * self._penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
+    def penalize(self, candidate: Candidate) -> None:
+        """The direct path there has failed: it has to prove itself for longer next time."""
+        penalty = self._penalties.pop(_ends(candidate), 0.0)
+        if len(self._penalties) >= _MOST_PENALTIES:
+            del self._penalties[next(iter(self._penalties))]
+        self._penalties[_ends(candidate)] = min(max(2 * penalty, _FIRST_PENALTY), _LONGEST_PENALTY)
 
-    def forgive(self) -> None:
-        self._penalty = 0.0
+    def forgive(self, candidate: Candidate) -> None:
+        self._penalties.pop(_ends(candidate), None)
+
+
+def _ends(candidate: Candidate) -> tuple[str, str]:
+    """Without the ports, which a NAT may change each time."""
+    return candidate.local, candidate.endpoint.host
