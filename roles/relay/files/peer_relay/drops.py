@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from peer_relay.device import Device
+from typing import Any
 
 REASONS = {
     "not_wireguard": "size or type is not that of a WireGuard message",
@@ -40,9 +37,9 @@ REASONS = {
 
 
 class Refused(Exception):
-    """A datagram is dropped for `reason`, a key of REASONS; `sender` is the device that has authenticated it."""
+    """A datagram is dropped for `reason`, a key of REASONS; `sender` is the Device that has authenticated it."""
 
-    def __init__(self, reason: str, sender: Device | None = None):
+    def __init__(self, reason: str, sender: Any = None):
         super().__init__(reason)
         self.reason = reason
         self.sender = sender
