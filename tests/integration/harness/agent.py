@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
+from harness.notify import NotifySocket
 from harness.processes import Process, wait_until
-from harness.service import NotifySocket
 from harness.topology import Lab
 from harness.wireguard import NETWORKS, Device
 
@@ -107,15 +107,7 @@ class Agent:
         self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
 
     def wait_ready(self, seconds: float = 10) -> None:
-        try:
-            wait_until("the agent says that it is ready", lambda: self._notify.heard_ready() or self._ended(), seconds)
-        finally:
-            self._notify.close()
-
-    def _ended(self) -> bool:
-        if not self.process.running:
-            raise AssertionError(f"the agent ended:\n{self.process.text()}")
-        return False
+        self._notify.wait_ready("the agent", self.process, seconds)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         return self.process.stop(number)

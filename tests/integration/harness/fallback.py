@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 from harness.netns import Namespace
+from harness.notify import NotifySocket
 from harness.processes import Process, run, wait_until
-from harness.service import PORT, NotifySocket
+from harness.service import PORT
 from harness.topology import Lab
 from harness.wireguard import Device
 
@@ -70,15 +71,7 @@ class Bridge:
         notify = NotifySocket(self.host.logs / "fallback.notify")
         environment = {**os.environ, "PYTHONPATH": _PATH, "NOTIFY_SOCKET": str(notify.path)}
         self.process = self.host.spawn(*words, log="bridge", environment=environment)
-        try:
-            wait_until("the bridge says that it is ready", lambda: notify.heard_ready() or self._ended(), 10)
-        finally:
-            notify.close()
-
-    def _ended(self) -> bool:
-        if not self.process.running:
-            raise AssertionError(f"the bridge ended:\n{self.process.text()}")
-        return False
+        notify.wait_ready("the bridge", self.process)
 
     def stop(self) -> int:
         process, self.process = self.process, None

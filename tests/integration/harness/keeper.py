@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from harness.netns import Namespace
+from harness.notify import NotifySocket
 from harness.processes import Process, wait_until
-from harness.service import NotifySocket
 
 _ROOT = Path(__file__).parents[3]
 _PATH = f"{_ROOT / 'roles/port_forward/files'}:{_ROOT / 'plugins/module_utils'}"
@@ -48,10 +48,7 @@ class Keeper:
         notify = NotifySocket(self.folder / "ports-notify.sock")
         environment = {**os.environ, "PYTHONPATH": _PATH, "NOTIFY_SOCKET": str(notify.path)}
         self._process = self.host.spawn(*self._program("run"), log="keeper", environment=environment)
-        try:
-            wait_until("the keeper says that it is ready", notify.heard_ready, 10)
-        finally:
-            notify.close()
+        notify.wait_ready("the keeper", self._process)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         process, self._process = self._process, None

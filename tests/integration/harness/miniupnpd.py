@@ -14,7 +14,7 @@ import json
 import signal
 from pathlib import Path
 
-from harness.processes import Process, wait_until
+from harness.processes import Process
 from harness.topology import Lab
 
 WAN_ADDRESS = "11.22.33.21"
@@ -73,11 +73,9 @@ class Home:
         words = ("-d", "-f", str(self._settings), "-P", str(self.lab.folder / "miniupnpd.pid"))
         self._process = self.router.spawn("miniupnpd", *words, log="miniupnpd")
         self.lab.start(self._process)
-        wait_until("miniupnpd listens", self._is_listening, 5)
+        self._process.wait_until("miniupnpd listens", self._is_listening, 5)
 
     def _is_listening(self) -> bool:
-        if not self._process.running:
-            raise AssertionError(f"miniupnpd ended:\n{self._process.text()}")
         # The last socket that it opens: NAT-PMP's and PCP's, or else SSDP's.
         port = 5351 if "enable_natpmp=yes" in self._settings.read_text() else 1900
         return f":{port:04X} " in Path(f"/proc/{self._process.pid}/net/udp").read_text()

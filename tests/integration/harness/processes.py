@@ -53,6 +53,16 @@ class Process:
     def running(self) -> bool:
         return self._popen.poll() is None
 
+    def wait_until(self, what: str, condition: Callable[[], object], seconds: float) -> None:
+        """Wait until `condition` holds; fail at once, with what the program has said, when it ends instead."""
+
+        def held() -> object:
+            if not self.running:
+                raise AssertionError(f"ended before {what}:\n{self.text()}")
+            return condition()
+
+        wait_until(what, held, seconds)
+
     def send_signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness.netns import Namespace
+from harness.notify import NotifySocket
 from harness.processes import Process, run, wait_until
 from harness.wireguard import KEEPALIVE, NETWORKS, Device
 
@@ -33,25 +34,6 @@ class Registration:
 
     def toml(self) -> str:
         return "[[device]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
-
-
-class NotifySocket:
-    """Stands in for systemd: hears READY=1."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-
-    def heard_ready(self) -> bool:
-        try:
-            return b"READY=1" in self._socket.recv(4096, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 class Relay:
@@ -124,15 +106,7 @@ class Relay:
         notify = NotifySocket(self.folder / "notify.sock")
         environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "NOTIFY_SOCKET": str(notify.path)}
         self.process = self.host.spawn(*self.wrapper, *self._program("run"), log="service", environment=environment)
-        try:
-            wait_until("the relay says that it is ready", lambda: notify.heard_ready() or self._ended(), seconds)
-        finally:
-            notify.close()
-
-    def _ended(self) -> bool:
-        if not self.process.running:
-            raise AssertionError(f"the relay ended:\n{self.log()}")
-        return False
+        notify.wait_ready("the relay", self.process, seconds)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         process, self.process = self.process, None
