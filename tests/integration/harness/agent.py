@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import compileall
 import json
-import os
 import shutil
 import signal
 import sys
@@ -117,9 +116,7 @@ class Agent:
         self.process.send_signal(signal.SIGHUP)
 
     def busy_seconds(self) -> float:
-        """What the agent has used of a processor, with the commands that it ran."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        return self.process.busy_seconds()
 
     def status(self) -> dict:
         try:

@@ -81,9 +81,7 @@ class Bridge:
         return self.process.text()
 
     def memory(self) -> int:
-        """Resident memory in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+        return self.process.memory()
 
 
 class Carrier:
@@ -99,9 +97,7 @@ class Carrier:
         return self._process.text()
 
     def cpu(self) -> float:
-        """Seconds of CPU time so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self._process.busy_seconds()
 
     def wait_said(self, text: str, times: int = 1, seconds: float = 10) -> float:
         return wait_until(f"the device's end says {text!r}", lambda: self.text().count(text) >= times, seconds)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -79,6 +80,16 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             return self._popen.wait(5)
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+    def busy_seconds(self) -> float:
+        """What it has used of a processor, with the commands that it ran."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
