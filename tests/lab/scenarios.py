@@ -24,7 +24,7 @@ _INSTANCES_OF_CONTAINER = 8  # inotify instances that systemd and what it starts
 _OF_INTEREST = re.compile(r"peer-|wg-quick|wireguard|nft|ufw|firewalld|[Ff]ail")
 _END_OF_JOURNAL = 30  # lines
 # What Ansible and pytest start a line with where something fails; before it, Molecule's and Ansible's colours.
-_REASON = re.compile(r"^(\x1b\[[\d;]*m)*(fatal:|failed:|FAILED (?!- RETRYING)|ERROR|\[ERROR\]|CRITICAL|E   )")
+_REASON = re.compile(r"^(\x1b\[[\d;]*m)*(fatal:|failed:|FAILED (?!- RETRYING)|ERROR|\[ERROR\]|CRITICAL|\*  =>|E   )")
 _REASONS = 12  # lines a scenario
 _WIDTH = 500  # characters of a line
 
