@@ -50,6 +50,18 @@ def load(tmp_path: Path):
     return load_text
 
 
+@pytest.fixture
+def check_refusal(load, tmp_path: Path):
+    def check(text: str | bytes, *parts: str) -> None:
+        """A file of this content is refused, by a message that names the file and says all this."""
+        with pytest.raises(SettingsError) as error:
+            load(text)
+        for part in (str(tmp_path / "relay.toml"), *parts):
+            assert part in str(error.value)
+
+    return check
+
+
 def test_defaults(load) -> None:
     config = load(toml())
     assert config.name == "relay"
@@ -131,12 +143,8 @@ BAD_RELAY = [
 
 
 @pytest.mark.parametrize(("name", "value", "shown", "cure"), BAD_RELAY)
-def test_bad_relay_setting_is_named_with_its_cure(load, tmp_path: Path, name, value, shown, cure) -> None:
-    with pytest.raises(SettingsError) as error:
-        load(toml({name: value}))
-    message = str(error.value)
-    for part in (str(tmp_path / "relay.toml"), "[relay]", name, shown, cure):
-        assert part in message
+def test_bad_relay_setting_is_named_with_its_cure(check_refusal, name, value, shown, cure) -> None:
+    check_refusal(toml({name: value}), "[relay]", name, shown, cure)
 
 
 BAD_DEVICE = [
@@ -167,13 +175,9 @@ BAD_DEVICE = [
 
 
 @pytest.mark.parametrize(("name", "value", "shown", "cure"), BAD_DEVICE)
-def test_bad_device_setting_is_named_with_its_cure(load, tmp_path: Path, name, value, shown, cure) -> None:
-    with pytest.raises(SettingsError) as error:
-        load(toml(None, SECOND, DEVICE | {name: value}))
-    message = str(error.value)
+def test_bad_device_setting_is_named_with_its_cure(check_refusal, name, value, shown, cure) -> None:
     label = {"": "number 2", "5": "number 2"}.get(value, value.strip('"')) if name == "name" else "laptop"
-    for part in (str(tmp_path / "relay.toml"), f"[[device]] {label}:", name, shown, cure):
-        assert part in message
+    check_refusal(toml(None, SECOND, DEVICE | {name: value}), f"[[device]] {label}:", name, shown, cure)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +194,8 @@ def test_bad_device_setting_is_named_with_its_cure(load, tmp_path: Path, name, v
         ("device = [3]\n" + toml().split("[[device]]")[0], ["[[device]] number 1: is 3", "table"]),
     ],
 )
-def test_file_of_another_shape(load, tmp_path: Path, text, parts: list[str]) -> None:
-    with pytest.raises(SettingsError) as error:
-        load(text)
-    for part in [str(tmp_path / "relay.toml"), *parts]:
-        assert part in str(error.value)
+def test_file_of_another_shape(check_refusal, text, parts: list[str]) -> None:
+    check_refusal(text, *parts)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
