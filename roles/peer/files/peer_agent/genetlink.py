@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import functools
 import os
 import socket
 import struct
@@ -18,12 +19,13 @@ from peer_agent.interface import Interface, Malformed, Peer
 _GENERIC, _CONTROLLER = 16, 16  # NETLINK_GENERIC, GENL_ID_CTRL
 _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 3, 1, 2  # CTRL_CMD_*, CTRL_ATTR_*
 _REQUEST, _ACKNOWLEDGE, _DUMP = 0x1, 0x4, 0x300  # NLM_F_*
+_CHANGED = 0x10  # NLM_F_DUMP_INTR
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _NESTED, _KIND = 0x8000, 0x3FFF  # NLA_F_NESTED, NLA_TYPE_MASK
 _GET_DEVICE, _SET_DEVICE = 0, 1  # WG_CMD_*
 _NAME, _PORT, _MARK, _PEERS = 2, 6, 7, 8  # WGDEVICE_A_*
 _KEY, _PRESHARED, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _RX, _TX, _ALLOWED = range(1, 10)  # WGPEER_A_*
-_FAMILY, _ADDRESS, _PREFIX = 1, 2, 3  # WGALLOWEDIP_A_*
+_ADDRESS, _PREFIX = 2, 3  # WGALLOWEDIP_A_*
 _UPDATE_ONLY = 4  # WGPEER_F_UPDATE_ONLY
 
 _HEADER, _COMMAND, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
@@ -75,15 +77,19 @@ class Kernel:
         self._number += 1
         body = _COMMAND.pack(command, 1, 0) + words
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), family, flags | _REQUEST, self._number, 0) + body)
+        changed = 0
         while True:
             data = self._socket.recv(_BUFFER)
-            for kind, number, message in messages(data):
+            for kind, marks, number, message in messages(data):
                 if number != self._number:  # of a question that was given up
                     continue
+                changed |= marks & _CHANGED
                 if kind in (_ERROR, _DONE):
                     code = _INT.unpack_from(message)[0] if len(message) >= _INT.size else 0
                     if code:
                         raise OSError(-code, os.strerror(-code))
+                    if changed:
+                        raise InterruptedError(errno.EINTR, "the interface changed between the parts: some are missing")
                     return
                 yield message[_COMMAND.size :]
 
@@ -91,26 +97,27 @@ class Kernel:
 # --- the forms --------------------------------------------------------------------------------------------------------
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Take a datagram apart: type, sequence number and body of each message."""
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Take a datagram apart: type, flags, sequence number and body of each message."""
     while len(data) >= _HEADER.size:
-        size, kind, _, number, _ = _HEADER.unpack_from(data)
+        size, kind, flags, number, _ = _HEADER.unpack_from(data)
         if not _HEADER.size <= size <= len(data):
             raise OSError(errno.EBADMSG, "netlink: a message that is cut off")
-        yield kind, number, data[_HEADER.size : size]
+        yield kind, flags, number, data[_HEADER.size : size]
         data = data[(size + 3) & ~3 :]
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Take attributes apart; raise Malformed."""
-    while data:
-        if len(data) < _ATTRIBUTE.size:
+    start, end = 0, len(data)
+    while start < end:
+        if end - start < _ATTRIBUTE.size:
             raise Malformed("netlink: an attribute that is cut off")
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        if not _ATTRIBUTE.size <= size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, start)
+        if not _ATTRIBUTE.size <= size <= end - start:
             raise Malformed("netlink: an attribute of a wrong size")
-        yield kind & _KIND, data[_ATTRIBUTE.size : size]
-        data = data[(size + 3) & ~3 :]
+        yield kind & _KIND, data[start + _ATTRIBUTE.size : start + size]
+        start += (size + 3) & ~3
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -157,7 +164,7 @@ def _peer(fields: dict[int, bytes]) -> Peer:
         base64.b64encode(fields[_KEY]).decode(),
         any(fields.get(_PRESHARED, b"")),
         _endpoint(fields[_ENDPOINT]) if _ENDPOINT in fields else None,
-        ",".join(_network(dict(attributes(inner))) for _, inner in attributes(fields.get(_ALLOWED, b""))),
+        _networks(fields.get(_ALLOWED, b"")),
         _SECONDS.unpack_from(fields[_HANDSHAKE])[0] if _HANDSHAKE in fields else 0,
         _U64.unpack(fields[_RX])[0] if _RX in fields else 0,
         _U64.unpack(fields[_TX])[0] if _TX in fields else 0,
@@ -165,6 +172,8 @@ def _peer(fields: dict[int, bytes]) -> Peer:
     )
 
 
+# Every look finds most of them as they were.
+@functools.lru_cache(maxsize=1024)
 def _endpoint(value: bytes) -> Endpoint | None:
     (family,) = _U16.unpack_from(value)
     if family == socket.AF_INET:
@@ -178,5 +187,7 @@ def _endpoint(value: bytes) -> Endpoint | None:
     return None if address.is_link_local and address.version == 6 else Endpoint.of(str(address), port)
 
 
-def _network(fields: dict[int, bytes]) -> str:
-    return f"{ip_address(fields[_ADDRESS])}/{fields[_PREFIX][0]}"
+@functools.lru_cache(maxsize=1024)
+def _networks(value: bytes) -> str:
+    found = (dict(attributes(inner)) for _, inner in attributes(value))
+    return ",".join(f"{ip_address(fields[_ADDRESS])}/{fields[_PREFIX][0]}" for fields in found)
