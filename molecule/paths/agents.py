@@ -19,11 +19,16 @@ CUT = "ip daddr 198.51.100.22 drop; ip saddr 198.51.100.22 drop"
 NO_UDP = "meta l4proto udp drop"
 
 
-def path(name: str) -> dict[str, Any]:
-    """What a device's agent says of the other device; empty while it says nothing."""
+def told(name: str) -> list[dict[str, Any]]:
+    """What a device's agent says of the others."""
     result = machine(name).run("peer-relay agent status --json")
     assert result.rc in (0, 1, 3), f"{name}: exit code {result.rc}\n{result.stdout}{result.stderr}"
-    return json.loads(result.stdout)["peers"][0] if result.stdout else {}
+    return json.loads(result.stdout)["peers"] if result.stdout else []
+
+
+def path(name: str) -> dict[str, Any]:
+    """What a device's agent says of the other device; empty while it says nothing."""
+    return next(iter(told(name)), {})
 
 
 def wait_path(kind: str, seconds: float = 30) -> None:

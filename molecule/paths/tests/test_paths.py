@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from agents import CUT, NO_UDP, OTHER, in_the_way, path, pings, wait_path
+from agents import CUT, NO_UDP, OTHER, in_the_way, path, pings, told, wait_path
 from lab import fails, figure, machine, play, run, wait_for
 
 if TYPE_CHECKING:
@@ -106,6 +106,19 @@ def test_the_agent_outlives_the_interface() -> None:
     run("laptop", "systemctl restart wg-quick@pr0")
     wait_path("direct", 40)
     assert run("laptop", f"systemctl show --property MainPID {UNIT}") == process
+
+
+def test_settings_that_the_agent_never_heard_of_are_taken_over() -> None:
+    """A play was cut after it had written them; the agent still runs those of before, in which there is nobody else."""
+    settings = "/etc/peer-agent/pr0.toml"
+    run("laptop", f"cp -p {settings} /run/lab-settings && sed -i '/^\\[\\[peer/,$d' {settings}")
+    run("laptop", f"systemctl reload {UNIT}")
+    wait_for("nobody else is known", lambda: not told("laptop"))
+    run("laptop", f"mv /run/lab-settings {settings}")
+    assert not told("laptop")
+    assert play(SITE, "--limit", "relay,laptop")["laptop"]["changed"] == 1
+    assert path("laptop"), "the role has waited for it"
+    wait_path("direct")
 
 
 def test_without_udp_there_is_the_fallback_and_the_role_leaves_it_alone() -> None:
