@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from peer_agent import clock, service, settings
+from peer_agent import clock, directory, service, settings
 from peer_agent.endpoints import Endpoint
 from peer_agent.interface import Interface, Peer
 from peer_agent.names import Stated
@@ -101,9 +101,12 @@ class Tunnel:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, int]] = []
+        self.questions: list[tuple[bytes, Any]] = []  # to relays
 
-    def send(self, _payload: bytes, address: Any, port: int) -> bool:
+    def send(self, payload: bytes, address: Any, port: int) -> bool:
         self.sent.append((str(address), port))
+        if port == 7077:
+            self.questions.append((payload, address))
         return True
 
 
@@ -183,6 +186,14 @@ class Run:
     @property
     def status(self) -> dict:
         return json.loads(Path(self.content["agent"]["status_file"]).read_text())
+
+    def answer(self) -> None:
+        """All relays answer what they were asked last."""
+        for payload, address in self.ground.tunnel.questions:
+            nonce, targets = directory.read_request(payload)
+            answer = directory.Answer(nonce, directory.Entry(), tuple(directory.Entry() for _ in targets))
+            self.service._heard(self.now, directory.write_answer(answer), address, 7077)
+        self.ground.tunnel.questions.clear()
 
     def sent(self) -> list[tuple[str, int]]:
         """What went into the tunnel since the last time."""
@@ -403,6 +414,11 @@ def test_a_refused_certificate_is_said(run: Run, monkeypatch: pytest.MonkeyPatch
     assert {peer["why_not"] for peer in status["peers"]} == {"certificate_refused"}
     assert "run the playbook" in status["peers"][0]["why_not_text"]
     assert status["problems"] == [f"{name}: fallback: the certificate is not the pinned one" for name in ("one", "two")]
+    for _ in range(20):
+        run.advance(0.2)
+        run.answer()
+    assert [relay["alive"] for relay in run.status["relays"]] == [True, True]
+    assert run.status["problems"] == [], "over UDP, what a fallback failed with is over"
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,10 @@ class Fallback:
         except asyncio.TimeoutError:
             failure = Failure(Refused.reason, f"no connection to {self._url} within {_CONNECT_SECONDS:.0f} s")
         except ssl.SSLCertVerificationError as error:
-            text = f"the certificate of {self._url} is refused: {error.verify_message}"
+            text = (
+                f"the certificate of {self._url} is refused: {error.verify_message.rstrip('.')}. It has to be valid "
+                "for that name and of an authority that this device trusts, or else pinned: relay_fallback_fingerprint"
+            )
             failure = Failure(CertificateRefused.reason, text)
         except Exception as error:  # whatever the library raises: a device without this path is told why
             failure = Failure(error.reason if isinstance(error, Refused) else Refused.reason, f"{self._url}: {error}")

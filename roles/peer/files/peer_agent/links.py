@@ -127,7 +127,9 @@ class Links:
         for name, link in self._links.items():
             view = views.get(name)
             well = view is not None and view.alive and not view.fallback
-            if not well:
+            if well:
+                link.problem = ""  # its fallback's, which is not needed any more
+            else:
                 link.names_due = min(link.names_due, now + _NAMES_SOON)
             if now >= link.names_due:
                 link.names_due = now + names.AGAIN

@@ -54,8 +54,9 @@ REASONS = {
         "see that a relay runs and this device is online; peer-relay doctor",
     ),
     "certificate_refused": Reason(
-        "no relay answers over UDP, and the certificate of its fallback is not the one that the inventory pins",
-        "if the relay has a new certificate, run the playbook; if not, somebody stands in between",
+        "no relay answers over UDP, and the certificate of its fallback is not the pinned one, or not trusted here",
+        "if the relay has a new one, run the playbook; if it is of an authority of yours, have this device trust that; "
+        "if neither, somebody stands in between",
     ),
     "fallback_failed": Reason(
         "no relay answers over UDP, and its fallback cannot be opened", "see the problems in this status for the cause"
