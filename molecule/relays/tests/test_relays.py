@@ -1,24 +1,38 @@
 """Two relays: every device is at both, and keeps both when one fails; one that goes leaves the other in charge."""
 
+import contextlib
 import json
+import time
 
 import pytest
-from lab import attempt, is_bound, machine, overlay, ping, play, reaches, run, wait_for
+from lab import attempt, figure, is_bound, machine, overlay, ping, play, reaches, run, wait_for
 
 RELAYS = {"oslo": ("198.51.100.10:40000", "10.77.0.1"), "rome": ("198.51.100.11:40000", "10.77.0.2")}
+ENDPOINTS = {name: endpoint for name, (endpoint, _address) in RELAYS.items()}
 DEVICES = {"laptop": "nas", "nas": "laptop"}
 SITE = "homelab.peer_relay.site"
 
 
+def written(device: str) -> dict[str, dict[str, str]]:
+    """The peers in the device's file."""
+    sections = run(device, "cat /etc/wireguard/pr0.conf").split("[Peer]\n# ")[1:]
+    return {
+        lines[0]: dict(line.split(" = ") for line in lines[1:] if " = " in line)
+        for lines in map(str.splitlines, sections)
+    }
+
+
 def peers(device: str) -> dict[str, str]:
     """The running endpoints by the name that the device's file gives to each public key."""
-    text = run(device, "cat /etc/wireguard/pr0.conf")
-    names = {}
-    for section in text.split("[Peer]\n# ")[1:]:
-        name, public_key = section.splitlines()[:2]
-        names[public_key.removeprefix("PublicKey = ")] = name
+    names = {peer["PublicKey"]: name for name, peer in written(device).items()}
     endpoints = run(device, "wg show pr0 endpoints").splitlines()
     return {names[key]: endpoint for key, endpoint in (line.split() for line in endpoints)}
+
+
+def is_at_both(device: str) -> bool:
+    """By which relay it reaches the other device is the laptop's agent's choice, and nas follows."""
+    found = peers(device)
+    return found.pop(DEVICES[device]) in ENDPOINTS.values() and found == ENDPOINTS
 
 
 def inventory(tmp_path, relay: str, **variables) -> list[str]:
@@ -44,8 +58,9 @@ def test_a_device_reaches_the_relays_and_by_the_first_of_them_the_other_one(devi
     for _endpoint, address in RELAYS.values():
         ping(device, address)
     ping(device, overlay(DEVICES[device], 6, "rome"))
-    expected = {name: endpoint for name, (endpoint, _address) in RELAYS.items()}
-    assert peers(device) == expected | {DEVICES[device]: RELAYS["oslo"][0]}
+    found = {name: peer["Endpoint"] for name, peer in written(device).items()}
+    assert found == ENDPOINTS | {DEVICES[device]: ENDPOINTS["oslo"]}
+    assert is_at_both(device)
 
 
 def test_verify_proves_each_relay(tmp_path):
@@ -60,13 +75,67 @@ def test_verify_proves_each_relay(tmp_path):
 
 
 def test_a_relay_that_is_not_reached_stops_nothing_and_loses_nothing(tmp_path):
-    before = {device: peers(device) for device in DEVICES}
     result = attempt(SITE, *inventory(tmp_path, "oslo", ansible_host="nowhere"))
     assert result.returncode == 4, result.stdout + result.stderr
     stats = json.JSONDecoder().raw_decode(result.stdout, result.stdout.index("{"))[0]["stats"]
     assert stats["oslo"]["unreachable"] == 1
     assert unchanged(stats, ["rome", *DEVICES]), stats
-    assert {device: peers(device) for device in DEVICES} == before
+    assert all(is_at_both(device) for device in DEVICES)
+
+
+def agent() -> dict:
+    """What the laptop's agent says; it has problems here."""
+    result = machine("laptop").run("peer-relay agent status --json")
+    assert result.rc in (0, 1), result.stdout + result.stderr
+    return json.loads(result.stdout)
+
+
+@contextlib.contextmanager
+def without_udp():
+    """Let no UDP arrive at the laptop, until the block ends."""
+    rule = "iifname wan meta l4proto udp drop"
+    run("laptop", f"nft 'table inet lab {{ chain input {{ type filter hook input priority -10; {rule}; }}; }}'")
+    try:
+        yield
+    finally:
+        run("laptop", "nft delete table inet lab")
+
+
+def certificate(name: str) -> None:
+    """Give oslo another certificate, as a renewal does."""
+    run("oslo", f"cp /etc/{name}.pem /etc/relay.pem && cp /etc/{name}.key /etc/relay.key")
+    run("oslo", "systemctl reload peer-relay-fallback")
+
+
+def goes_over_the_fallback_of(relay: str) -> None:
+    def there() -> bool:
+        nas = agent()["peers"][0]
+        return (nas["path"], nas["via"]) == ("fallback", relay)
+
+    started = time.monotonic()
+    wait_for(f"the fallback of {relay}", there)
+    wait_for("traffic", lambda: reaches("laptop", overlay("nas", 4, relay)))
+    figure(f"to traffic over the fallback of {relay}", f"{time.monotonic() - started:.1f} s")
+    wait_for("the relay's end says so", lambda: "198.51.100.20: a device has come" in journal(relay))
+
+
+def journal(relay: str) -> str:
+    return run(relay, "journalctl --unit peer-relay-fallback --output cat")
+
+
+def test_a_device_without_udp_takes_the_fallback_whose_certificate_is_right():
+    """Rome's, behind nginx, while oslo has the certificate of another authority; then oslo's with its own."""
+    certificate("other")
+    with without_udp():
+        goes_over_the_fallback_of("rome")
+        said = " ".join(agent()["problems"])
+        assert "oslo: fallback: the certificate of wss://oslo.example/ is refused" in said
+        assert "relay_fallback_fingerprint" in said, "the cure"
+        certificate("own")
+        run("rome", "systemctl stop nginx")
+        goes_over_the_fallback_of("oslo")
+        run("rome", "systemctl start nginx")
+    wait_for("nothing is wrong", lambda: not agent()["problems"] and agent()["peers"][0]["path"] == "relay")
 
 
 def test_a_relay_that_goes_leaves_the_other_in_charge(tmp_path):
