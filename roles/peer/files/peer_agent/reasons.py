@@ -54,9 +54,8 @@ REASONS = {
         "see that a relay runs and this device is online; peer-relay doctor",
     ),
     "certificate_refused": Reason(
-        "no relay answers over UDP, and the certificate of its fallback is not the pinned one, or not trusted here",
-        "if the relay has a new one, run the playbook; if it is of an authority of yours, have this device trust that; "
-        "if neither, somebody stands in between",
+        "no relay answers over UDP, and the certificate of its fallback is neither pinned nor trusted",
+        "if it is new, run the playbook, or have this device trust its authority; if not, somebody stands between",
     ),
     "fallback_failed": Reason(
         "no relay answers over UDP, and its fallback cannot be opened", "see the problems in this status for the cause"
