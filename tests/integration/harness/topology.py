@@ -74,6 +74,7 @@ class Site:
         low = 10000 + 5000 * self._mappings
         self.router.nft(_ROUTER_RULES.format(low=low, high=low + 4999))
         self.router.ip(
+            "link set wan0 up",  # not before the rules are there: a device that goes on sending gets no port of before
             f"addr replace {self.wan_v4}/24 dev wan0",
             f"addr replace {self.wan_v6}/64 dev wan0 nodad",
             "route replace default via 203.0.113.1",
@@ -117,7 +118,7 @@ class Site:
 
     def new_ports(self) -> None:
         """Forget every translation; new ones get other ports. Interface down is what makes the kernel forget them."""
-        self.router.ip("link set wan0 down", "link set wan0 up")
+        self.router.ip("link set wan0 down")
         self._wan_up()
 
     def new_address(self) -> None:
