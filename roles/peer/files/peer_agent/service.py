@@ -176,9 +176,9 @@ class Service:
 
     def _look(self, now: float) -> None:
         """See whether the interface is there, and whether it has moved packets of others."""
+        self._note("tool", self._wireguard.problem())
         packets = self._counters.read()
         if packets is None:
-            self._note("tool", self._wireguard.problem())
             name = self._settings.interface
             self._leave(f"{name} is not there: start wg-quick@{name}")
         elif not self._pairs:
@@ -201,7 +201,6 @@ class Service:
         """Look at all of WireGuard."""
         self._sampled_packets = self._counters.read()
         self._sampled_at, self._sample_due = now, now + _SAMPLE
-        self._note("tool", self._wireguard.problem())
         try:
             self._running = self._wireguard.show()
             fresh = self._ground.fit(self._running)
