@@ -198,14 +198,14 @@ def test_a_worker_survives_whatever_happens() -> None:
 
         return job
 
-    refused = Refused("no")
-    for job in (lambda: 7, fail(refused), fail(ZeroDivisionError("oh"))):
+    refused, unknown = Refused("no"), HolderUnknown("nobody tells")
+    for job in (lambda: 7, fail(refused), fail(unknown), fail(ZeroDivisionError("oh"))):
         worker.submit("owner", job)
-    outcomes = [inbox.get(timeout=5) for _ in range(3)]
-    assert [owner for owner, _, _ in outcomes] == ["owner"] * 3
-    assert [outcome for _, _, outcome in outcomes[:2]] == [7, refused]
-    assert type(outcomes[2][2]) is MappingError
-    assert str(outcomes[2][2]).startswith("ZeroDivisionError: oh: please report")
+    outcomes = [inbox.get(timeout=5) for _ in range(4)]
+    assert [owner for owner, _, _ in outcomes] == ["owner"] * 4
+    assert [outcome for _, _, outcome in outcomes[:3]] == [7, refused, unknown]
+    assert type(outcomes[3][2]) is MappingError
+    assert str(outcomes[3][2]).startswith("ZeroDivisionError: oh: please report")
     assert worker.busy_since is None
 
 
