@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from lab import background, machine, overlay, run, wait_for
+from lab import agent_status, background, overlay, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +20,7 @@ NO_UDP = "meta l4proto udp drop"
 
 def told(name: str) -> list[dict[str, Any]]:
     """What a device's agent says of the others."""
-    result = machine(name).run("peer-relay agent status --json")
-    assert result.rc in (0, 1, 3), f"{name}: exit code {result.rc}\n{result.stdout}{result.stderr}"
-    return json.loads(result.stdout)["peers"] if result.stdout else []
+    return agent_status(name).get("peers", [])
 
 
 def path(name: str) -> dict[str, Any]:

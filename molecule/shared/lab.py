@@ -91,6 +91,14 @@ def status(relay: str = "relay") -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
+def agent_status(name: str) -> dict[str, Any]:
+    """What a device's path agent says; empty while it says nothing."""
+    # With problems it exits with 1; unreached, it prints nothing and exits with 3.
+    result = machine(name).run("peer-relay agent status --json")
+    assert result.rc in (0, 1, 3), f"{name}: agent status: exit code {result.rc}\n{result.stdout}{result.stderr}"
+    return json.loads(result.stdout) if result.stdout else {}
+
+
 def device(name: str, relay: str = "relay") -> dict[str, Any]:
     """What the relay says about one device."""
     return next(device for device in status(relay)["devices"] if device["name"] == name)

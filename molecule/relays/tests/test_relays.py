@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from lab import attempt, figure, is_bound, machine, overlay, ping, play, reaches, run, wait_for
+from lab import agent_status, attempt, figure, is_bound, machine, overlay, ping, play, reaches, run, wait_for
 
 RELAYS = {"oslo": ("198.51.100.10:40000", "10.77.0.1"), "rome": ("198.51.100.11:40000", "10.77.0.2")}
 ENDPOINTS = {name: endpoint for name, (endpoint, _address) in RELAYS.items()}
@@ -83,11 +83,10 @@ def test_a_relay_that_is_not_reached_stops_nothing_and_loses_nothing(tmp_path):
     assert all(is_at_both(device) for device in DEVICES)
 
 
-def agent() -> dict:
-    """What the laptop's agent says; it has problems here."""
-    result = machine("laptop").run("peer-relay agent status --json")
-    assert result.rc in (0, 1), result.stdout + result.stderr
-    return json.loads(result.stdout)
+def is_well() -> bool:
+    """Whether the laptop's agent has no problems, and uses UDP."""
+    said = agent_status("laptop")
+    return not said["problems"] and said["peers"][0]["path"] == "relay"
 
 
 @contextlib.contextmanager
@@ -109,7 +108,7 @@ def certificate(name: str) -> None:
 
 def goes_over_the_fallback_of(relay: str) -> None:
     def there() -> bool:
-        nas = agent()["peers"][0]
+        nas = agent_status("laptop")["peers"][0]
         return (nas["path"], nas["via"]) == ("fallback", relay)
 
     started = time.monotonic()
@@ -128,14 +127,14 @@ def test_a_device_without_udp_takes_the_fallback_whose_certificate_is_right():
     certificate("other")
     with without_udp():
         goes_over_the_fallback_of("rome")
-        said = " ".join(agent()["problems"])
+        said = " ".join(agent_status("laptop")["problems"])
         assert "oslo: fallback: the certificate of wss://oslo.example/ is refused" in said
         assert "relay_fallback_fingerprint" in said, "the cure"
         certificate("own")
         run("rome", "systemctl stop nginx")
         goes_over_the_fallback_of("oslo")
         run("rome", "systemctl start nginx")
-    wait_for("nothing is wrong", lambda: not agent()["problems"] and agent()["peers"][0]["path"] == "relay")
+    wait_for("nothing is wrong", is_well)
 
 
 def test_a_relay_that_goes_leaves_the_other_in_charge(tmp_path):

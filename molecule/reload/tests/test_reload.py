@@ -31,7 +31,8 @@ def test_no_packet_is_lost_while_devices_and_the_service_come_and_go():
     intervals = [interval["sum"] for interval in report["intervals"]]
     seconds = sum(interval["seconds"] for interval in intervals)
     packets = sum(interval["packets"] for interval in intervals)
-    lost = sum(interval["lost_packets"] for interval in intervals) - dropped_by_receiver()
+    # Of what the receiver dropped last, nothing came after it that would have told iperf3.
+    lost = max(0, sum(interval["lost_packets"] for interval in intervals) - dropped_by_receiver())
     assert packets > 0.9 * seconds * 5e6 / 8 / 1300, f"{packets} packets in {seconds:.0f} s are too few to tell"
     assert lost == 0, "\n".join([f"{lost} of {packets} packets lost in {seconds:.0f} s", *losses(report)])
 
