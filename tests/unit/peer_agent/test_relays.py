@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -22,9 +23,15 @@ TRIP = 0.05
 class Run:
     """Relays that answer, or not, after a round trip."""
 
-    def __init__(self, count: int, answers: Callable[[str, bool], bool] = lambda name, udp: True):
+    def __init__(
+        self,
+        count: int,
+        answers: Callable[[str, bool], bool] = lambda name, udp: True,
+        trips: dict[str, float] | None = None,
+    ):
         self.now = 1000.0
         self.answers = answers
+        self.trips = trips or {}
         self.relays = Relays((Relay(f"relay{n}", PLACES[n], True) for n in range(count)), self.now)
         self.reach = {f"relay{n}": PLACES[n] for n in range(count)}
         self.asked: list[tuple[float, str]] = []
@@ -47,7 +54,8 @@ class Run:
             case Ask(name, nonce):
                 self.asked.append((self.now, name))
                 if self.answers(name, self.reach[name] != LOCAL):
-                    self._answers.append((self.now + TRIP, name, nonce))
+                    self._answers.append((self.now + self.trips.get(name, TRIP), name, nonce))
+                    self._answers.sort()
             case Reach(name, endpoint):
                 self.reach[name] = endpoint
             case Connect(name):
@@ -101,6 +109,51 @@ def test_one_lucky_answer_brings_no_relay_back() -> None:
     run.answers = lambda name, udp: next(lucky, False)
     run.run(5)
     assert not run.view().alive
+
+
+def test_a_relay_that_has_come_back_is_watched_for_a_minute() -> None:
+    run = Run(1)
+    run.run(5)
+    run.answers = lambda name, udp: False
+    run.run(13)
+    assert not run.view().alive
+    run.answers = lambda name, udp: True
+    run.run(3)
+    assert run.view().alive
+    asked = len(run.asked)
+    run.run(60)
+    assert 25 <= len(run.asked) - asked <= 33
+    asked = len(run.asked)
+    run.run(60)
+    assert len(run.asked) - asked <= 7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_idle_pair_stays_away_from_a_relay_that_dies_again_and_again(seed: int) -> None:
+    """It is the nearest by far, and 5 s dead every 20 to 60 s."""
+    randomness = random.Random(seed)
+    run = Run(2, trips={"relay0": 0.01, "relay1": 0.1})
+    run.run(5)
+    choice, at, returns, dies = Choice(), "relay0", 0, run.now
+    run.answers = lambda name, udp: name != "relay0" or not dies <= run.now < dies + 5
+    start = run.now
+    while run.now < start + 600:
+        run.run(0.1)
+        if run.now > dies + 5:
+            dies = run.now + randomness.uniform(20, 60)
+        before, (at, _) = at, choice.choose(run.now, at, run.relays.views(), THEIRS)
+        returns += (before, at) == ("relay1", "relay0")
+    assert returns <= 1
+    (problem,) = run.relays.problems()
+    assert problem.startswith("relay0: has stopped answering ")
+    dies = float("inf")
+    run.run(500)
+    for _ in range(40):
+        run.run(1)
+        at, _ = choice.choose(run.now, at, run.relays.views(), THEIRS)
+    assert at == "relay0", "it has proven itself at last"
+    run.run(200)
+    assert not run.relays.problems()
 
 
 def test_fallback_is_tried_in_turn_and_left_once_udp_works() -> None:
@@ -195,9 +248,12 @@ def test_answers_to_nothing_are_told_apart() -> None:
 # --- choice -----------------------------------------------------------------------------------------------------------
 
 
-def views(*trips: float | None, dead: str = "", fallback: str = "") -> list[View]:
+def views(*trips: float | None, dead: str = "", fallback: str = "", flapping: str = "") -> list[View]:
     names = [f"relay{number}" for number in range(len(trips))]
-    return [View(name, PLACES[n], name not in dead, name in fallback, trips[n]) for n, name in enumerate(names)]
+    return [
+        View(name, PLACES[n], name not in dead, name in fallback, trips[n], steady=name not in flapping)
+        for n, name in enumerate(names)
+    ]
 
 
 THEIRS = {"relay0": 0.01, "relay1": 0.01, "relay2": 0.01}
@@ -213,6 +269,11 @@ THEIRS = {"relay0": 0.01, "relay1": 0.01, "relay2": 0.01}
         (views(0.1, 0.2, fallback="relay0"), THEIRS, "relay1"),
         (views(0.1, 0.2, fallback="relay0", dead="relay1"), THEIRS, "relay0"),
         (views(0.1, 0.2, dead="relay0 relay1"), THEIRS, "relay0"),
+        (views(0.1, 0.2, 0.3, dead="relay0", flapping="relay1"), THEIRS, "relay2"),
+        (views(0.1, 0.2, 0.3, dead="relay0", flapping="relay1"), None, "relay2"),
+        (views(0.1, 0.2, dead="relay0", flapping="relay1"), THEIRS, "relay1"),
+        (views(0.1, 0.2, fallback="relay0", flapping="relay1"), THEIRS, "relay1"),
+        (views(0.1, 0.2, 0.2, dead="relay0"), {"relay1": 5.01, "relay2": 0.1}, "relay2"),
     ],
 )
 def test_choice(among: list[View], theirs: dict[str, float] | None, best: str) -> None:

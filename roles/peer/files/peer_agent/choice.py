@@ -26,7 +26,10 @@ class Choice:
         """Return the relay to take, and whether the move can wait until no data flows. `theirs`: round trips of the
         other's agent; without one the stated order decides, as it does on devices that have no agent."""
         scores = {
-            view.name: (view.fallback, index if theirs is None else _trip(view.rtt) + _trip(theirs.get(view.name)))
+            view.name: (
+                view.fallback,
+                view.distrust + (index if theirs is None else _trip(view.rtt) + _trip(theirs.get(view.name))),
+            )
             for index, view in enumerate(views)
             if view.alive
         }

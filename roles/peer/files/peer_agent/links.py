@@ -104,7 +104,8 @@ class Links:
         }
 
     def problems(self) -> list[str]:
-        return [f"{name}: {link.problem}" for name, link in self._links.items() if link.problem]
+        own = [f"{name}: {link.problem}" for name, link in self._links.items() if link.problem]
+        return own + self._core.problems()
 
     def close(self) -> None:
         for link in self._links.values():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from peer_agent.endpoints import Endpoint
 
 RELAY, FALLBACK = "relay", "fallback"  # besides the kinds of candidates: lan and direct
+_DISTRUST = 5.0  # seconds: more than the round trip to any relay, less than what an agent believes of one
 
 
 class View(NamedTuple):
@@ -22,6 +23,12 @@ class View(NamedTuple):
     seen: Endpoint | None = None  # this device, as the relay sees it
     other_seen: Endpoint | None = None  # the other device, as the relay sees it
     failure: str = ""  # the reason that its fallback could not be opened last
+    steady: bool = True  # it has not died lately
+
+    @property
+    def distrust(self) -> float:
+        """Seconds by which both sides of a pair take a relay that died lately to be farther than it is."""
+        return 0.0 if self.steady or self.fallback else _DISTRUST
 
     @property
     def kind(self) -> str:

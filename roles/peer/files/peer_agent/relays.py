@@ -22,6 +22,7 @@ _TRY_UDP = 5.0  # seconds between attempts while the fallback is in use
 _ATTEMPT = 0.6  # seconds that one lasts
 _CONNECT = 5.0  # seconds for the fallback to come up, before another relay's is tried
 _AGAIN = 2.0  # seconds after one that failed
+_FLAPPING = 3  # deaths of a relay that are no accident
 
 
 class Relay(NamedTuple):
@@ -200,12 +201,23 @@ class Relays:
         """How each relay is reached; give each that has changed to every pair, with what it says of the other."""
         return [self._view(relay) for relay in self._relays.values()]
 
+    def problems(self) -> list[str]:
+        """Return what somebody should look into, a sentence each."""
+        return [
+            f"{name}: has stopped answering {health.deaths} times within ten minutes: see its journal, and the network "
+            "between here and there"
+            for name, health in self._udp.items()
+            if health.deaths >= _FLAPPING
+        ]
+
     def _view(self, relay: Relay) -> View:
         health = self._udp[relay.name]
         if relay.name == self._carrier and self._local is not None:
             return View(relay.name, self._local, True, True, self._tcp.rtt)
         seen, failure = self._seen.get(relay.name), self._failures.get(relay.name, "")
-        return View(relay.name, relay.endpoint, health.alive, False, health.rtt, seen, failure=failure)
+        return View(
+            relay.name, relay.endpoint, health.alive, False, health.rtt, seen, failure=failure, steady=health.steady
+        )
 
     def _note(self, text: str, level: int = logging.INFO) -> None:
         self.outbox.append(Note(text, level))

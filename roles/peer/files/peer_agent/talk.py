@@ -49,7 +49,7 @@ class Talk:
         seen = [view.seen for view in views if view.seen]
         self._symmetric = any(len({place for place in seen if (":" in place.host) == six}) > 1 for six in (False, True))
         places = [place for place in dict.fromkeys((*self.own, *seen)) if usable(place, self._overlays)]
-        trips = {view.name: view.rtt for view in views if view.alive and view.rtt is not None}
+        trips = {view.name: view.rtt + view.distrust for view in views if view.alive and view.rtt is not None}
         message = Message(self._secret, tuple(places[:MOST_CANDIDATES]), trips, self._symmetric, **flags)
         self._outbox.append(Say(message))
         self._said_at = now
