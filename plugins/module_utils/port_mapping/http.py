@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import ipaddress
 import re
 import socket
 import time
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
+from .address import parse_address
 from .mapping import Malformed, Unreachable
 
 _MOST_BYTES = 300 * 1024  # headers included
@@ -42,7 +42,7 @@ class Url(NamedTuple):
 def same_host(one: str, other: str) -> bool:
     """Tell whether two texts are the same address, zones aside."""
     try:
-        return ipaddress.ip_address(one.partition("%")[0]) == ipaddress.ip_address(other.partition("%")[0])
+        return parse_address(one.partition("%")[0]) == parse_address(other.partition("%")[0])
     except ValueError:
         return False
 
@@ -55,7 +55,7 @@ def url(address: str, host: str, base: str = "") -> Url:
     try:
         parts = urlsplit(urljoin(base, address))
         name, port = parts.hostname or "", parts.port or 80
-        is_ipv6 = ipaddress.ip_address(name.partition("%")[0]).version == 6
+        is_ipv6 = parse_address(name.partition("%")[0]).version == 6
     except ValueError as error:
         raise Malformed(f"the router {host} names a URL that is none or has no address: {address[:200]!r}") from error
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from .address import canonical_address
 from .lifetime import restarted
 from .mapping import Client, Granted, Life, Wanted
 
@@ -73,8 +76,8 @@ class LeaseFile:
     def _read(self) -> dict[str, Lease]:
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))
-            return {key: Lease(**{**entry, "life": Life(**entry["life"])}) for key, entry in entries.items()}
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            return {key: _lease(entry) for key, entry in entries.items()}
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}
 
     def _write(self) -> None:
@@ -84,6 +87,17 @@ class LeaseFile:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text + "\n")
         temporary.replace(self._path)
+
+
+def _lease(entry: dict[str, Any]) -> Lease:
+    """Read an entry; raise ValueError, TypeError or KeyError. The file lies in the keeper's directory, not root's."""
+    lease = Lease(**{**entry, "life": Life(**entry["life"])})
+    for address in filter(None, (lease.external_address, lease.life.external_address)):
+        canonical_address(address)
+    numbers = (lease.external_port, lease.seconds, lease.life.epoch or 0, lease.life.boot_id or 0)
+    if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers) or not math.isfinite(lease.at):
+        raise ValueError(entry)
+    return lease
 
 
 def _key(wanted: Wanted) -> str:

@@ -14,9 +14,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from .words import printable
+
+_LONGEST_MESSAGE = 1500  # that of three protocols which all failed has some 600
+
 
 class MappingError(Exception):
-    """A mapping could not be had; the message names the router, its words and the cure."""
+    """A mapping could not be had; the message names the router, its words and the cure.
+
+    Whatever a router puts into its words, the message is one line that a terminal and a status file can take.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message, _LONGEST_MESSAGE))
 
 
 class Unreachable(MappingError):

@@ -66,9 +66,3 @@ def parse(data: bytes) -> Element:
 def text(element: Element, name: str) -> str:
     """Return the text of the child `name`; "" when there is none."""
     return (element.findtext(name) or "").strip()
-
-
-def printable(words: str, most: int = 100) -> str:
-    """Return a stranger's words fit for a message: one line, no control characters, not too long."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in words).strip()
-    return clean if len(clean) <= most else clean[: most - 1] + "…"

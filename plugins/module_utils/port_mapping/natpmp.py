@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from typing import NamedTuple
 
+from .address import parse_address
 from .answers import Answer
 from .mapping import Malformed, Unreachable
 
@@ -60,7 +60,7 @@ def read_address(datagram: bytes) -> Response:
     result, epoch = _read_header(datagram, ADDRESS, _ADDRESS)
     if result != SUCCESS:
         return Response(result, epoch)
-    address = ipaddress.IPv4Address(_ADDRESS.unpack_from(datagram)[0])
+    address = parse_address(_ADDRESS.unpack_from(datagram)[0])
     return Response(result, epoch, "" if address.is_unspecified else str(address))
 
 

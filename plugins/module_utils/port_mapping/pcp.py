@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
+from .address import parse_address
 from .answers import Answer
 from .mapping import Malformed, Unreachable
 
@@ -136,6 +137,5 @@ def _pack(address: str) -> bytes:
 
 
 def _unpack(packed: bytes) -> str:
-    address = ipaddress.IPv6Address(packed)
-    address = address.ipv4_mapped or address
+    address = parse_address(packed)
     return "" if address.is_unspecified else str(address)

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import secrets
 import socket
 import struct
 
+from .address import canonical_address
 from .mapping import Malformed, MappingError, Unreachable
 from .udp import exchange
 
@@ -64,7 +64,7 @@ def _address(value: bytes, mask: bytes) -> str:
     if len(value) < 4 or len(value) - 4 != _SIZES.get(value[1]):
         raise Malformed("its STUN response gives an address of no known family")
     packed = bytes(one ^ other for one, other in zip(value[4:], mask, strict=False))
-    return str(ipaddress.ip_address(packed))
+    return canonical_address(packed)
 
 
 def ask(server: str, family: int = 4) -> str:

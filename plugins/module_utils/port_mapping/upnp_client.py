@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import igd, ssdp, upnp_errors
+from .address import parse_address
 from .http import same_host
 from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
-from .markup import printable
 from .upnp_errors import Fault
 from .upnp_gateway import Gateway
 from .upnp_pinholes import PinholeClient
 from .upnp_search import search
 from .verdict import no_address
+from .words import printable
 
 _LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
 _MOST_MAPPINGS = 256
@@ -157,7 +157,7 @@ class UpnpClient:
         except Fault:
             return ""  # what some routers say without an uplink; others say nothing, or zeros
         try:
-            address = ipaddress.ip_address(said) if said else None
+            address = parse_address(said) if said else None
         except ValueError as error:
             raise Malformed(
                 f"the router {self.gateway} names an external address that is none: {said[:80]!r}"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from .mapping import Refused
-from .markup import printable
+from .words import printable
 
 INVALID_ARGUMENTS = 402
 ACTION_FAILED = 501

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 
 from .mapping import Granted, HolderUnknown, Life, Malformed, Refused, Wanted
-from .markup import printable
 from .upnp_errors import FIREWALL_OFF, NO_SUCH_PINHOLE, PINHOLES_OFF, Fault
 from .upnp_gateway import Gateway
+from .words import printable
 
 _LONGEST = 86400  # a day, by the specification
 _SHORT = 60

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
+from .address import parse_address
 from .http import same_host
 
 # Ranges for documentation count as public: no real router has such an address.
@@ -74,7 +75,7 @@ class Verdict(NamedTuple):
 def verdict(external: str, seen: str = "") -> Verdict:
     """Judge the external address that the router gives; `seen` is what a server outside takes for this host's."""
     try:
-        address = ipaddress.ip_address(external)
+        address = parse_address(external)
     except ValueError:  # the router gives none
         return Verdict("unknown", "")
     kind = next((kind for kind, network in _NETWORKS if address in network), "public")

@@ -4,7 +4,7 @@
 """What of a stranger's XML is read, and what is refused."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import markup
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import markup, words
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Malformed
 
 BILLION_LAUGHS = b"""<?xml version="1.0"?>
@@ -76,5 +76,5 @@ def test_bounded_in_size():
 
 
 def test_words_fit_for_a_message():
-    assert markup.printable(" no\x1b[31m\nway\0 ") == "no [31m way"
-    assert markup.printable("ä" * 200, 5) == "ääää…"
+    assert words.printable(" no\x1b[31m\nway\0 ") == "no [31m way"
+    assert words.printable("ä" * 200, 5) == "ääää…"

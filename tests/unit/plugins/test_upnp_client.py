@@ -196,7 +196,17 @@ def test_a_router_without_a_public_address(client, router):
         client.map(WANTED)
 
 
-@pytest.mark.parametrize("said", ["router.example", "1.2.3", "9" * 5000])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "router.example",
+        "1.2.3",
+        "9" * 5000,
+        "2001:db8::1%x&#10;[Interface]&#10;PreUp = id",
+        "2001:db8::1%eth0",
+        "192.0.2.1 192.0.2.2",
+    ],
+)
 def test_external_address_that_is_none(client, router, said):
     router.external = said
     with pytest.raises(Malformed, match="names an external address that is none"):

@@ -43,17 +43,23 @@ def test_there_and_back(tmp_path: Path) -> None:
         '{"mappings": [], "addresses": {"x": ["a", 1, 1]}}',
         '{"mappings": [], "addresses": {"4": ["a", NaN, 1]}}',
         '{"mappings": [], "addresses": {"4": ["a", 1, -1]}}',
+        '{"mappings": [], "addresses": {"4": ["2001:db8::1%x\\n[Interface]", 1, 1]}}',
+        json.dumps({"mappings": [[4, "udp", port, port] for port in range(1, 258)], "addresses": {}}),
         "[" * 100_000,
     ],
 )
-def test_what_makes_no_sense_is_nothing(tmp_path: Path, content: str) -> None:
+def test_what_makes_no_sense_is_nothing(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "state.json"
     file.write_text(content)
     assert state.read(file) == State()
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{file}: ")
+    assert len(record.getMessage()) < 400
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert state.read(tmp_path / "state.json") == State()
+    assert not caplog.records
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -77,6 +77,23 @@ def doctor(document: dict[str, Any], endpoint: str | None = None) -> list[str]:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "address", ["2001:db8::1%x\n[Interface]\nPreUp = id", "fe80::1%eth0", "router", "1.2.3.4 ", None]
+)
+@pytest.mark.parametrize("key", ["external_address", "seen_address", "mapping", "router"])
+def test_what_is_no_address_is_refused(address: str, key: str) -> None:
+    more: dict[str, Any] = {key: address}
+    if key == "router":
+        more = {"router": {"address": f"{address}\n", "method": "pcp"}}
+    with pytest.raises(edge.EdgeError):
+        told({"external_address": address}) if key == "mapping" else told(**more)
+
+
+def test_addresses_are_written_from_their_bytes() -> None:
+    found = told(external_address="2001:DB8:0::1", router={"address": "FE80::1%eth0", "method": "pcp"})
+    assert (found["external_address"], found["router"]["address"]) == ("2001:db8::1", "fe80::1%eth0")
+
+
 def test_what_the_keeper_writes(file: Path) -> None:
     document, problem = read(file)
     assert problem is None

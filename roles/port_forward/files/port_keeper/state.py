@@ -9,16 +9,21 @@ some routers never let happen. A state file that cannot be used costs no more th
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from port_mapping.address import canonical_address
 from port_mapping.mapping import Wanted
 
 from port_keeper.held import Key, key
 
+log = logging.getLogger("port_keeper")
+
 _MAX_SIZE = 1 << 20
+_MAX_MAPPINGS = 256
 _KEYS = range(1, 65536)
 
 
@@ -61,7 +66,12 @@ def read(file: Path) -> State:
             content = json.loads(stream.read(_MAX_SIZE))
         mappings = tuple(_wanted(Key(*entry)) for entry in content["mappings"])
         addresses = {int(family): _address(*entry) for family, entry in content["addresses"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        if len(mappings) > _MAX_MAPPINGS:
+            raise ValueError(f"{len(mappings)} mappings, more than {_MAX_MAPPINGS}")
+    except FileNotFoundError:
+        return State()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        log.warning("%s: %.200s: refused; ports that were taken off the settings meanwhile may stay open", file, error)
         return State()
     return State(mappings, addresses)
 
@@ -79,4 +89,4 @@ def _wanted(entry: Key) -> Wanted:
 def _address(text: Any, since: Any, changes: Any) -> Address:
     if not isinstance(text, str) or not math.isfinite(since) or type(changes) is not int or changes < 0:
         raise ValueError(text, since, changes)
-    return Address(text, float(since), changes)
+    return Address(canonical_address(text) if text else "", float(since), changes)

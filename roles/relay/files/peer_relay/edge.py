@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ _MAX_SIZE = 1 << 18
 _MAX_TEXT = 2000
 _MAX_LIST = 256
 _STALE = 60.0  # seconds; it is written six times as often
+_ZONE = re.compile(r"%[\w.@-]{1,15}", re.ASCII)  # the name of an interface of this host
 _CURE = "see systemctl status peer-relay-ports on the relay"
 
 
@@ -36,6 +39,23 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
         raise ValueError(f"{value!r:.100} is no line of text")
     return value
+
+
+def _address(value: Any) -> str:
+    """Return the address as its bytes are written, or ""; a scope id can be any text and is refused."""
+    if value == "":
+        return ""
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError(f"{value!r:.100} is no address")
+    return str(ip_address(value))
+
+
+def _gateway(value: Any) -> str:
+    """Return a router's address, which is told with its zone where it is link-local."""
+    literal, percent, zone = _text(value).partition("%")
+    if percent and not _ZONE.fullmatch(percent + zone):
+        raise ValueError(f"{value!r:.100} is no address")
+    return _address(literal) + percent + zone
 
 
 def _number(value: Any) -> float:
@@ -78,7 +98,7 @@ _MAPPING = {
     "family": _count,
     "internal_port": _count,
     "external_port": _count,
-    "external_address": _text,
+    "external_address": _address,
     "state": _text,
     "lease_seconds": _count,
     "expires": _maybe(_number),
@@ -88,9 +108,9 @@ _MAPPING = {
 }
 _DOCUMENT = {
     "updated": _number,
-    "router": _maybe(_table({"address": _text, "method": _text})),
-    "external_address": _text,
-    "seen_address": _text,
+    "router": _maybe(_table({"address": _gateway, "method": _text})),
+    "external_address": _address,
+    "seen_address": _address,
     "address_since": _maybe(_number),
     "address_changes": _count,
     "nat": _text,
