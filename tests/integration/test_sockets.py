@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import itertools
 import random
 import socket
 import struct
@@ -16,7 +19,7 @@ import pytest
 from harness.client import Client, random_index, transport
 from harness.netns import Namespace, link
 from harness.service import PORT, Relay
-from peer_relay import addresses
+from peer_relay import addresses, datagrams
 from peer_relay.datagrams import BatchSocket
 
 _RELAY, _DEVICES = "10.1.0.1", "10.1.0.2"
@@ -92,6 +95,25 @@ class Ways(NamedTuple):
     everywhere: str
 
 
+@pytest.fixture(params=["EMSGSIZE", "EINVAL"])
+def words_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to trains that are too large for their way: EINVAL by kernels from before 2025's fix of that."""
+    real = datagrams._libc
+
+    class Libc:
+        recvmmsg = real.recvmmsg
+
+        @staticmethod
+        def sendmmsg(*arguments: int) -> int:
+            sent = real.sendmmsg(*arguments)
+            if sent < 0 and ctypes.get_errno() in (errno.EMSGSIZE, errno.EINVAL):
+                ctypes.set_errno(getattr(errno, request.param))
+            return sent
+
+    monkeypatch.setattr(datagrams, "_libc", Libc)
+
+
+@pytest.mark.usefixtures("words_of_kernels")
 @pytest.mark.parametrize(
     "ways",
     [
@@ -134,6 +156,122 @@ def test_what_is_too_large_for_its_way_harms_no_neighbour(cable: Cable, ways: Wa
     assert failed == [("send_failed", to_nowhere, 1, 1400)] * 6
     for end in (relay, wide, narrow):
         end.close()
+
+
+class Multihomed:
+    """The relay's host with several addresses, a socket on all of them, and one device."""
+
+    def __init__(self, cable: Cable, version: int, count: int):
+        relay, device = (_RELAY, _DEVICES) if version == 4 else ("fd00::1", "fd00::2")
+        self.cable, self.length = cable, 24 if version == 4 else 64
+        cable.relay.ip("addr add fd00::1/64 dev eth0 nodad")
+        cable.devices.ip("addr add fd00::2/64 dev eth0 nodad")
+        more = [relay.removesuffix("1") + str(100 + number) for number in range(count - 1)]
+        for address in more:
+            cable.relay.ip(f"addr add {address}/{self.length} dev eth0" + " nodad" * (version == 6))
+        self.addresses = [relay, *more]
+        self.failed: list[tuple] = []
+        with cable.relay.inside():
+            everywhere = "0.0.0.0" if version == 4 else "::"
+            self.relay = BatchSocket(everywhere, PORT, 4 << 20, lambda *what: self.failed.append(what))
+        self.device = cable.device(device)
+        self.device.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE: it listens when all is sent
+        self.target = addresses.pack(*self.device.getsockname()[:2])
+
+    def queue(self, local: str, content: list[bytes], segment: int = 0) -> None:
+        memory = ctypes.create_string_buffer(b"".join(content))
+        packed = socket.inet_pton(self.relay.family, local)
+        self.relay.queue([ctypes.addressof(memory), len(memory) - 1], self.target, packed, segment, memory)
+
+    def flush(self) -> None:
+        with self.cable.relay.inside():  # where it looks for its addresses
+            self.relay.flush()
+
+    def arrived(self) -> list[tuple[str, bytes]]:
+        """Whatever has arrived: from where, and what."""
+        self.device.settimeout(0.3)
+        found = []
+        try:
+            while True:
+                datagram, source = self.device.recvfrom(65536)
+                found.append((source[0], datagram))
+        except TimeoutError:
+            return found
+
+    def close(self) -> None:
+        self.relay.close()
+        self.device.close()
+
+
+@pytest.fixture(params=[4, 6], ids=["v4", "v6"])
+def multihomed(request: pytest.FixtureRequest, cable: Cable) -> Iterator[Multihomed]:
+    made = Multihomed(cable, request.param, 4)
+    yield made
+    made.close()
+
+
+def test_more_sizes_and_addresses_than_are_remembered(multihomed: Multihomed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device chooses the sizes of its trains, and to which of the relay's addresses it writes."""
+    monkeypatch.setattr(datagrams, "_CACHE_SIZE", 7)  # emptied at every place of a batch
+    sizes = range(32, 432)
+    expected = []
+    for number, (size, local) in enumerate(itertools.product(sizes, multihomed.addresses)):
+        content = [struct.pack("<II", number, part).ljust(size, b".") for part in range(2)]
+        multihomed.queue(local, content, size)
+        expected += [(local, datagram) for datagram in content]
+    multihomed.flush()
+    assert multihomed.failed == []
+    found = multihomed.arrived()
+    assert Counter(found) == Counter(expected)
+
+
+def test_a_train_that_is_refused_goes_on_from_the_same_address(
+    multihomed: Multihomed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says EINVAL to more segments than it takes, as older ones do to segments that are too large."""
+    content = [struct.pack("<I", number) * 8 for number in range(300)]
+    expected = [(multihomed.addresses[2], datagram) for datagram in content]
+    multihomed.queue(multihomed.addresses[2], content, 32)
+    multihomed.flush()
+    assert multihomed.arrived() == expected
+    # The second time nothing is tried in vain.
+    monkeypatch.setattr(multihomed.relay, "_refused", None)
+    multihomed.queue(multihomed.addresses[2], content, 32)
+    multihomed.flush()
+    assert multihomed.arrived() == expected
+    assert multihomed.failed == []
+
+
+def test_an_address_that_the_host_has_lost(multihomed: Multihomed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock WireGuard follows the relay to its other address; while it has the address, nothing leaves from another."""
+    lost, first = multihomed.addresses[3], multihomed.addresses[0]
+    content = [struct.pack("<I", number) * 8 for number in range(20)]
+    multihomed.cable.relay.ip(f"addr del {lost}/{multihomed.length} dev eth0")
+    multihomed.queue(lost, content[:1])
+    multihomed.queue(lost, content, 32)
+    multihomed.queue(first, content[:1])
+    multihomed.flush()
+    found = multihomed.arrived()
+    assert [datagram for _, datagram in found] == [content[0], *content, content[0]]
+    assert lost not in {source for source, _ in found}
+    assert multihomed.failed == []
+    multihomed.cable.relay.ip(f"addr add {lost}/{multihomed.length} dev eth0" + " nodad" * (multihomed.length == 64))
+    monkeypatch.setattr(multihomed.relay, "_lost", {})  # a while later
+    multihomed.queue(lost, content, 32)
+    multihomed.flush()
+    assert multihomed.arrived() == [(lost, datagram) for datagram in content]
+
+
+def test_what_cannot_be_sent_at_all_is_counted(multihomed: Multihomed) -> None:
+    """To port 0 the kernel says EINVAL, too; whoever writes from there gets no answer."""
+    host, _ = addresses.unpack(multihomed.target)
+    nobody = addresses.pack(host, 0)
+    memory = bytes(64)
+    local = socket.inet_pton(multihomed.relay.family, multihomed.addresses[1])
+    multihomed.relay.send(memory, nobody, local)
+    multihomed.flush()
+    assert multihomed.failed == [("send_failed", nobody, 1, 64)]
+    assert multihomed.arrived() == []
 
 
 _SETTINGS = {

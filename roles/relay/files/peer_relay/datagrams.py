@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
 import socket
 import struct
 import time
@@ -31,8 +30,14 @@ _TX_PARTS = 1024  # pieces of payload in one batch that is sent; the system take
 _SLOT_SIZE = 65536 + 2112
 _NAME_SIZE, _CONTROL_SIZE = 32, 96
 _SOCKADDR_IN_SIZE = 16
-_CACHE_SIZE = 4096  # parsed and built control messages, destinations without trains
+_CACHE_SIZE = 4096  # parsed and built control messages, destinations without trains, addresses that are gone
 _APART = 10.0  # seconds for which a destination that trains are too large for gets single datagrams
+_LOOK = 1.0  # seconds for which a look is good at whether the host has lost an own address
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+# What can be said to a train because it is one. Too large for its way out: EMSGSIZE, or EINVAL before 2025's kernels.
+_NO_TRAIN = (errno.EMSGSIZE, errno.EINVAL, errno.EIO)
+# What can be said to a source address that the host does not have, among other things.
+_NO_SOURCE = (errno.EINVAL, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
@@ -123,11 +128,13 @@ class BatchSocket:
         self._fresh_headers = bytes(self._rx_headers.view)
         self._parsed: dict[bytes, tuple[bytes, int]] = {}
         self._built: dict[tuple[bytes, int], tuple[int, int, object]] = {}
-        # For each queued message: address, local address, segment size, its parts, and what keeps them alive.
-        self._queued: list[tuple[bytes, bytes, int, list[int], object]] = []
+        # For each queued message: address, local address, segment size, its parts, and all that its header points to.
+        self._queued: list[tuple[bytes, bytes, int, list[int], object, object]] = []
         self._parts_used = 0
         # For each destination whose way out refused trains: from which segment size on, and until when to believe it.
         self._apart: dict[bytes, tuple[int, float]] = {}
+        # For each own address that was in doubt: whether the host has lost it, and until when to believe it.
+        self._lost: dict[bytes, tuple[bool, float]] = {}
         self._fd = self.socket.fileno()
 
     def _configure(self, buffer_size: int) -> None:
@@ -217,6 +224,8 @@ class BatchSocket:
                 for start in range(0, size, segment):
                     self.queue([pointer + start, min(segment, size - start)], address, local, 0, keep)
             return
+        if local in self._lost and self._has_lost(local):
+            local = b""
         count = len(parts) // 2
         if len(self._queued) == TX_SLOTS or self._parts_used + count > _TX_PARTS:
             self.flush()
@@ -224,7 +233,7 @@ class BatchSocket:
         struct.pack_into(f"@{len(parts)}N", self._tx_parts.view, first, *parts)
         name = slot * _NAME_SIZE
         self._tx_names.view[name : name + self._address_size] = address
-        control, control_size, _ = self._built.get((local, segment)) or self._build(local, segment)
+        built = self._built.get((local, segment)) or self._build(local, segment)
         _header.pack_into(
             self._tx_headers.view,
             slot * _header.size,
@@ -233,13 +242,13 @@ class BatchSocket:
             max(self._address_size, _SOCKADDR_IN_SIZE),
             self._tx_parts.address + first,
             count,
-            control,
-            control_size,
+            built[0],
+            built[1],
             0,
             0,
         )
         self._parts_used += count
-        self._queued.append((address, local, segment, parts, keep))
+        self._queued.append((address, local, segment, parts, keep, built))
 
     def _goes_apart(self, address: bytes, segment: int) -> bool:
         least, until = self._apart[address]
@@ -249,15 +258,17 @@ class BatchSocket:
         return segment >= least
 
     def _build(self, local: bytes, segment: int) -> tuple[int, int, object]:
-        """Return the control messages that choose the source address and cut a train: address, size, and the memory."""
+        """Return the control messages that choose the source address and cut a train: address, size, and the memory.
+
+        The memory lives as long as the caller keeps the answer: the cache may let it go at any time.
+        """
         control = b"".join(_control_message(*message) for message in _source_choice(local))
         if segment:
             control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
-        if len(self._built) >= _CACHE_SIZE:
-            self.flush()  # what is queued points to them
-            self._built.clear()
         memory = _Memory(max(len(control), 1))
         memory.view[: len(control)] = control
+        if len(self._built) >= _CACHE_SIZE:
+            self._built.clear()
         self._built[local, segment] = built = (memory.address, len(control), memory)
         return built
 
@@ -271,34 +282,57 @@ class BatchSocket:
             else:
                 code = ctypes.get_errno()
                 if code != errno.EINTR:
-                    self._send_apart(done, code)
+                    self._refused(done, code)
                     done += 1
         self._queued.clear()
         self._parts_used = 0
 
-    def _send_apart(self, slot: int, code: int) -> None:
-        """Deal with the queued message that sendmmsg refused with errno `code`."""
-        address, local, segment, parts, _ = self._queued[slot]
+    def _refused(self, slot: int, code: int) -> None:
+        """Deal with the queued message that sendmmsg refused with errno `code`: what else was asked may be possible.
+
+        A train is sent one by one, from the same address. Only what comes from an address that the host has lost leaves
+        from another one.
+        """
+        address, local, segment, parts, *_ = self._queued[slot]
         payload = b"".join(map(ctypes.string_at, parts[::2], parts[1::2]))
         step = segment or len(payload)
-        if code in (errno.EAGAIN, errno.ENOBUFS):
+        if code in _FULL:
             self._failed("send_buffer_full", address, -(-len(payload) // step), len(payload))
             return
-        # A train may be too large for the way out, or the relay's own address may be gone: try each one plainly.
-        refused_as_train = segment and code in (errno.EMSGSIZE, errno.EIO)
-        if refused_as_train:
-            if len(self._apart) >= _CACHE_SIZE:
-                self._apart.clear()
-            self._apart[address] = (segment if code == errno.EMSGSIZE else 1, time.monotonic() + _APART)
+        train_refused = segment and code in _NO_TRAIN
+        if len(self._apart) >= _CACHE_SIZE:
+            self._apart.clear()
         for start in range(0, len(payload), step):
-            piece = payload[start : start + step]
-            try:
-                if not (segment or local):
-                    raise OSError(code, os.strerror(code))
-                self._send_one(piece, address, local if refused_as_train else b"")
-            except OSError:
-                self._failed("send_failed", address, 1, len(piece))
+            piece, outcome = payload[start : start + step], code
+            if train_refused:
+                outcome = self._send_one(piece, address, local)
+                if not outcome:
+                    self._apart[address] = (1 if code == errno.EIO else segment, time.monotonic() + _APART)
+            if outcome in _NO_SOURCE and local and self._has_lost(local):
+                outcome = self._send_one(piece, address, b"")
+            if outcome:
+                self._failed("send_buffer_full" if outcome in _FULL else "send_failed", address, 1, len(piece))
 
-    def _send_one(self, datagram: bytes, address: bytes, local: bytes) -> None:
-        host, port = addresses.unpack(address)
-        self.socket.sendmsg([datagram], _source_choice(local), 0, (host, port))
+    def _send_one(self, datagram: bytes, address: bytes, local: bytes) -> int:
+        """Send at once; return the errno of a refusal, or 0."""
+        try:
+            self.socket.sendmsg([datagram], _source_choice(local), 0, addresses.unpack(address))
+        except OSError as error:
+            return error.errno
+        return 0
+
+    def _has_lost(self, local: bytes) -> bool:
+        """Find out whether the host has lost an own address: then nothing can be bound to it."""
+        lost, until = self._lost.get(local, (False, 0.0))
+        now = time.monotonic()
+        if now >= until:
+            lost = False
+            try:
+                with socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as other:
+                    other.bind((socket.inet_ntop(self.family, local), 0))
+            except OSError as error:
+                lost = error.errno == errno.EADDRNOTAVAIL
+            if len(self._lost) >= _CACHE_SIZE:
+                self._lost.clear()
+            self._lost[local] = lost, now + _LOOK
+        return lost

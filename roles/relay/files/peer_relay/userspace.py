@@ -111,7 +111,7 @@ class UserspacePlane:
             return
         for parts, segment in trains.join(runs):
             parts[::2] = [sock.payload_address + offset for offset in parts[::2]]
-            sender.queue(parts, address, local, segment)
+            sender.queue(parts, address, local, segment, sock.payload)
 
     def _sender(self, address: bytes, local: bytes) -> BatchSocket | None:
         return self._by_local.get(local) or self._by_family.get(len(address))
