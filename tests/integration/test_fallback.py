@@ -15,59 +15,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.fallback import Bridge, Carrier, Certificate, have
+from harness.fallback import URL, Blocked, Bridge, Certificate, have
 from harness.netns import Namespace
 from harness.processes import wait_until
 from harness.service import ADDRESSES, Relay
 from harness.topology import RELAY_V4, Lab
 from harness.traffic import Iperf, Stream
-from harness.wireguard import Device
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 Figure = Callable[..., None]
-_URL = f"wss://{RELAY_V4[0]}:443/"
 _DOCS = Path(__file__).parents[2] / "docs" / "fallback.md"
 _STRANGER_SECONDS = 3
-
-
-class Blocked:
-    """`ann`, whose site lets no UDP pass from `block` on, and `bob`. Both have the relay; the bridge is not started."""
-
-    def __init__(self, lab: Lab, relay: Relay, *options: str):
-        self.lab, self.relay = lab, relay
-        self.site, other = lab.site(), lab.site()
-        self.ann = Device(lab, self.site.host("ann"), "ann", ["10.77.1.1/32", "fd77:7065:6572::1:1/128"])
-        self.bob = Device(lab, other.host("bob"), "bob", ["10.77.1.2/32", "fd77:7065:6572::1:2/128"])
-        relay.register(self.ann, self.bob)
-        relay.start()
-        for device in (self.ann, self.bob):
-            relay.connect(device, self.ann, self.bob)
-            device.up()
-        relay.wait_bound(self.ann, self.bob)
-        self.certificate = Certificate(lab.folder, "certificate")
-        self.bridge = Bridge(lab.relay_host, self.certificate, *options)
-
-    def block(self) -> None:
-        self.site.router.nft(
-            "table inet blocked { chain forward { type filter hook forward priority -10; meta l4proto udp drop; }; }"
-        )
-
-    def carry(self, url: str = _URL, fingerprint: str | None = None) -> Carrier:
-        pin = self.certificate.fingerprint if fingerprint is None else fingerprint
-        return Carrier(self.lab, self.ann, url, pin, self.relay.public_key, self.bob.public_key)
-
-    def carried(self) -> Carrier:
-        """Block UDP, and have the pair's traffic go over the fallback."""
-        with Stream(self.ann, self.bob) as stream:
-            stream.wait_flowing()
-            self.block()
-            carrier = self.carry()
-            carrier.wait_said("up 127.0.0.1:")
-            # As the agent does: a question to the relay tells it the new address.
-            self.ann.host.run("ping", "-c", "1", "-W", "5", ADDRESSES[0])
-            stream.wait_flowing()
-        return carrier
 
 
 @pytest.fixture
@@ -102,7 +61,7 @@ class Stranger:
         with self.host.inside():
             return self._sockets.enter_context(socket.create_connection((RELAY_V4[0], 443), 10))
 
-    def websocket(self, url: str = _URL) -> WebSocket:
+    def websocket(self, url: str = URL) -> WebSocket:
         # Not the library's blocking client: its two threads disturb each other's TLS.
         options = {"ssl": _plain_tls(), "compression": None, "ping_interval": None}
 

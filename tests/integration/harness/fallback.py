@@ -14,10 +14,12 @@ from pathlib import Path
 from harness.netns import Namespace
 from harness.notify import NotifySocket
 from harness.processes import Process, run, wait_until
-from harness.service import PORT
-from harness.topology import Lab
+from harness.service import ADDRESSES, PORT, Relay
+from harness.topology import RELAY_V4, Lab
+from harness.traffic import Stream
 from harness.wireguard import Device
 
+URL = f"wss://{RELAY_V4[0]}:443/"
 _ROLES = Path(__file__).parents[3] / "roles"
 _PATH = f"{_ROLES / 'relay/files'}:{_ROLES / 'peer/files'}"
 # As the agent does: one attempt after the other, and WireGuard is told of each that succeeds.
@@ -83,6 +85,9 @@ class Bridge:
     def memory(self) -> int:
         return self.process.memory()
 
+    def descriptors(self) -> int:
+        return self.process.descriptors()
+
 
 class Carrier:
     """A device's end: keeps a connection to the bridge, and points the device's peers at it."""
@@ -104,6 +109,45 @@ class Carrier:
 
     def stop(self) -> None:
         self._process.stop()
+
+
+class Blocked:
+    """`ann`, whose site lets no UDP pass from `block` on, and `bob`. Both have the relay; the bridge is not started."""
+
+    def __init__(self, lab: Lab, relay: Relay, *options: str):
+        self.lab, self.relay = lab, relay
+        self.site, other = lab.site(), lab.site()
+        self.ann = Device(lab, self.site.host("ann"), "ann", ["10.77.1.1/32", "fd77:7065:6572::1:1/128"])
+        self.bob = Device(lab, other.host("bob"), "bob", ["10.77.1.2/32", "fd77:7065:6572::1:2/128"])
+        relay.register(self.ann, self.bob)
+        relay.start()
+        for device in (self.ann, self.bob):
+            relay.connect(device, self.ann, self.bob)
+            device.up()
+        relay.wait_bound(self.ann, self.bob)
+        self.certificate = Certificate(lab.folder, "certificate")
+        self.bridge = Bridge(lab.relay_host, self.certificate, *options)
+
+    def block(self) -> None:
+        self.site.router.nft(
+            "table inet blocked { chain forward { type filter hook forward priority -10; meta l4proto udp drop; }; }"
+        )
+
+    def carry(self, url: str = URL, fingerprint: str | None = None) -> Carrier:
+        pin = self.certificate.fingerprint if fingerprint is None else fingerprint
+        return Carrier(self.lab, self.ann, url, pin, self.relay.public_key, self.bob.public_key)
+
+    def carried(self) -> Carrier:
+        """Block UDP, and have the pair's traffic go over the fallback."""
+        with Stream(self.ann, self.bob) as stream:
+            stream.wait_flowing()
+            self.block()
+            carrier = self.carry()
+            carrier.wait_said("up 127.0.0.1:")
+            # As the agent does: a question to the relay tells it the new address.
+            self.ann.host.run("ping", "-c", "1", "-W", "5", ADDRESSES[0])
+            stream.wait_flowing()
+        return carrier
 
 
 def have(program: str) -> bool:

@@ -86,6 +86,10 @@ class Process:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
+    def descriptors(self) -> int:
+        """How many files and sockets it has open."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
     def busy_seconds(self) -> float:
         """What it has used of a processor, with the commands that it ran."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()

@@ -128,3 +128,11 @@ def test_closing_outlives_a_swallowed_cancellation(monkeypatch: pytest.MonkeyPat
     made.close()
     made._thread.join(3)
     assert not made._thread.is_alive()
+    assert not asyncio.all_tasks(made._loop), "or Python complains of them when it finds them"
+
+
+def test_a_proxy_does_not_write_into_the_journal(monkeypatch: pytest.MonkeyPatch):
+    with Server(b"HTTP/1.1 403 \x1b[2J\xe2\x80\xae\x00\r\n\r\n") as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
+        reason = _reason("wss://relay.example/")
+    assert reason.endswith("says HTTP/1.1 403 ?[2J??")

@@ -13,10 +13,11 @@ from peer_relay_fallback.pipe import Pipe
 
 
 class Wire:
-    """The transport of one pipe. What it writes waits in `written`."""
+    """The transport of one pipe. What it writes waits in `written`. One that is stuck has always more to send."""
 
-    def __init__(self, pipe: Pipe):
+    def __init__(self, pipe: Pipe, stuck: bool = False):
         self.pipe = pipe
+        self.stuck = stuck
         self.written = bytearray()
         self.closed = False
         pipe.connection_made(self)
@@ -37,9 +38,13 @@ class Wire:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self.pipe.connection_lost(None)
+            if not self.stuck:
+                self.pipe.connection_lost(None)
 
-    abort = close
+    def abort(self) -> None:
+        if self.stuck or not self.closed:
+            self.closed, self.stuck = True, False
+            self.pipe.connection_lost(None)
 
     def take(self) -> bytes:
         data = bytes(self.written)

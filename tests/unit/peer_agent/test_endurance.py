@@ -107,6 +107,18 @@ def test_without_any_relay_the_fallback_says_why(failures: tuple[str, ...]) -> N
     assert pair.path.why_not == (min(filter(None, failures), default="no_relay_answers"))
 
 
+def test_what_a_fallback_was_reached_by_is_forgotten() -> None:
+    world = behind_nats(relays=2, symmetric="ab")
+    world.run(10)
+    device = world.devices["a"]
+    udp = device.pair._views["relay1"]
+    for port in range(20000, 21000):  # each connection of the fallback's has another
+        device.pair.relay(world.now, udp._replace(endpoint=Endpoint("127.0.0.1", port), fallback=True))
+        device.pair.relay(world.now, udp)
+    assert len(device.pair._ways) < 10
+    assert {view.endpoint for view in device.pair._views.values()} <= device.pair._ways.keys()
+
+
 # --- stock devices ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 import socket
 import ssl
 import threading
@@ -19,7 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe
+from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe, printable
 from websockets.uri import parse_uri
 
 from peer_agent.endpoints import Endpoint
@@ -31,6 +32,7 @@ _CONNECT_SECONDS = 4.5  # for all of it: the core waits for 5
 _ADDRESS_SECONDS = 3.0  # for one address of several
 _CANCEL_AGAIN = 2.5  # more than an end in good order takes
 _ANSWER = 8192  # bytes of a proxy's answer
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})\b")
 
 Report = Callable[[Endpoint | None, Failure | None], None]
 
@@ -78,10 +80,12 @@ class Fallback:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._task = self._loop.create_task(self._carry())
-        with contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._task)
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._task)
+        finally:
+            self._loop.run_until_complete(_leave_nothing())
+            self._loop.close()
 
     async def _carry(self) -> None:
         pipe = None
@@ -98,7 +102,8 @@ class Fallback:
             )
             failure = Failure(CertificateRefused.reason, text)
         except Exception as error:  # whatever the library raises: a device without this path is told why
-            failure = Failure(error.reason if isinstance(error, Refused) else Refused.reason, f"{self._url}: {error}")
+            reason = error.reason if isinstance(error, Refused) else Refused.reason
+            failure = Failure(reason, f"{self._url}: {printable(str(error))}")
         finally:
             if pipe:
                 pipe.end("the device has a better path")
@@ -150,6 +155,14 @@ class Fallback:
             )
 
 
+async def _leave_nothing() -> None:
+    """End what a cancellation has left behind: a wait that was cancelled twice leaves what it waited for."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=_CANCEL_AGAIN)
+
+
 def _nobody(_endpoint: Endpoint | None, _failure: Failure | None) -> None:
     pass
 
@@ -170,18 +183,27 @@ class _Pipe(Pipe):
         self.websocket.send_request(self.websocket.connect())
         self._flush()
 
+    def greeted(self, header: bytes) -> None:
+        """Let nothing but the beginning of a WebSocket pass: of any other answer the library would read the body."""
+        status = _STATUS.match(header)
+        if not status:
+            self.end("no WebSocket: the answer is not HTTP")
+        elif status[1] != b"101":
+            self.end(f"HTTP {status[1].decode()} instead of a WebSocket")
+
     def handshake(self, event: Any) -> None:
-        if event.status_code != 101:
-            self.end(f"HTTP {event.status_code} instead of a WebSocket")
-            return
         # Version 9 puts it into the response.
         error = self.websocket.handshake_exc if hasattr(self.websocket, "handshake_exc") else event.exception
         if error:
             self.end(f"no WebSocket: {error}")
             return
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        udp.bind((_LOOPBACK, 0))
-        udp.connect((_LOOPBACK, self._port))  # other programs of this host are not heard
+        try:
+            udp.bind((_LOOPBACK, 0))
+            udp.connect((_LOOPBACK, self._port))  # other programs of this host are not heard
+        except OSError:
+            udp.close()
+            raise
         self.endpoint = Endpoint.of(*udp.getsockname())
         self.open(udp)
 
@@ -243,4 +265,4 @@ async def _tunnel(sock: socket.socket, proxy: SplitResult, host: str, port: int)
             raise Refused(f"the proxy {proxy.hostname} does not answer as one")
     status = answer.split(b"\r\n", 1)[0].decode(errors="replace")
     if status.split(" ")[1:2] != ["200"]:
-        raise Refused(f"the proxy {proxy.hostname} says {status[:80]}")
+        raise Refused(f"the proxy {proxy.hostname} says {printable(status[:80])}")

@@ -38,6 +38,7 @@ _TICK = 0.1  # while something is under way
 _SLEPT = 20.0  # seconds without a tick: the host slept, or stood still
 _FORGIVEN = 600.0  # seconds of a direct path that works
 _HOLD = 0.3  # seconds to hold on to the endpoint: packets that come the way of before take it along
+_MOST_WAYS = 4  # to one relay: UDP of both IP versions, the fallback, and the one before
 _LATE = 1.0  # seconds in which packets may still come the way of before
 _IDLE = 3.0  # seconds without data, after which a move disturbs nobody
 _NO_AGENT_SILENCE = 3.0  # seconds: nobody there to answer pings
@@ -62,7 +63,7 @@ class Pair:
         self.outbox: list[Action] = []
         self._leader = int(own) < int(other)
         self._views = {view.name: view for view in relays}
-        self._ways = {view.endpoint: view.name for view in self._views.values()}  # all that relays were reached by
+        self._ways = {view.endpoint: view.name for view in self._views.values()}  # what relays were reached by last
         self._via = next(iter(self._views))
         self._before = ""  # the relay that was left last
         self._direct: Candidate | None = None
@@ -388,13 +389,21 @@ class Pair:
         """A relay is alive, or dead, or reached in another way, or sees another address: call it for each change."""
         before = self._views[view.name]
         self._views[view.name] = view
-        self._ways[view.endpoint] = view.name
+        self._reached(view)
         if view.seen != before.seen:
             self._talk.changed(now)
         if view.other_seen != before.other_seen and self._talk.key and self._tell():
             self._trials.punching.reset()
         if self._endpoint is not None and self._direct is None and view.name == self._via:
             self._set(now)
+
+    def _reached(self, view: View) -> None:
+        """Remember this way to the relay, with the few before: WireGuard may be there still. A fallback has a new one
+        each time."""
+        self._ways.pop(view.endpoint, None)
+        self._ways[view.endpoint] = view.name
+        for endpoint in [endpoint for endpoint, name in self._ways.items() if name == view.name][:-_MOST_WAYS]:
+            del self._ways[endpoint]
 
     def network(self, now: float, endpoints: Iterable[Endpoint], networks: Iterable[Network]) -> None:
         """This device's own addresses with WireGuard's port (and the endpoints that the settings state), and the

@@ -79,6 +79,9 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
     """Make the context, with the certificate of that moment and, from each SIGHUP on, that of then."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Every device can do it, and with older versions strangers fill the library's cache of sessions.
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # nobody comes back to a session
     context.set_alpn_protocols(["http/1.1"])
     _load(context, certificate, key)
 

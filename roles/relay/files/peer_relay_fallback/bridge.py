@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, NamedTuple
+
+from peer_relay import packets
 
 from peer_relay_fallback.gate import Address, Gate, Sources, forwarded, parse
 from peer_relay_fallback.pipe import LARGEST, POLICY, Pipe, ServerProtocol
@@ -21,7 +24,8 @@ log = logging.getLogger("peer_relay_fallback")
 _TLS_SECONDS = 5.0
 _OPEN_SECONDS = 10.0  # for TLS and the WebSocket's handshake together
 _IDLE = 20.0
-_BREATH = 1.0  # seconds without new connections when the process has no descriptor left for them
+_BREATH = 1.0  # seconds without new connections when the host has nothing left for them
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Limits(NamedTuple):
@@ -39,6 +43,8 @@ class _Connection(Pipe):
     def __init__(self, who: Address | None, admit: Callable[[_Connection, Any], socket.socket | None]):
         super().__init__(ServerProtocol(max_size=LARGEST), _IDLE)
         self.who = who
+        self.proven: asyncio.Future[None] = self.loop.create_future()
+        self.proven_at = 0.0  # last
         self._admit = admit
 
     def handshake(self, event: Any) -> None:
@@ -54,6 +60,18 @@ class _Connection(Pipe):
         if not udp:
             self.end("refused")
 
+    def passed(self, datagram: bytes) -> None:
+        """Take a transport message of the relay's for the proof that a device is here.
+
+        The relay sends one only where a device is bound or has just opened a session, both of which take the device's
+        key and its presence. Anybody can have it ask (a cookie reply, a challenge), and whoever records a device's
+        initiation and is faster can have it answer.
+        """
+        if packets.message_type(datagram) == packets.TRANSPORT:
+            self.proven_at = self.loop.time()
+            if not self.proven.done():
+                self.proven.set_result(None)
+
 
 class Bridge:
     """All connections. `relay` is where the relay listens; without `tls` a reverse proxy stands in front."""
@@ -63,9 +81,10 @@ class Bridge:
         self._gate = Gate(limits.most, limits.most_per_address)
         self._sources = Sources()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._strangers: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._pipes: set[_Connection] = set()
-        self.devices = 0  # connections to which the relay has answered
-        self.strangers = 0  # connections that were closed because it has not
+        self.devices = 0  # connections that have proven to be one's
+        self.strangers = 0  # connections that were closed because they have not
 
     async def serve(self, listeners: Iterable[socket.socket]) -> None:
         """Let connections in until cancelled; then close them all."""
@@ -92,16 +111,26 @@ class Bridge:
             try:
                 sock, (host, *_) = await loop.sock_accept(listener)
             except OSError as error:
-                log.warning("no new connections for a moment: %s", error.strerror)
-                await asyncio.sleep(_BREATH)
+                if error.errno in _SCARCE:
+                    log.warning("no new connections for a moment: %s", error.strerror)
+                await asyncio.sleep(_BREATH if error.errno in _SCARCE else 0)  # or it was the client's own
                 continue
             who = parse(host) if self._tls else None  # a proxy tells for whom it speaks
+            if self._gate.full and self._strangers:
+                # Strangers must not keep devices out. Who proves itself does so long before it is the oldest.
+                await _cancelled(next(iter(self._strangers)))
+                self.strangers += 1
             if self._gate.enter(who):
                 task = asyncio.create_task(self._carry(sock, who))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._strangers[task] = None
+                task.add_done_callback(self._gone)
             else:
                 sock.close()
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._strangers.pop(task, None)
 
     async def _carry(self, sock: socket.socket, who: Address | None) -> None:
         pipe = _Connection(who, self._admit)
@@ -118,7 +147,10 @@ class Bridge:
             log.debug("%s: %s", who, await pipe.ended)
         except (OSError, asyncio.TimeoutError) as error:  # strangers speak all sorts of things on this port
             log.debug("%s: %s", who, error)
+        except Exception as error:  # nor does what nobody thought of concern the others
+            log.warning("%s: the connection is closed: %r", who, error)
         finally:
+            pipe.abort()
             sock.close()
             self._pipes.discard(pipe)
             self._gate.leave(pipe.who)
@@ -132,29 +164,41 @@ class Bridge:
             pipe.who = who
         family = socket.AF_INET6 if ip_address(self._relay[0]).version == 6 else socket.AF_INET
         udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        if family == socket.AF_INET:  # IPv6 has one loopback address only
-            udp.bind((self._sources.source(pipe.who), 0))
-        udp.connect(self._relay)
+        try:
+            if family == socket.AF_INET:  # IPv6 has one loopback address only
+                udp.bind((self._sources.source(pipe.who), 0))
+            udp.connect(self._relay)
+        except OSError:
+            udp.close()
+            raise
         return udp
 
     async def _watch(self, pipe: _Connection) -> None:
-        """Close the connection when the relay has nothing to say to it."""
+        """Close the connection when the relay has nothing to say to it that only a device gets to hear."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        await _first(self._limits.stranger_seconds, pipe.answered, pipe.ended)
-        if not pipe.answered.done():
+        await _first(self._limits.stranger_seconds, pipe.proven, pipe.ended)
+        if not pipe.proven.done():
             self.strangers += not pipe.ended.done()
             pipe.end("the relay does not know you", POLICY)
             return
+        self._strangers.pop(asyncio.current_task(), None)
         self.devices += 1
-        log.info("%s: a device has come", pipe.who)
-        while not pipe.ended.done():
-            left = pipe.last_datagram + self._limits.silent_seconds - loop.time()
-            if left <= 0:
-                pipe.end("the relay has gone silent", POLICY)
-            await _first(left, pipe.ended)
-        self.devices -= 1
+        try:
+            log.info("%s: a device has come", pipe.who)
+            while not pipe.ended.done():
+                left = pipe.proven_at + self._limits.silent_seconds - loop.time()
+                if left <= 0:
+                    pipe.end("the relay has gone silent", POLICY)
+                await _first(left, pipe.ended)
+        finally:
+            self.devices -= 1
         log.info("%s: the device has gone after %.0f s: %s", pipe.who, loop.time() - begun, pipe.ended.result())
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _first(seconds: float, *futures: asyncio.Future[Any]) -> None:

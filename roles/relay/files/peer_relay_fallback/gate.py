@@ -43,10 +43,14 @@ class Gate:
     def __len__(self) -> int:
         return self._here.total()
 
+    @property
+    def full(self) -> bool:
+        return len(self) >= self._most
+
     def enter(self, address: Address | None) -> bool:
         """Let a connection in, if there is room. None: whom a reverse proxy speaks for is not known yet."""
         spot = address and place(address)
-        if len(self) >= self._most:
+        if self.full:
             self.refused["all places taken"] += 1
         elif spot and self._here[spot] >= self._most_per_place:
             self.refused["too many from one address"] += 1
@@ -72,7 +76,11 @@ class Gate:
 
 
 class Sources:
-    """Gives each place a source address of its own on loopback: the relay can tell a loud one from the others."""
+    """Gives each place a source address of its own on loopback: the relay can tell a loud one from the others.
+
+    The relay binds no address of its own host to a device, with these as the exception: `peer_relay` must take every
+    loopback source (127.0.0.0/8, and ::1 where it listens on IPv6 alone) for a device's possible address.
+    """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(16)  # nobody outside can choose whose address to share
