@@ -215,6 +215,80 @@ def test_pair_that_is_not_answered_any_more(world: World, pair: Pair) -> None:
     assert not [sentence for sentence in doctor(world) if "->" in sentence]
 
 
+@pytest.mark.parametrize("seconds", [100, 181, 240, 299, 301])
+def test_pair_that_went_direct_is_well(world: World, pair: Pair, seconds: float) -> None:
+    """Its last handshake through the relay was answered; nobody has asked since."""
+    world.wait(seconds)
+    for device in pair:
+        device.connect()
+    assert doctor(world) == []
+
+
+def test_pair_whose_initiations_crossed_and_went_direct_is_well(
+    world: World, ann: StockDevice, bob: StockDevice
+) -> None:
+    """One of the two is never answered, since the other one made the session."""
+    ann.connect()
+    bob.connect()
+    one, other = ann.initiation(bob), bob.initiation(ann)
+    forwarded = world.raw(ann.address, one)
+    assert world.raw(bob.address, other) == [], "the relay lets one pass"
+    world.deliver(forwarded)
+    assert ann.say(bob)
+    world.wait(200)
+    for device in (ann, bob):
+        device.connect()
+    assert doctor(world) == []
+
+
+def crowd(world: World, count: int) -> list[StockDevice]:
+    return [world.add(f"d{number:02}", at("192.0.2.1", 1000 + number)).connect() for number in range(count)]
+
+
+def test_phone_that_sleeps_costs_a_line_whoever_asks_for_it(world: World) -> None:
+    phone = world.add("phone", AWAY).connect()
+    world.leave(phone)
+    world.wait(250)
+    for device in crowd(world, 27):
+        device.shake_hands(phone)
+    assert doctor(world) == [
+        "phone: silent for 250 s: is it switched off, or without PersistentKeepalive = 25 on its relay peer?",
+        "d00, d01, d02 and 24 more -> phone: d00, d01, d02 and 24 more ask for phone, which is not connected to the "
+        "relay: see phone above",
+    ]
+
+
+def test_many_that_are_silent_cost_a_line(world: World) -> None:
+    crowd(world, 30)
+    world.wait(250)
+    assert the_only(doctor(world)).startswith(
+        "d00, d01, d02 and 27 more: silent, the longest for 250 s: is it switched off"
+    )
+
+
+def test_many_that_never_came_cost_a_line(world: World) -> None:
+    for number in range(30):
+        world.add(f"d{number:02}", at("192.0.2.1", 1000 + number))
+    assert the_only(doctor(world)).startswith("d00, d01, d02 and 27 more: no handshake has ever arrived: is the dev")
+
+
+def test_device_that_answers_nobody_is_named_once(world: World, bob: StockDevice) -> None:
+    bob.connect()
+    for device in crowd(world, 5):
+        world.raw(device.address, device.initiation(bob))
+    assert doctor(world) == [
+        "d00, d01, d02 and 2 more -> bob: initiations arrive, bob never answers: its peer entries for d00, d01, d02 "
+        "and 2 more are missing, have another key, or do not point at the relay"
+    ]
+
+
+def test_device_that_nobody_answers_is_named_once(world: World, ann: StockDevice) -> None:
+    ann.connect()
+    for device in crowd(world, 5):
+        world.raw(ann.address, ann.initiation(device))
+    assert the_only(doctor(world)).startswith("ann -> d00, d01, d02 and 2 more: d00, d01, d02 and 2 more never answer")
+
+
 def test_the_relays_own_problems_come_first(world: World) -> None:
     sentences = doctor(
         world,
@@ -284,13 +358,37 @@ def test_metrics_of_a_relay_without_devices(world: World) -> None:
 
 
 def test_tables(busy: World) -> None:
-    text = tables.status(status(busy, problems=["something"]))
+    text = tables.status(status(busy, problems=["something"]), each_pair=True)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "relay: userspace data plane on 0.0.0.0:40000, up 5 s, version 1.0.0"
     assert "problem: something" in lines
     assert "away absent - never 0 B 0 B" in lines
     assert "ann -> bob up 0 s 80 B userspace" in lines
     assert "not_wireguard 1 4 B" in lines
+
+
+def test_pairs_are_shown_on_request(busy: World) -> None:
+    text = tables.status(status(busy))
+    assert "->" not in text
+    assert "pairs: 2, 2 of them up, 128 B forwarded (--pairs shows each)" in text.splitlines()
+    assert "devices: 2 bound, 0 handshaking, 1 absent" in text.splitlines()
+
+
+def test_status_of_a_fleet_is_short_and_says_what_is_not_well(world: World) -> None:
+    devices = crowd(world, 27)
+    for one in devices:
+        for other in devices:
+            if one.name < other.name:
+                one.shake_hands(other)
+    for number in range(3):
+        phone = world.add(f"phone{number}", at("203.0.113.9", 1000 + number))
+        for device in devices:
+            device.shake_hands(phone)
+    lines = tables.status(status(world)).splitlines()
+    assert len(lines) < 30 + 20
+    assert "not well: phone0, phone1, phone2: no handshake has ever arrived" in lines
+    assert "peer-relay doctor says what to do" in lines
+    assert len(doctor(world)) == 4
 
 
 def test_tables_of_a_relay_without_devices(world: World) -> None:

@@ -63,7 +63,7 @@ def _fetch(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _status(arguments: argparse.Namespace) -> int:
     status = _fetch(arguments)
-    print(json.dumps(status) if arguments.json else tables.status(status))
+    print(json.dumps(status) if arguments.json else tables.status(status, arguments.pairs))
     return FINE if status["healthy"] else PROBLEM
 
 
@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, text, has_json in (
         ("run", _run, "forward until stopped", False),
         ("check", _check, "check the settings file", True),
-        ("status", _status, "show devices, pairs and drops of the running service", True),
-        ("doctor", _doctor, "say what is wrong, for each device and pair, and what to do", True),
+        ("status", _status, "show what the running service does, what is not well, devices and drops", True),
+        ("doctor", _doctor, "say what is wrong, and what to do", True),
         ("unload", _unload, "end what the kernel forwards, which a stopped service leaves running", False),
         ("probe", _probe, "make initiations that prove, sent from anywhere, that this relay is reached", True),
     ):
@@ -152,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         if has_json:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "status":
+            command.add_argument("--pairs", action="store_true", help="show each pair (JSON always has them)")
         if name == "probe":
             command.add_argument("--count", type=_count, default=1, help="how many (%(default)s)")
     keygen = commands.add_parser("keygen", help="make a private key unless there is one; print the public key")

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 _RECENT = 300.0  # seconds; older attempts are history
+_NAMED = 3  # of those that share a cause
 _IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
 class Finding(NamedTuple):
-    """One problem: whom it concerns, what is wrong, what to do."""
+    """One cause: whom it concerns, what is wrong, what to do."""
 
     subject: str
     problem: str
@@ -21,8 +23,13 @@ class Finding(NamedTuple):
 
 
 def findings(status: dict[str, Any]) -> list[Finding]:
-    """Return all findings, the relay's own first, then the router's, then each device's, then each pair's."""
-    return [*_relay(status), *_router(status), *_devices(status), *_pairs(status)]
+    """Return all findings, the relay's own first, then the router's, then the devices', then the pairs'."""
+    return [*_relay(status), *_router(status), *traffic(status)]
+
+
+def traffic(status: dict[str, Any]) -> list[Finding]:
+    """Return what is wrong with devices and pairs, one finding for all that share a cause."""
+    return [*_together(_devices(status)), *_pairs(status)]
 
 
 def remarks(status: dict[str, Any]) -> list[str]:
@@ -39,6 +46,21 @@ def _recent(age: float | None, within: float = _RECENT) -> bool:
 def _split(subject: str, problem: str) -> Finding:
     text, _, cure = problem.rpartition(": ")
     return Finding(subject, text or problem, cure)
+
+
+def _names(names: Collection[str]) -> str:
+    """Return the first few, and how many there are beside them."""
+    first, more = list(names)[:_NAMED], len(names) - _NAMED
+    return f"{', '.join(first)} and {more} more" if more > 0 else ", ".join(first)
+
+
+def _together(found: Iterator[Finding]) -> Iterator[Finding]:
+    """Say once what is wrong with several."""
+    subjects: dict[tuple[str, str], list[str]] = {}
+    for subject, problem, cure in found:
+        subjects.setdefault((problem, cure), []).append(subject)
+    for (problem, cure), names in subjects.items():
+        yield Finding(_names(names), problem, cure)
 
 
 def _port(status: dict[str, Any]) -> str:
@@ -102,8 +124,18 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
+_SILENT_CURE = "is it switched off, or without PersistentKeepalive = 25 on its relay peer?"
+
+
+def _silence(device: dict[str, Any]) -> float | None:
+    """Return for how long an absent device has been silent; None where it never was heard, or speaks to others."""
+    ages = [age for age in (device["last_seen_seconds"], device["attempt_age_seconds"]) if age is not None]
+    return None if not ages or _recent(device["last_seen_seconds"], within=60) else min(ages)
+
+
 def _devices(status: dict[str, Any]) -> Iterator[Finding]:
     port = _port(status)
+    silent = [device for device in status["devices"] if device["state"] == "absent" and _silence(device) is not None]
     for device in status["devices"]:
         name = device["name"]
         drops = device["drops"]
@@ -121,13 +153,11 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                     "it sends to other devices, but has no session with the relay",
                     f"does its relay peer carry key {status['public_key']}, and PersistentKeepalive = 25?",
                 )
+            elif len(silent) <= _NAMED:
+                yield Finding(name, f"silent for {_silence(device):.0f} s", _SILENT_CURE)
             else:
-                ages = (device["last_seen_seconds"], device["attempt_age_seconds"])
-                yield Finding(
-                    name,
-                    f"silent for {min(age for age in ages if age is not None):.0f} s",
-                    "is it switched off, or without PersistentKeepalive = 25 on its relay peer?",
-                )
+                longest = max(_silence(other) for other in silent)
+                yield Finding(name, f"silent, the longest for {longest:.0f} s", _SILENT_CURE)
         elif device["state"] == "handshaking":
             yield Finding(
                 name,
@@ -168,26 +198,64 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
             )
 
 
+class _Asked(NamedTuple):
+    """A pair whose one side asks for the other in vain, and why."""
+
+    source: str
+    peer: str
+    kind: str
+
+
 def _pairs(status: dict[str, Any]) -> Iterator[Finding]:
-    states = {device["name"]: device["state"] for device in status["devices"]}
-    for pair in status["pairs"]:
-        source, peer = pair["from"], pair["to"]
-        subject = f"{source} -> {peer}"
-        if pair["state"] == "up" or not _recent(pair["last_initiation_seconds"]):
-            continue
-        if states[peer] != "bound":
-            yield Finding(
-                subject, f"{source} asks for {peer}, which is not connected to the relay", f"see {peer} above"
-            )
-        elif pair["responses"] == 0:
-            yield Finding(
-                subject,
-                f"initiations arrive, {peer} never answers",
-                f"its peer entry for {source} is missing, has another key, or does not point at the relay",
-            )
+    """Group by the end that most of them share: its configuration is the cause."""
+    asked = list(_asked_in_vain(status))
+    sources, peers = (Counter((getattr(pair, end), pair.kind) for pair in asked) for end in ("source", "peer"))
+    groups: dict[tuple[str, str, bool], list[str]] = {}
+    for pair in asked:
+        by_peer = pair.kind == "absent" or peers[pair.peer, pair.kind] >= sources[pair.source, pair.kind]
+        one, other = (pair.peer, pair.source) if by_peer else (pair.source, pair.peer)
+        groups.setdefault((one, pair.kind, by_peer), []).append(other)
+    for (one, kind, by_peer), others in groups.items():
+        many = _names(others)
+        if by_peer:
+            yield _unanswered(many, one, kind, len(others) > 1)
         else:
-            yield Finding(
-                subject,
-                f"{peer} answered once and does not any more",
-                f"was its key for {source} changed, or its interface restarted without that peer?",
-            )
+            problem = "never answer" if kind == "never" else "answered once and do not any more"
+            cure = f"does {one} have the key that they know, and the relay as the endpoint of each?"
+            yield Finding(f"{one} -> {many}", f"{many} {problem}", cure)
+
+
+def _unanswered(sources: str, peer: str, kind: str, several: bool) -> Finding:
+    subject = f"{sources} -> {peer}"
+    if kind == "absent":
+        ask = "ask" if several else "asks"
+        return Finding(subject, f"{sources} {ask} for {peer}, which is not connected to the relay", f"see {peer} above")
+    if kind == "never":
+        entry = "entries for {} are missing, have" if several else "entry for {} is missing, has"
+        point = "do not point" if several else "does not point"
+        return Finding(
+            subject,
+            f"initiations arrive, {peer} never answers",
+            f"its peer {entry.format(sources)} another key, or {point} at the relay",
+        )
+    return Finding(
+        subject,
+        f"{peer} answered once and does not any more",
+        f"was its key for {sources} changed, or its interface restarted without that peer?",
+    )
+
+
+def _asked_in_vain(status: dict[str, Any]) -> Iterator[_Asked]:
+    """Find the pairs whose latest initiation has no answer. One that was answered, and is not used since, is well."""
+    states = {device["name"]: device["state"] for device in status["devices"]}
+    answered = {(pair["from"], pair["to"]): pair["last_response_seconds"] for pair in status["pairs"]}
+    for pair in status["pairs"]:
+        source, peer, asked = pair["from"], pair["to"], pair["last_initiation_seconds"]
+        # Where two ask each other, one answer serves both.
+        answers = (answered[source, peer], answered.get((peer, source)))
+        if pair["state"] == "up" or not _recent(asked) or any(age is not None and age <= asked for age in answers):
+            continue
+        if states.get(peer) != "bound":
+            yield _Asked(source, peer, "absent")
+        else:
+            yield _Asked(source, peer, "never" if pair["responses"] == 0 else "once")

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+from peer_relay import diagnose
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,8 +39,8 @@ def _size(count: int) -> str:
     return f"{value:.1f} TB"
 
 
-def status(document: dict[str, Any]) -> str:
-    """Return the tables of devices, pairs and drops."""
+def status(document: dict[str, Any], each_pair: bool = False) -> str:
+    """Return what a person wants to see: totals, what is not well, the devices; and each pair where asked for."""
     head = (
         f"{document['name']}: {document['data_plane']} data plane on {', '.join(document['listen'])}, "
         f"up {_age(document['uptime_seconds'])}, version {document['version']}"
@@ -45,9 +48,44 @@ def status(document: dict[str, Any]) -> str:
     if document["data_plane_wanted"] != "userspace" and document["data_plane_reason"]:
         head += f"\nnot the kernel's, since {document['data_plane_reason']}"
     parts = [head, *(f"problem: {problem}" for problem in document["problems"])]
+    found = diagnose.traffic(document)
+    parts += [f"not well: {finding.subject}: {finding.problem}" for finding in found]
+    if found:
+        parts.append("peer-relay doctor says what to do")
     if document["edge"] is not None:
         parts.append(_edge(document["edge"]))
-    devices = [
+    parts += [f"\n{_totals(document)}", _devices(document)]
+    if each_pair and document["pairs"]:
+        parts.append("\n" + _pairs(document))
+    probes = [(probe["source"], _age(probe["age_seconds"])) for probe in document["probes"]]
+    if probes:
+        parts.append("\n" + _table(("probe answered", "age"), probes))
+    drops = [(reason, str(count["packets"]), _size(count["bytes"])) for reason, count in document["drops"].items()]
+    if drops:
+        parts.append("\n" + _table(("not forwarded", "packets", "bytes"), drops))
+    return "\n".join(parts)
+
+
+def _totals(document: dict[str, Any]) -> str:
+    devices = Counter(device["state"] for device in document["devices"])
+    pairs = document["pairs"]
+    lines = [
+        f"devices: {', '.join(f'{devices[state]} {state}' for state in ('bound', 'handshaking', 'absent'))}",
+        f"pairs: {len(pairs)}, {sum(pair['state'] == 'up' for pair in pairs)} of them up, "
+        f"{_size(sum(pair['bytes'] for pair in pairs))} forwarded (--pairs shows each)",
+    ]
+    if document["kernel"]:
+        up = Counter(_by(pair) for pair in pairs if pair["state"] == "up")
+        lines += [f"{count} up by {by}" for by, count in sorted(up.items())]
+    return "\n".join(lines)
+
+
+def _by(pair: dict[str, Any]) -> str:
+    return pair["plane"] + (f" ({pair['why_userspace']})" if pair["why_userspace"] else "")
+
+
+def _devices(document: dict[str, Any]) -> str:
+    rows = [
         (
             device["name"],
             device["state"],
@@ -58,26 +96,21 @@ def status(document: dict[str, Any]) -> str:
         )
         for device in document["devices"]
     ]
-    parts.append("\n" + _table(("device", "state", "endpoint", "last seen", "received", "sent"), devices))
-    pairs = [
+    return _table(("device", "state", "endpoint", "last seen", "received", "sent"), rows)
+
+
+def _pairs(document: dict[str, Any]) -> str:
+    rows = [
         (
             f"{pair['from']} -> {pair['to']}",
             pair["state"],
             _age(pair["last_packet_seconds"]),
             _size(pair["bytes"]),
-            pair["plane"] + (f" ({pair['why_userspace']})" if document["kernel"] and pair["why_userspace"] else ""),
+            _by(pair) if document["kernel"] else pair["plane"],
         )
         for pair in document["pairs"]
     ]
-    if pairs:
-        parts.append("\n" + _table(("pair", "state", "last packet", "forwarded", "by"), pairs))
-    probes = [(probe["source"], _age(probe["age_seconds"])) for probe in document["probes"]]
-    if probes:
-        parts.append("\n" + _table(("probe answered", "age"), probes))
-    drops = [(reason, str(count["packets"]), _size(count["bytes"])) for reason, count in document["drops"].items()]
-    if drops:
-        parts.append("\n" + _table(("not forwarded", "packets", "bytes"), drops))
-    return "\n".join(parts)
+    return _table(("pair", "state", "last packet", "forwarded", "by"), rows)
 
 
 def _edge(edge: dict[str, Any]) -> str:
