@@ -146,6 +146,10 @@ class Site:
         versions = (("ip6" if ":" in address else "ip", address) for address in addresses)
         self._drop("; ".join(f"{ip} saddr {address} drop; {ip} daddr {address} drop" for ip, address in versions))
 
+    def lose_large(self, address: str, above: int = 1400) -> None:
+        """Lose packets from and to an address that have more bytes, without a word."""
+        self._drop("; ".join(f"ip {way} {address} meta length > {above} drop" for way in ("saddr", "daddr")))
+
     def block_udp(self) -> None:
         """Let no UDP across the router, as some networks do."""
         self._drop("meta l4proto udp drop")

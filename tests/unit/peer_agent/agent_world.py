@@ -22,6 +22,7 @@ from peer_agent.selector import Pair
 
 OVERLAY = ip_network("10.77.0.0/16")
 PORT = 51820
+FULL_SIZE, HEADERS = 1452, 28  # a datagram that carries the tunnel's largest packet; what IPv4 and UDP add
 _POLL = 0.2  # seconds between looks at the interface's counters
 
 
@@ -246,8 +247,9 @@ class Device:
         now = self.world.now
         match action:
             case Send(target, probe):
-                self.sent_bytes += 60
-                self.send(target, self.pair_key.seal(probe), 60)
+                datagram = self.pair_key.seal(probe, FULL_SIZE)
+                self.sent_bytes += len(datagram) + HEADERS
+                self.send(target, datagram, len(datagram) + HEADERS)
             case Trust(key):
                 self.pair_key = key
                 self.keys.put(self.pair, key)

@@ -188,6 +188,14 @@ def test_same_lan_wins() -> None:
     assert all(packet.target.host.startswith("192.168.1.") for packet in data)
 
 
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_one_symmetric_nat_and_one_that_filters_by_port_are_named(side: str) -> None:
+    world = behind_nats(relays=2, symmetric=side)
+    world.run(60)
+    for device in world.devices.values():
+        assert (device.kind, device.pair.path.why_not) == ("relay", "one_symmetric_nat")
+
+
 def test_a_nat_that_is_symmetric_on_one_side_is_no_hindrance_to_a_public_address() -> None:
     world = World()
     world.device("a", "198.51.100.9", None)

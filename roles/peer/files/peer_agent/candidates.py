@@ -16,6 +16,7 @@ _MOST_TOLD = 12
 _MOST_REFLEXIVE = 4  # NATs that give another port to each destination; each ping that arrives shows one
 _LOST = 1.0  # seconds after which a pong does not come any more
 _MISSES = 2  # in a row, before a candidate has to begin anew
+_FULL_MISSES = 6  # of full size: many, since loss must not be taken for a narrow path
 _MOST_PENDING = 256
 
 
@@ -31,30 +32,50 @@ class Candidate:
         self.proving_since = 0.0  # when the streak began
         self.claimed: int | None = None  # the number of the last ping that said that the other uses this path
         self.pinged_at = self.ponged_at = float("-inf")
-        self._misses = 0
+        self.full = False  # a ping of full size was answered since the streak began
+        self.narrow = False  # small ones are answered, those of full size are not
+        self.full_pinged_at = self.full_ponged_at = float("-inf")
+        self._misses = self._full_misses = 0
 
-    def pong(self, now: float, rtt: float) -> None:
+    @property
+    def full_pending(self) -> bool:
+        """Whether the last ping of full size has no answer yet."""
+        return self.full_pinged_at > self.full_ponged_at
+
+    def pong(self, now: float, rtt: float, full: bool) -> None:
         if not self.streak:
             self.proving_since = now
         self.streak += 1
         self._misses = 0
         self.rtt = rtt if self.rtt is None else self.rtt + (rtt - self.rtt) / 4
         self.ponged_at = now
+        if full:
+            self.full, self.narrow = True, False
+            self.full_ponged_at = now
+            self._full_misses = 0
 
-    def miss(self) -> None:
+    def miss(self, full: bool) -> None:
+        if full:
+            self._full_misses += 1
+            if self._full_misses >= _FULL_MISSES:
+                self.narrow = True
+                self.forget()
+            return
         self._misses += 1
         if self._misses >= _MISSES:
             self.forget()
 
     def forget(self) -> None:
         """Begin anew: what was proven may not hold any more."""
-        self.streak = self._misses = 0
+        self.streak = self._misses = self._full_misses = 0
+        self.full = False
 
 
 class _Ping(NamedTuple):
     candidate: Candidate
     sent_at: float
     in_use: bool
+    full: bool
 
 
 class Candidates:
@@ -116,14 +137,16 @@ class Candidates:
 
     # --- probes -------------------------------------------------------------------------------------------------------
 
-    def ping(self, now: float, candidate: Candidate, in_use: bool = False) -> Send:
+    def ping(self, now: float, candidate: Candidate, in_use: bool = False, full: bool = False) -> Send:
         """Return a ping to send to the candidate."""
         self._number += 1
         if len(self._pending) >= _MOST_PENDING:
             del self._pending[next(iter(self._pending))]
-        self._pending[self._number] = _Ping(candidate, now, in_use)
+        self._pending[self._number] = _Ping(candidate, now, in_use, full)
         candidate.pinged_at = now
-        return Send(candidate.endpoint, Probe(PING, self._number, in_use))
+        if full:
+            candidate.full_pinged_at = now
+        return Send(candidate.endpoint, Probe(PING, self._number, in_use, full))
 
     def pong(self, now: float, number: int, source: Endpoint) -> _Ping | None:
         """Take a pong; return the ping that it answers. One from elsewhere than the ping went proves nothing."""
@@ -131,7 +154,7 @@ class Candidates:
         if ping is None or ping.candidate.endpoint != source:
             return None
         del self._pending[number]
-        ping.candidate.pong(now, now - ping.sent_at)
+        ping.candidate.pong(now, now - ping.sent_at, ping.full)
         return ping
 
     def expire(self, now: float) -> None:
@@ -140,7 +163,7 @@ class Candidates:
             if now - ping.sent_at < _LOST:
                 break
             del self._pending[number]
-            ping.candidate.miss()
+            ping.candidate.miss(ping.full)
 
     def forget(self) -> None:
         """Begin anew with all: the network, or the other's agent, is another one."""

@@ -35,9 +35,10 @@ class Message(NamedTuple):
     punch: bool = False  # the sender probes now: do the same
     left: bool = False  # the sender has left the direct path
     bye: bool = False  # the sender stops, maybe to start again at once
+    full: bool = False  # the sender answers pings of full size
 
 
-_FLAGS = ("symmetric", "answer", "punch", "left", "bye")
+_FLAGS = ("symmetric", "answer", "punch", "left", "bye", "full")
 
 
 def encode(message: Message) -> bytes:

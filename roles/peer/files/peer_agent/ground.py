@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+from pathlib import Path
 
 from peer_agent import network
 from peer_agent.endpoints import Endpoint
@@ -17,6 +18,7 @@ from peer_agent.raw import RawPort
 from peer_agent.settings import Settings
 from peer_agent.tunnel import Tunnel
 
+_DATA_OVERHEAD = 32  # bytes that a transport message adds to the packet in it (whitepaper section 5.4.6)
 # Documentation addresses: the way to everywhere, whatever the network is.
 _ANYWHERE = (Endpoint("192.0.2.1", 9), Endpoint("2001:db8::1", 9))
 
@@ -27,6 +29,7 @@ class Ground:
     def __init__(self, settings: Settings, selector: selectors.BaseSelector):
         self._settings = settings
         self._selector = selector
+        self._folder = Path("/sys/class/net", settings.interface)
         self._shape: tuple[int, int, int] | None = None
         self.raw: RawPort | None = None
         self.tunnel: Tunnel | None = None
@@ -44,7 +47,9 @@ class Ground:
         if not interface.port:
             raise OSError("the interface is down")
         own = frozenset(self._settings.addresses)
-        self.raw = RawPort(interface.port, interface.mark, MAGIC, index, own)
+        # wireguard-go's socket forbids routers to cut its packets in pieces, the kernel's WireGuard does not.
+        whole = (self._folder / "tun_flags").exists()
+        self.raw = RawPort(interface.port, interface.mark, MAGIC, index, own, whole)
         try:
             self.tunnel = Tunnel(self._settings.interface, self._settings.control_port)
         except OSError:
@@ -65,6 +70,11 @@ class Ground:
                         self._selector.unregister(sock)
                 owner.close()
         self.raw = self.tunnel = self._shape = None
+
+    @property
+    def full_size(self) -> int:
+        """Bytes of the datagram that carries the largest packet of the tunnel; raise OSError when it is gone."""
+        return int((self._folder / "mtu").read_text()) + _DATA_OVERHEAD
 
     def way(self, target: Endpoint) -> str:
         """Return the address that packets to the target leave from, or "" when they would not leave."""

@@ -265,7 +265,7 @@ class Pairs:
         if not self._ground.raw or not entry.key:
             return
         try:
-            self._ground.raw.send(entry.key.seal(action.probe), action.target)
+            self._ground.raw.send(entry.key.seal(action.probe, self._ground.full_size), action.target)
         except OSError as error:  # no way there: the probe is as good as lost, and the core knows what that means
             log.debug("%s: %s: %s", entry.peer.name, action.target, error)
 

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The probes that two agents exchange outside the tunnel, from and to the ports of WireGuard itself.
 
-    magic 4 | kind 1 | flags 1 | hint 2 | number 8 | mac 16
+    magic 4 | kind 1 | flags 1 | hint 2 | number 8 | mac 16 | zeros, in a ping of full size
 
 The first byte is no message type of WireGuard, which drops probes in silence. The pair's key comes from both agents
 through the tunnel, so a probe that opens is from the other device. The hint finds the key among many: strangers cost no
 more than a look into a dictionary. Numbers count up and are accepted once: a probe that was recorded opens nothing.
-A pong repeats the number of its ping. Both have one size, so answers amplify nothing.
+A pong repeats the number of its ping. It is never larger, so answers amplify nothing.
+A ping of full size is as large as the tunnel's largest packet on its way: what lets only small ones pass is no path
+(RFC 8899, section 3).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SIZE = 32
 SECRET_SIZE = 32
 _BODY = struct.Struct(">4sBB2sQ")
 _FOLLOWER = 1  # flags: who sent it, so that nobody's own probes can be sent back to him
-_IN_USE = 2
+_IN_USE, _FULL = 2, 4
 _WINDOW = 256  # numbers that may arrive late: more than one round of probes to all candidates
 
 
@@ -34,6 +36,7 @@ class Probe(NamedTuple):
     kind: int
     number: int
     in_use: bool  # the sender has chosen the path that this probe takes
+    full: bool = False  # the ping is of full size; the pong answers such a one
 
 
 class Key:
@@ -47,19 +50,26 @@ class Key:
     def _mac(self, body: bytes) -> bytes:
         return blake2s(body, key=self._key, digest_size=16).digest()
 
-    def seal(self, probe: Probe) -> bytes:
-        flags = self._own_flag | (_IN_USE if probe.in_use else 0)
+    def seal(self, probe: Probe, full_size: int = SIZE + 1) -> bytes:
+        """Return the datagram; `full_size` is that of a ping of full size, in bytes."""
+        flags = self._own_flag | (_IN_USE if probe.in_use else 0) | (_FULL if probe.full else 0)
         body = _BODY.pack(MAGIC, probe.kind, flags, self.hint, probe.number)
-        return body + self._mac(body)
+        return (body + self._mac(body)).ljust(full_size if _padded(probe) else SIZE, b"\0")
 
     def open(self, datagram: bytes) -> Probe | None:
         """Return what the other side says, or None when it did not send this."""
-        if len(datagram) != SIZE or not hmac.compare_digest(self._mac(datagram[:-16]), datagram[-16:]):
+        head = datagram[:SIZE]
+        if len(head) != SIZE or not hmac.compare_digest(self._mac(head[:-16]), head[-16:]):
             return None
-        magic, kind, flags, _, number = _BODY.unpack_from(datagram)
-        if magic != MAGIC or kind not in (PING, PONG) or flags & ~_IN_USE != self._other_flag:
+        magic, kind, flags, _, number = _BODY.unpack_from(head)
+        if magic != MAGIC or kind not in (PING, PONG) or flags & ~(_IN_USE | _FULL) != self._other_flag:
             return None
-        return Probe(kind, number, bool(flags & _IN_USE))
+        probe = Probe(kind, number, bool(flags & _IN_USE), bool(flags & _FULL))
+        return probe if _padded(probe) == (len(datagram) > SIZE) else None
+
+
+def _padded(probe: Probe) -> bool:
+    return probe.full and probe.kind == PING
 
 
 class Keyring:

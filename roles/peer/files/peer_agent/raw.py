@@ -21,7 +21,7 @@ from typing import NamedTuple
 from peer_agent.endpoints import Address, Endpoint
 
 _SO_ATTACH_FILTER = 26
-_IP_PKTINFO, _IP_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 0
+_IP_PKTINFO, _IP_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_WANT = 8, 10, 0, 1
 _UDP = struct.Struct(">HHHH")
 _LONGEST = 2048
 
@@ -76,7 +76,7 @@ def checksum(source: bytes, target: bytes, segment: bytes) -> int:
 class _Family:
     """The raw socket of one IP version."""
 
-    def __init__(self, family: socket.AddressFamily, port: int, mark: int, magic: bytes, tunnel: int):
+    def __init__(self, family: socket.AddressFamily, port: int, mark: int, magic: bytes, tunnel: int, whole: bool):
         self._port, self._mark = port, mark
         self.raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_UDP)
         try:
@@ -84,7 +84,8 @@ class _Family:
             self.raw.setblocking(False)
             self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             if family == socket.AF_INET:
-                self.raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
+                discover = _PMTUDISC_WANT if whole else _PMTUDISC_DONT
+                self.raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
             else:
                 self.raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 6)  # where in the UDP header it goes
                 self.raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
@@ -128,15 +129,16 @@ class _Family:
 class RawPort:
     """WireGuard's port, for both IP versions, as far as the host has them."""
 
-    def __init__(self, port: int, mark: int, magic: bytes, tunnel: int, own: frozenset[Address]):
-        """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses."""
+    def __init__(self, port: int, mark: int, magic: bytes, tunnel: int, own: frozenset[Address], whole: bool):
+        """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses, and
+        whether IPv4 routers are forbidden to cut probes in pieces."""
         self._own = own
         self._sources: dict[Endpoint, str] = {}
         self._families: dict[int, _Family] = {}
         try:
             for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
                 with contextlib.suppress(OSError) if version == 6 else contextlib.nullcontext():
-                    self._families[version] = _Family(family, port, mark, magic, tunnel)
+                    self._families[version] = _Family(family, port, mark, magic, tunnel, whole)
         except OSError:
             self.close()
             raise

@@ -35,12 +35,23 @@ REASONS = {
     "proving": Reason(
         "a direct path has been found and is on trial", "wait; one that came and went is tried for a minute"
     ),
+    "narrow_path": Reason(
+        "small packets reach the other device directly, but those of full size get lost without a word",
+        "lower peer_mtu of both devices (1280 fits everywhere), or mend the network in between",
+    ),
     "symmetric_nat": Reason(
         "the routers of both sites use another port for each destination, so neither side can be met there",
         "open a port at one of the sites: the role port_forward does",
     ),
+    "one_symmetric_nat": Reason(
+        "the router of one site uses another port for each destination, and that of the other site lets nothing in that "
+        "it has not sent to",
+        "open a port at one of the sites: the role port_forward does; or give WireGuard of one side a fixed port and "
+        "state it in peer_endpoints",
+    ),
     "no_answer": Reason(
-        "no probe to any address of the other device is answered",
+        "no probe to any address of the other device is answered: a firewall lets none in, or a router uses another port "
+        "for each destination, which takes a second relay to tell",
         "let UDP to WireGuard's port through the firewall of one of the sites, or open a port there: role port_forward",
     ),
     # On the fallback.
@@ -75,9 +86,11 @@ def why_not(view: View, views: Iterable[View], talk: Talk, candidates: Candidate
         return "other_has_no_agent"
     if not len(candidates):
         return "no_candidates"
+    if any(candidate.narrow for candidate in candidates):
+        return "narrow_path"
     if any(candidate.streak for candidate in candidates):
         return "proving"
-    return "symmetric_nat" if talk.symmetric else "no_answer"
+    return ("no_answer", "one_symmetric_nat", "symmetric_nat")[talk.symmetric]
 
 
 class Failure(NamedTuple):

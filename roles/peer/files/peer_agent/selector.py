@@ -43,6 +43,8 @@ _LATE = 1.0  # seconds in which packets may still come the way of before
 _IDLE = 3.0  # seconds without data, after which a move disturbs nobody
 _NO_AGENT_SILENCE = 3.0  # seconds: nobody there to answer pings
 _CHECK_AFTER = 1.0  # seconds of silence over a relay, until the other is asked in the tunnel
+# Seconds between pings of full size over a direct path while data flows, while no data comes back, and without a pong.
+_FULL_SIZE_EVERY, _FULL_SIZE_UNHEARD, _FULL_SIZE_AGAIN = 10.0, 2.0, 0.2
 _CHECK_DIRECT_AFTER = 5.0  # and over a direct path, whose probes are answered: something may let only those pass
 
 
@@ -114,6 +116,7 @@ class Pair:
         due = [self._talk.due, self._flow.due(now)]
         if self._direct:
             due.append(self._watch.due())
+            due.append(self._full_size_due(now))
         if self._trials.rivals(self._direct):
             due.append(self._punching_due(now))
         return min(max(min(due) - now, 0.01), _LONGEST_TICK)
@@ -171,8 +174,28 @@ class Pair:
             self._suspect(now)
         if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and self._doubts.due(now):
             self._check(now)
+        self._check_full_size(now)
         if now - self._since > _FORGIVEN:
             self._trials.forgive(self._direct)
+
+    def _check_full_size(self, now: float) -> None:
+        """See now and then that large packets still arrive (RFC 8899, section 4.3): small ones may go on alone."""
+        if not self._talk.full or not self._direct:
+            return
+        if self._direct.narrow:
+            self._trials.penalize(self._direct)
+            self._leave(now, "packets of full size get lost on it, small ones arrive")
+        elif now >= self._full_size_due(now):
+            self.outbox.append(self._candidates.ping(now, self._direct, in_use=True, full=True))
+
+    def _full_size_due(self, now: float) -> float:
+        direct = self._direct
+        if direct.full_pending:
+            return direct.full_pinged_at + _FULL_SIZE_AGAIN
+        if not self._flow.busy(now, _LATE):
+            return float("inf")
+        unheard = self._flow.unheard(now) >= _LATE
+        return direct.full_ponged_at + (_FULL_SIZE_UNHEARD if unheard else _FULL_SIZE_EVERY)
 
     def _leave(self, now: float, why: str, alone: bool = False) -> None:
         """Go to a relay; alone: the other cannot know yet."""
@@ -218,7 +241,7 @@ class Pair:
     # --- candidates ---------------------------------------------------------------------------------------------------
 
     def _punching_due(self, now: float) -> float:
-        hopeless = self._talk.symmetric or self._direct is not None
+        hopeless = self._talk.symmetric == 2 or self._direct is not None
         return self._trials.punching.due(self._flow.busy(now, _LATE), hopeless)
 
     def _tick_candidates(self, now: float) -> None:
@@ -268,6 +291,7 @@ class Pair:
     def control(self, now: float, message: Message) -> None:
         """The other's agent said something, in the tunnel, from its overlay address."""
         fresh = self._talk.hear(now, message)
+        self._trials.full = self._talk.full
         if fresh:
             self._window = Window()
             self._candidates.forget()
@@ -310,7 +334,8 @@ class Pair:
             self._claimed(now, candidate)
         elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
             self._left_behind(now)
-        self.outbox.append(Send(source, Probe(PONG, probe.number, self._trials.uses(candidate, self._direct))))
+        pong = Probe(PONG, probe.number, self._trials.uses(candidate, self._direct), probe.full)
+        self.outbox.append(Send(source, pong))
         self._trials.reply(now, candidate, self._direct)
 
     def _claimed(self, now: float, candidate: Candidate) -> None:
@@ -337,7 +362,9 @@ class Pair:
                 return
             self._watch.answered(now)
             self._flow.calm(now)
-        elif candidate is self._trials.nominee and (probe.in_use or not self._leader):
+        elif candidate is self._trials.nominee and (
+            probe.in_use if self._leader else self._trials.proven(now, candidate)
+        ):
             self._go_direct(now, candidate)
 
     def traffic(self, now: float, sent: Bytes, came: Bytes, endpoint: Endpoint | None, handshake: int) -> None:

@@ -50,7 +50,7 @@ class Talk:
         self._symmetric = any(len({place for place in seen if (":" in place.host) == six}) > 1 for six in (False, True))
         places = [place for place in dict.fromkeys((*self.own, *seen)) if usable(place, self._overlays)]
         trips = {view.name: view.rtt + view.distrust for view in views if view.alive and view.rtt is not None}
-        message = Message(self._secret, tuple(places[:MOST_CANDIDATES]), trips, self._symmetric, **flags)
+        message = Message(self._secret, tuple(places[:MOST_CANDIDATES]), trips, self._symmetric, full=True, **flags)
         self._outbox.append(Say(message))
         self._said_at = now
         if self.key:
@@ -128,6 +128,13 @@ class Talk:
         return self._other.relays if self._other else None
 
     @property
-    def symmetric(self) -> bool:
-        """Whether both sides are behind NATs that no punching gets through."""
-        return bool(self._symmetric and self._other and self._other.symmetric)
+    def full(self) -> bool:
+        """Whether the other answers pings of full size: agents of 1.2.0 do not."""
+        return bool(self._other and self._other.full)
+
+    @property
+    def symmetric(self) -> int:
+        """How many of the two sides are behind NATs that use another port for each destination (RFC 4787, section 4.1:
+        address-dependent mapping). No punching gets through two of them, and through one only to a NAT that filters by
+        nothing or by the address alone."""
+        return self._symmetric + bool(self._other and self._other.symmetric)

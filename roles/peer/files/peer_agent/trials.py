@@ -28,6 +28,7 @@ class Trials:
         self._candidates = candidates
         self._leader = leader
         self._outbox = outbox
+        self.full = False  # whether the other answers pings of full size
         self._penalties: dict[tuple[str, str], float] = {}  # by the addresses of both ends: elsewhere may be better
 
     def rivals(self, direct: Candidate | None) -> list[Candidate]:
@@ -60,7 +61,7 @@ class Trials:
             if now - candidate.pinged_at >= interval:
                 self.ping(now, candidate, direct)
             tried = now - candidate.proving_since
-            if candidate.streak >= _PROOF and tried >= max(_SETTLE, penalty):
+            if candidate.streak >= _PROOF and self._carries(candidate) and tried >= max(_SETTLE, penalty):
                 proven.append(candidate)
         if proven and self.nominee is None:
             self.nominate(now, min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt)), direct)
@@ -81,7 +82,13 @@ class Trials:
             self.ping(now, self.nominee, direct)
 
     def ping(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
-        self._outbox.append(self._candidates.ping(now, candidate, self.uses(candidate, direct)))
+        """Ping a candidate, at full size once it has answered a small one: nobody else gets large datagrams."""
+        full = self.full and candidate is not direct and bool(candidate.streak) and not candidate.full
+        self._outbox.append(self._candidates.ping(now, candidate, self.uses(candidate, direct), full))
+
+    def _carries(self, candidate: Candidate) -> bool:
+        """Whether packets of full size arrive there, as far as that can be known."""
+        return candidate.full or not self.full
 
     def reply(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
         """Its ping has come: the way back is open just now."""
@@ -92,10 +99,9 @@ class Trials:
         """Whether to say that this is the path: the leader says so before it moves."""
         return candidate is direct or (self._leader and candidate is self.nominee)
 
-    @staticmethod
-    def proven(now: float, candidate: Candidate) -> bool:
+    def proven(self, now: float, candidate: Candidate) -> bool:
         """Whether the follower may go there when the leader says so."""
-        return bool(candidate.streak) and now - candidate.ponged_at <= _RECENT
+        return bool(candidate.streak) and self._carries(candidate) and now - candidate.ponged_at <= _RECENT
 
     def penalize(self, candidate: Candidate) -> None:
         """The direct path there has failed: it has to prove itself for longer next time."""
