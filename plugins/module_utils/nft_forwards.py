@@ -15,10 +15,11 @@ import re
 from typing import NamedTuple
 
 from .conntrack import Connection, forget_connections
-from .firewall import TAG, FirewallError, Plan, Port, Run, apply_plan
+from .firewall import FirewallError, Plan, Port, Run, apply_plan
 from .nft import Packet, Ruleset, fate
 from .nft_plan import chain_plan, dropping_chains, owner
-from .nft_text import describe_rule
+from .nft_text import comment_text, describe_rule
+from .written import word
 
 OWN_TABLE = ("ip", "peer_relay_forwards")
 # Each with its priority: ahead of the router's own masquerade, where a packet's first rule wins.
@@ -31,10 +32,6 @@ class Forward(NamedTuple):
     port: int
     external_port: int
     families: list[str]
-
-    @property
-    def comment(self) -> str:
-        return f'comment "{TAG}{self.name}"'
 
 
 class Request(NamedTuple):
@@ -117,22 +114,22 @@ def refuse_what_others_hold(ruleset: Ruleset, request: Request, external_address
 def _rules_wanted(request: Request) -> dict[str, list[str]]:
     rules: dict[str, list[str]] = {}
     for forward in request.translated:
-        port = f"{forward.protocol} dport {forward.external_port}"
-        target = f"{port} dnat to {request.address}:{forward.port} {forward.comment}"
-        rules.setdefault("prerouting", []).append(f'iifname "{request.wan}" fib daddr type local {target}')
+        wan, address = f'"{word(request.wan)}"', word(request.address)
+        protocol, inner, outer = word(forward.protocol), word(forward.port), word(forward.external_port)
+        comment = comment_text(forward.name)
+        target = f"{protocol} dport {outer} dnat to {address}:{inner} {comment}"
+        rules.setdefault("prerouting", []).append(f"iifname {wan} fib daddr type local {target}")
         # What the host sends first, say after a reboot of the router, comes from the port that devices know it by.
         rules.setdefault("postrouting", []).append(
-            f'oifname "{request.wan}" ip saddr {request.address} {forward.protocol} sport {forward.port} '
-            f"masquerade to :{forward.external_port} {forward.comment}"
+            f"oifname {wan} ip saddr {address} {protocol} sport {inner} masquerade to :{outer} {comment}"
         )
         if request.hairpin:
             # From the inside, an address of the router that is not the near one: it must be meant as the outer one.
             near = "fib daddr . iif type != local"
-            rules["prerouting"].append(f'iifname != "{request.wan}" fib daddr type local {near} {target}')
+            rules["prerouting"].append(f"iifname != {wan} fib daddr type local {near} {target}")
             # Without the masquerade, the answer would go past the router, and from an address that was not asked.
             rules["postrouting"].append(
-                f'iifname != "{request.wan}" ip daddr {request.address} {forward.protocol} dport {forward.port} '
-                f"ct status dnat masquerade {forward.comment}"
+                f"iifname != {wan} ip daddr {address} {protocol} dport {inner} ct status dnat masquerade {comment}"
             )
     return rules
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .firewall import TAG, Port
 from .nft import Rule
+from .written import WrittenError, one_line, shown, word
 
 _ACCEPT = re.compile(
     r"(?:ip6? daddr (?P<destination>\S+) )?(?P<protocol>[a-z]+) dport (?P<port>\d+) "
@@ -23,9 +24,17 @@ _ACCEPT = re.compile(
 
 def rule_text(port: Port) -> str:
     """The rule that lets a port in. Behind this host, an IPv4 address has it only for what was sent there by DNAT."""
-    destination = {4: f"ip daddr {port.destination} ", 6: f"ip6 daddr {port.destination} "}.get(port.version, "")
+    destination = {4: "ip daddr ", 6: "ip6 daddr "}.get(port.version, "")
+    destination += f"{word(port.destination)} " if destination else ""
     translated = "ct status dnat " if port.version == 4 else ""
-    return f'{destination}{port.protocol} dport {port.port} {translated}accept comment "{port.tag}"'
+    return f"{destination}{word(port.protocol)} dport {word(port.port)} {translated}accept {comment_text(port.comment)}"
+
+
+def comment_text(name: str) -> str:
+    """The mark of a rule of ours; nft knows no escape inside of a string."""
+    if '"' in name or "\\" in name:
+        raise WrittenError(f"{shown(name)} has characters that a comment of nftables cannot have: leave them out")
+    return f'comment "{TAG}{one_line(name)}"'
 
 
 def iptables_rule(port: Port) -> list[str]:
@@ -47,7 +56,10 @@ def text_of_iptables_rule(words: list[str], comment: str) -> str:
         comment.removeprefix(TAG),
         values.get("-d", "").partition("/")[0],
     )
-    return rule_text(port) if words == iptables_rule(port) else _changed(comment)
+    try:
+        return rule_text(port) if words == iptables_rule(port) else _changed(comment)
+    except WrittenError:
+        return _changed(comment)
 
 
 def describe_rule(rule: Rule) -> str:

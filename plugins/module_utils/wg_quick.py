@@ -10,7 +10,9 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
+from .address import canonical_address, parse_interface, parse_network
 from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
+from .written import one_line, shown
 
 # "pr": the number of the routing table with the exit node's default routes, and the mark of WireGuard's own packets,
 # which are to leave by the main table. The rules have this priority and the one before it, before the main table's own.
@@ -80,8 +82,8 @@ class Interface:
     def from_options(cls, options: dict) -> Interface:
         """Make an interface from the module's options, or say which of them is wrong."""
         name = options["name"]
-        if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name):
-            raise WireGuardError(f"name {name!r}: an interface name has 1 to 15 letters, digits, or _=+.-")
+        if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name) or name.startswith(("-", ".")):
+            raise WireGuardError(f"name {name!r}: an interface name has 1 to 15 letters, digits, or _=+.- inside")
         if not LEAST_MTU <= options["mtu"] <= 65535:
             raise WireGuardError(f"mtu {options['mtu']}: give a number from {LEAST_MTU}, which IPv6 needs, to 65535")
         if not 0 <= options["listen_port"] <= 65535:
@@ -91,7 +93,7 @@ class Interface:
         return cls(
             name=name,
             addresses=tuple(
-                _canonical(ipaddress.ip_interface, text, "addresses", "10.77.12.34/16") for text in options["addresses"]
+                _canonical(parse_interface, text, "addresses", "10.77.12.34/16") for text in options["addresses"]
             ),
             mtu=options["mtu"],
             private_key_file=options["private_key_file"] or f"/etc/wireguard/{name}.key",
@@ -146,7 +148,10 @@ def key_command(interface: Interface, device: str) -> list:
 
 
 def render(interface: Interface) -> str:
-    """The wg-quick file. It holds no secret: the private key stays in its own file."""
+    """The wg-quick file. It holds no secret: the private key stays in its own file.
+
+    Whatever an interface holds, a value is one line and all of it: WireGuardError otherwise.
+    """
     up, down = [shlex.join(key_command(interface, "%i"))], []
     for route in routes_of(interface):
         up.append(f"ip -{route.version} route replace {route.prefix} dev %i {' '.join(route.arguments[1:])}")
@@ -159,26 +164,40 @@ def render(interface: Interface) -> str:
     lines = [
         "# Managed by Ansible (homelab.peer_relay): changes made here are lost.",
         "[Interface]",
-        f"Address = {', '.join(interface.addresses)}",
-        f"MTU = {interface.mtu}",
-        *([f"ListenPort = {interface.listen_port}"] if interface.listen_port else []),
-        *([f"FwMark = {interface.fwmark}"] if interface.fwmark else []),
+        _setting("Address", ", ".join(interface.addresses)),
+        _setting("MTU", interface.mtu),
+        *([_setting("ListenPort", interface.listen_port)] if interface.listen_port else []),
+        *([_setting("FwMark", interface.fwmark)] if interface.fwmark else []),
         "Table = off",
-        *(f"PostUp = {hook}" for hook in [*interface.post_up, *up]),
-        *(f"PreDown = {hook}" for hook in [*down, *interface.pre_down]),
+        *(_setting("PostUp", hook) for hook in [*interface.post_up, *up]),
+        *(_setting("PreDown", hook) for hook in [*down, *interface.pre_down]),
         *([_CHOSEN] if interface.keep_endpoints else []),
     ]
     for peer in interface.peers:
         lines += [
             "",
             "[Peer]",
-            f"# {peer.name}",
-            f"PublicKey = {peer.public_key}",
-            f"Endpoint = {peer.endpoint}",
-            *([f"{_INNER} {peer.inner_endpoint}"] if peer.inner_endpoint else []),
-            f"AllowedIPs = {', '.join(peer.allowed_ips)}",
+            _comment("#", peer.name),
+            _setting("PublicKey", peer.public_key),
+            _setting("Endpoint", peer.endpoint),
+            *([_comment(_INNER, peer.inner_endpoint)] if peer.inner_endpoint else []),
+            _setting("AllowedIPs", ", ".join(peer.allowed_ips)),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _setting(name: str, value) -> str:
+    text = _comment(f"{name} =", value)
+    if "#" in text:
+        raise WireGuardError(f"{name} {shown(value)}: wg-quick ignores all from '#' on: leave it out")
+    return text
+
+
+def _comment(start: str, value) -> str:
+    try:
+        return f"{start} {one_line(value)}"
+    except ValueError as error:
+        raise WireGuardError(f"{start} {error}") from None
 
 
 @dataclass(frozen=True)
@@ -232,10 +251,10 @@ def _peer(options: dict) -> Peer:
     if inner:
         host, port = parse_endpoint(inner)
         inner = format_endpoint(
-            _canonical(ipaddress.ip_address, host, f"peer {name}: inner_endpoint", "192.168.1.10"), port
+            _canonical(canonical_address, host, f"peer {name}: inner_endpoint", "192.168.1.10"), port
         )
     allowed_ips = tuple(
-        _canonical(ipaddress.ip_network, text, f"peer {name}: allowed_ips", "192.168.1.0/24")
+        _canonical(parse_network, text, f"peer {name}: allowed_ips", "192.168.1.0/24")
         for text in options["allowed_ips"]
     )
     return Peer(name, key, endpoint, allowed_ips, keepalive, inner)

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
+import re
 from dataclasses import dataclass
 
+from .address import canonical_address, parse_network
+
 REJECT_AFTER = 180  # seconds after which a session without a new handshake is dead
+
+
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9_.])?")
+_SCOPE = re.compile(r"%[A-Za-z0-9_.@:+-]{1,15}(?=]:)")  # of a link-local address: the interface
 
 
 class WireGuardError(ValueError):
@@ -71,18 +77,28 @@ def parse_dump(text: str) -> RunningInterface:
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
-    """Split host:port; an IPv6 host is in brackets."""
+    """Split host:port; an IPv6 host is in brackets, and an address is returned in its canonical form."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
-    if not colon or not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()):
+    if not colon or not host or (":" in host) != bracketed or not re.fullmatch("[0-9]{1,9}", port):
         raise WireGuardError(
             f"endpoint {text!r} is not host:port: use 192.0.2.1:40000, [2001:db8::1]:40000 or name:40000"
         )
     if not 1 <= int(port) <= 65535:
         raise WireGuardError(f"endpoint {text!r}: port {port} is not between 1 and 65535")
-    return host, int(port)
+    return parse_host(host), int(port)
+
+
+def parse_host(text: str) -> str:
+    """An address in its canonical form, as `wg` prints it too, or a name."""
+    try:
+        return canonical_address(text)
+    except ValueError:
+        if _NAME.fullmatch(text):
+            return text
+    raise WireGuardError(f"{text[:260]!r} is neither an address nor a name: write 192.0.2.1, 2001:db8::1 or a DNS name")
 
 
 def format_endpoint(host: str, port: int) -> str:
@@ -99,7 +115,7 @@ def _fields(lines: list, number: int, count: int) -> list:
 def _peer(fields: list, line: int) -> RunningPeer:
     if fields[2] != "(none)":
         try:
-            parse_endpoint(fields[2])
+            parse_endpoint(_SCOPE.sub("", fields[2]))
         except WireGuardError as error:
             raise WireGuardError(f"wg show dump: line {line + 1}: {error}") from None
     return RunningPeer(
@@ -137,6 +153,6 @@ def _fwmark(text: str) -> int:
 
 def _prefix(text: str, line: int) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        return str(parse_network(text))
     except ValueError:
         raise WireGuardError(f"wg show dump: line {line + 1}: {text[:60]!r} is not a network") from None

@@ -78,12 +78,12 @@ settings:
   returned: success
 """
 
-import ipaddress
 import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.address import canonical_address, parse_address
 from ..module_utils.commands import runner
 from ..module_utils.firewall import CommandError, FirewallError, Run
 from ..module_utils.forwards import OPTIONS
@@ -113,7 +113,7 @@ def settings_of(params: dict) -> dict:
 
 def is_address(text: str, version: int) -> bool:
     try:
-        return ipaddress.ip_address(text).version == version
+        return parse_address(text).version == version
     except ValueError:
         return False
 
@@ -129,7 +129,7 @@ def address_of(run: Run, interface: str) -> str:
     links = json.loads(run(["ip", "-json", "-4", "address", "show", "dev", interface, "scope", "global"]))
     # Some versions of ip print an empty item for an address that is filtered out.
     addresses = [info["local"] for link in links for info in link.get("addr_info", []) if "local" in info]
-    return addresses[0] if addresses else ""
+    return canonical_address(addresses[0]) if addresses else ""
 
 
 def refuse_what_does_not_forward(request: Request) -> None:
@@ -165,7 +165,7 @@ def main() -> None:
             left = make_plan(read_ruleset(run), request)
             if left.changed:
                 raise FirewallError(f"nft took the rules, but does not have them in force: {'; '.join(left.lines)}")
-    except (CommandError, FirewallError, RulesetError, OSError) as error:
+    except (CommandError, FirewallError, RulesetError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=plan.changed,

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from dataclasses import asdict, dataclass
 
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
+    WireGuardError,
+    format_endpoint,
+    parse_host,
+)
+
 DEFAULT_PORT = 40000
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class EndpointError(ValueError):
@@ -29,11 +32,11 @@ class Endpoint:
 
     @property
     def text(self) -> str:
-        return _joined(self.host, self.port)
+        return format_endpoint(self.host, self.port)
 
     @property
     def inner_text(self) -> str:
-        return _joined(self.inner_host, self.inner_port) if self.inner_host else ""
+        return format_endpoint(self.inner_host, self.inner_port) if self.inner_host else ""
 
     def as_dict(self) -> dict:
         return {**asdict(self), "text": self.text, "inner_text": self.inner_text}
@@ -66,17 +69,13 @@ def endpoint_of(relay) -> Endpoint:
 
 
 def _host(value, relay: str, variable: str) -> str:
-    """Return an address in its canonical form, as `wg` prints it too, or a name."""
-    text = str(value)
     try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        if _NAME.fullmatch(text):
-            return text
-    raise EndpointError(
-        f"{relay}: {variable} is {text!r}, neither an address nor a name: write it without brackets, and "
-        "give the port as relay_external_port"
-    )
+        return parse_host(str(value))
+    except WireGuardError:
+        raise EndpointError(
+            f"{relay}: {variable} is {str(value)[:99]!r}, neither an address nor a name: write it without "
+            "brackets, and give the port as relay_external_port"
+        ) from None
 
 
 def _port(value, relay: str, variable: str) -> int:
@@ -87,7 +86,3 @@ def _port(value, relay: str, variable: str) -> int:
     if not 1 <= port <= 65535:
         raise EndpointError(f"{relay}: {variable} is {value!r}: give a UDP port from 1 to 65535")
     return port
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import shlex
 from typing import NamedTuple
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import canonical_address, parse_address
+from ansible_collections.homelab.peer_relay.plugins.module_utils.written import one_line
 
 PREFIX = "peer_relay_"
 _SECTION = re.compile(r"firewall\.(@?[A-Za-z0-9_]+(?:\[\d+\])?)=([A-Za-z0-9_]+)")
@@ -31,8 +33,10 @@ class Section(NamedTuple):
 
     def commands(self, name: str) -> list[str]:
         """What makes the section."""
-        options = (shlex.quote(f"firewall.{name}.{key}={value}") for key, value in self.options.items())
-        return [f"uci set {assignment}" for assignment in (f"firewall.{name}={self.type}", *options)]
+        options = (shlex.quote(one_line(f"firewall.{name}.{key}={value}")) for key, value in self.options.items())
+        return [
+            f"uci set {assignment}" for assignment in (shlex.quote(one_line(f"firewall.{name}={self.type}")), *options)
+        ]
 
 
 class Plan(NamedTuple):
@@ -100,7 +104,7 @@ def wanted_sections(forwards, address, address6, wan, lan, hairpin) -> dict[str,
 
 def _check_address(family: str, text: str) -> None:
     try:
-        found = f"ipv{ipaddress.ip_address(text).version}"
+        found = f"ipv{parse_address(text).version}"
     except ValueError:
         found = ""
     if found != family:
@@ -175,5 +179,15 @@ def external_address(there: dict[str, Section], interfaces: str, wan: str) -> st
     zones = [section for section in there.values() if section.type == "zone" and section.options.get("name") == wan]
     for interface in [name for zone in zones for name in zone.options.get("network", "").split()]:
         if addresses.get(interface):
-            return addresses[interface][0]
+            return _canonical(addresses[interface][0], interface)
     return ""
+
+
+def _canonical(text: str, interface: str) -> str:
+    try:
+        return canonical_address(text)
+    except ValueError as error:
+        raise OpenwrtError(
+            f"of the router's interface {interface!r:.40}, the address {error}. Nothing "
+            "of it is used. Bring the router up to date, or set relay_endpoint and port_forward_backend to manual"
+        ) from None

@@ -12,6 +12,8 @@ import ipaddress
 from dataclasses import dataclass
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 KEEPALIVE = 25  # seconds: shorter than the UDP timeout of common NAT routers (30 s)
@@ -197,7 +199,7 @@ def _refuse_shared_addresses(devices, hostvars) -> None:
 
 
 def _origin(name, address, hostvars) -> str:
-    explicit = {str(ipaddress.ip_address(str(a))) for a in hostvars[name].get("peer_addresses") or []}
+    explicit = {str(parse_literal(str(a))) for a in hostvars[name].get("peer_addresses") or []}
     return f"{name}'s is {'set by peer_addresses' if address in explicit else 'derived from its name'}"
 
 
@@ -270,14 +272,14 @@ def _subnet(text: str, name: str, networks) -> str:
 
 def _network(text: str, where: str):
     try:
-        return ipaddress.ip_network(text)
+        return parse_network(text)
     except ValueError as error:
         raise OverlayError(f"{where}: {text!r} is not a network ({error}): write it as 192.168.1.0/24") from None
 
 
 def parse_address(text: str, where: str):
     try:
-        return ipaddress.ip_address(text)
+        return parse_literal(text)
     except ValueError:
         raise OverlayError(f"{where}: {text!r} is not an IP address: write it without a prefix length") from None
 

@@ -43,7 +43,7 @@ def main() -> None:
         plan = plan_for(settings, read_ruleset(run))
         if plan.changed:
             (nft_forwards.bring_in if "forwards" in settings else apply_plan)(run, plan)
-    except (CommandError, RulesetError, OSError) as error:
+    except (CommandError, RulesetError, OSError, ValueError) as error:
         sys.exit(str(error))
     print("\n".join(plan.lines) or "Nothing is missing.")
 
