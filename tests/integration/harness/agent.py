@@ -93,7 +93,7 @@ class Agent:
         self.write_settings()
         self._notify = notify = NotifySocket(self.folder / f"{self.device.name}.notify")
         folders = [stage(self.folder)]
-        words = ["env", f"NOTIFY_SOCKET={notify.path}"]
+        words = ["env", f"NOTIFY_SOCKET={notify.path}", "PEER_AGENT_STRICT=1"]
         if self.clock:
             folders.append(self.clock.parent)
             words.append(f"CLOCK={self.clock}")

@@ -15,8 +15,9 @@ from peer_agent import control
 from peer_agent.actions import Ask, Connect, Disconnect, Note, Reach, Rekey, Say, Send, SetEndpoint, Suspect, Trust
 from peer_agent.endpoints import Endpoint
 from peer_agent.flow import Bytes
+from peer_agent.limits import Limits
 from peer_agent.path import View
-from peer_agent.probes import Keyring
+from peer_agent.probes import PING, Keyring
 from peer_agent.relays import Relay, Relays
 from peer_agent.selector import Pair
 
@@ -135,7 +136,7 @@ class Device:
         message = packet.content
         if isinstance(message, bytes):
             opened = self.keys.open(message) if self.runs else None
-            if opened:
+            if opened and self.limits.probe(self.world.now, self.other.name):
                 opened[0].probed(self.world.now, opened[1], packet.source, packet.target.host)
                 self._drain()
         elif isinstance(message, Directory):
@@ -156,6 +157,8 @@ class Device:
         if isinstance(content, bytes):
             if self.runs:
                 self.heard += weight(content)
+                if not self.limits.message(self.world.now, self.other.name, weight(content)):
+                    return
                 self.pair.control(self.world.now, control.decode(content))
                 self._drain()
         else:
@@ -179,6 +182,7 @@ class Device:
         secret = hashlib.sha256(f"{self.name}{self._life}{now}".encode()).digest()
         self.pair = Pair(self.overlay, self.other.overlay, self._views.values(), secret, [OVERLAY], now)
         self.keys = Keyring()
+        self.limits = Limits(now)
         self._counters, self._polled_at, self._sampled_at = None, now, now
         self._sample()
         self._network()
@@ -246,7 +250,9 @@ class Device:
     def _do(self, action: Any) -> None:
         now = self.world.now
         match action:
-            case Send(target, probe):
+            case Send(target, probe, heard):
+                if not self.limits.send(now, self.other.name, target, heard, probe.full and probe.kind == PING):
+                    return
                 datagram = self.pair_key.seal(probe, FULL_SIZE)
                 self.sent_bytes += len(datagram) + HEADERS
                 self.send(target, datagram, len(datagram) + HEADERS)

@@ -11,14 +11,18 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 
 from peer_agent import metrics, settings, status
+from peer_agent.helper import Helper
 from peer_agent.service import Service
 from peer_agent.settings import Settings, SettingsError
+from peer_agent.wg import WireGuard
 
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
 # Levels as journald reads them at the start of a line (sd-daemon(3)).
 _PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
@@ -27,14 +31,29 @@ _PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"
 class _JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
-        return prefix + super().format(record)
+        # One line, whatever words of others are in it.
+        return prefix + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().format(record))
 
 
-def _run(config: Settings, _arguments: argparse.Namespace) -> int:
+def _log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_JournalFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    Service(config).run()
+
+
+def _run(config: Settings, arguments: argparse.Namespace) -> int:
+    _log()
+    Service(config, arguments.wireguard).run()
+    return FINE
+
+
+def _wireguard(interface: str) -> int:
+    if os.environ.get("LISTEN_FDS") != "1":
+        unit = f"peer-agent-wireguard@{interface}.socket"
+        print(f"peer-relay agent: only systemd starts this: systemctl start {unit}", file=sys.stderr)
+        return BAD_SETTINGS
+    _log()
+    Helper(WireGuard(interface)).serve(socket.socket(fileno=_FIRST_PASSED))
     return FINE
 
 
@@ -46,9 +65,10 @@ def _check(config: Settings, _arguments: argparse.Namespace) -> int:
 def _status(config: Settings, arguments: argparse.Namespace) -> int:
     try:
         document = json.loads(config.status_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        document = None
-    if document is None or not 0 <= time.time() - document["updated"] < status.STALE:
+        age = time.time() - document["updated"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        age = -1.0
+    if not 0 <= age < status.STALE:
         cure = f"is the service running? systemctl status peer-agent@{config.interface}"
         print(f"peer-relay agent: {config.status_file} is missing, or old: {cure}", file=sys.stderr)
         return NOT_RUNNING
@@ -67,11 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text in (
         ("run", _run, "choose paths until stopped; they stay as they are then"),
+        ("wireguard", _wireguard, "set what `run --wireguard` asks for, with rights over WireGuard"),
         ("check", _check, "check the settings file"),
         ("status", _status, "show the path to every other device"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
+        if function is _run:
+            command.add_argument("--wireguard", default="", metavar="SOCKET", help="have a helper there set endpoints")
         if function is _status:
             form = command.add_mutually_exclusive_group()
             form.add_argument("--json", action="store_true", help="print JSON")
@@ -83,6 +106,8 @@ def main() -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args()
     file = arguments.settings or settings.FOLDER / f"{arguments.interface}.toml"
+    if arguments.function is _wireguard:  # no error in the settings keeps it from its work
+        return _wireguard(arguments.interface)
     try:
         return arguments.function(settings.load(file), arguments)
     except SettingsError as error:

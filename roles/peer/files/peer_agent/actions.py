@@ -17,6 +17,7 @@ class Send(NamedTuple):
 
     target: Endpoint
     probe: Probe
+    heard: bool  # whether something authentic came from there just now
 
 
 class Trust(NamedTuple):

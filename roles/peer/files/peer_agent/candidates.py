@@ -14,6 +14,7 @@ from peer_agent.probes import PING, Probe
 LAN, DIRECT = "lan", "direct"
 _MOST_TOLD = 12
 _MOST_REFLEXIVE = 4  # NATs that give another port to each destination; each ping that arrives shows one
+_HEARD = 60.0  # seconds for which a pong tells that somebody is there
 _LOST = 1.0  # seconds after which a pong does not come any more
 _MISSES = 2  # in a row, before a candidate has to begin anew
 _FULL_MISSES = 6  # of full size: many, since loss must not be taken for a narrow path
@@ -146,7 +147,8 @@ class Candidates:
         candidate.pinged_at = now
         if full:
             candidate.full_pinged_at = now
-        return Send(candidate.endpoint, Probe(PING, self._number, in_use, full))
+        heard = now - candidate.ponged_at <= _HEARD
+        return Send(candidate.endpoint, Probe(PING, self._number, in_use, full), heard)
 
     def pong(self, now: float, number: int, source: Endpoint) -> _Ping | None:
         """Take a pong; return the ping that it answers. One from elsewhere than the ping went proves nothing."""

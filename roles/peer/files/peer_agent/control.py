@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from typing import NamedTuple
 
@@ -88,10 +89,10 @@ def _candidates(value: object) -> tuple[Endpoint, ...]:
         raise MessageError("candidates: not a list")
     result: dict[Endpoint, None] = {}
     for text in value[:MOST_CANDIDATES]:
-        try:
-            result[Endpoint.parse(text)] = None
-        except (ValueError, AttributeError):
-            continue
+        with contextlib.suppress(ValueError):
+            endpoint = Endpoint.parse(text) if isinstance(text, str) else None
+            if str(endpoint) == text:  # the one form that agents write: what stands for another address is none
+                result[endpoint] = None
     return tuple(result)
 
 

@@ -13,7 +13,15 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-_parsed = functools.lru_cache(maxsize=1024)(ip_address)  # reading text costs more than all else that is done with it
+@functools.lru_cache(maxsize=1024)  # reading text costs more than all else that is done with it
+def read_address(text: str) -> Address:
+    """Read an address out of anybody's text; raise ValueError.
+
+    Python takes any text at all for a scope, and keeps it. A scope means nothing to another host.
+    """
+    if "%" in text:
+        raise ValueError(f"{text!r} has a scope")
+    return ip_address(text)
 
 
 class Endpoint(NamedTuple):
@@ -24,8 +32,8 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def of(cls, host: str, port: int) -> Endpoint:
-        """Return the endpoint; raise ValueError for a name, and for a port out of range."""
-        address = _parsed(host)
+        """Return the endpoint; raise ValueError for a name, a scope, and a port out of range."""
+        address = read_address(host)
         if not 0 < port < 65536:
             raise ValueError(f"port {port} is out of range")
         return cls(str(getattr(address, "ipv4_mapped", None) or address), port)
@@ -41,7 +49,7 @@ class Endpoint(NamedTuple):
 
     @property
     def address(self) -> Address:
-        return _parsed(self.host)
+        return read_address(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -51,8 +59,11 @@ def within(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+
+
 def usable(endpoint: Endpoint, overlays: Iterable[Network]) -> bool:
-    """Whether probes may go there: to one host, outside the tunnel. A scoped address means nothing to another host."""
+    """Whether probes may go there: to one host, outside the tunnel. Broadcast is among what is reserved."""
     address = endpoint.address
     return not (
         address.is_multicast
@@ -60,5 +71,6 @@ def usable(endpoint: Endpoint, overlays: Iterable[Network]) -> bool:
         or address.is_loopback
         or address.is_link_local
         or address.is_reserved
+        or address in _THIS_NETWORK
         or within(address, overlays)
     )

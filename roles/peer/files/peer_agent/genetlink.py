@@ -183,8 +183,9 @@ def _endpoint(value: bytes) -> Endpoint | None:
     else:
         raise Malformed("netlink: an endpoint of an unknown kind")
     address = ip_address(host)
-    # A link-local address is nothing that the agent would choose.
-    return None if address.is_link_local and address.version == 6 else Endpoint.of(str(address), port)
+    # Nothing that the agent would choose, but the other may send from there.
+    unwanted = (address.is_link_local and address.version == 6) or port == 0
+    return None if unwanted else Endpoint.of(str(address), port)
 
 
 @functools.lru_cache(maxsize=1024)

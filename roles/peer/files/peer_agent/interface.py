@@ -35,5 +35,15 @@ class Interface(NamedTuple):
 
 
 def endpoint(text: str) -> Endpoint | None:
-    """Read an endpoint; None for a link-local one, which is nothing that the agent would choose."""
-    return None if "%" in text else Endpoint.parse(text)
+    """Read an endpoint; None for one that the agent would not choose: a link-local one, or port 0.
+
+    WireGuard goes wherever the other's packets come from, so that is for the other to say.
+    """
+    return None if "%" in text or text.endswith(":0") else Endpoint.parse(text)
+
+
+def interface(port: int, mark: int, peers: dict[str, Peer]) -> Interface:
+    """Return the interface; raise ValueError for numbers that it cannot have."""
+    if not 0 <= port < 1 << 16 or not 0 <= mark < 1 << 32:
+        raise ValueError("a port or a mark out of range")
+    return Interface(port, mark, peers)

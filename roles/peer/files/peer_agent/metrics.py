@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from peer_agent.refusals import NAMES
+
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _KINDS = ("lan", "direct", "relay", "fallback")
 
@@ -22,6 +24,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _family("problems", "gauge", "Number of problems", [(interface, len(status["problems"]))])
     relays = [(interface | {"relay": relay["name"]}, relay) for relay in status["relays"]]
     yield from _family("relay_up", "gauge", "1 when the relay answers", [(k, int(r["alive"])) for k, r in relays])
+    refused = [(interface | {"reason": name}, status["refused"].get(name, 0)) for name in NAMES]
+    yield from _family("refused_total", "counter", "What others sent and the agent did not take", refused)
     fallback = [(labels, int(relay["fallback"])) for labels, relay in relays]
     yield from _family("relay_fallback", "gauge", "1 when the relay is reached over TLS", fallback)
     yield from _family("relay_rtt_seconds", "gauge", "Round trip to the relay", _trips(relays))

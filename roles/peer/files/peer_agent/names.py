@@ -14,6 +14,7 @@ from peer_agent.endpoints import Endpoint
 from peer_agent.settings import Place
 
 AGAIN = 180.0  # seconds between two looks at names that work
+_MOST_FOUND = 16  # addresses of one name
 
 
 class Resolver:
@@ -65,7 +66,7 @@ def _look_up(place: Place) -> list[Endpoint]:
     for _, _, _, _, (host, port, *_) in found:
         with contextlib.suppress(ValueError):  # a link-local address
             endpoints.append(Endpoint.of(host, port))
-    return list(dict.fromkeys(endpoints))
+    return list(dict.fromkeys(endpoints))[:_MOST_FOUND]
 
 
 class Stated:

@@ -16,10 +16,12 @@ from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Bytes
 from peer_agent.ground import Ground
 from peer_agent.interface import Interface
+from peer_agent.limits import Limits
 from peer_agent.links import Links
 from peer_agent.path import View
-from peer_agent.probes import SECRET_SIZE, Key, Keyring
+from peer_agent.probes import PING, SECRET_SIZE, Key, Keyring
 from peer_agent.raw import Datagram
+from peer_agent.refusals import Refusals
 from peer_agent.selector import Pair
 from peer_agent.wg import WireGuard, WireGuardError
 
@@ -27,6 +29,7 @@ log = logging.getLogger("peer_agent")
 
 _HOLD = 0.002  # seconds from one time that an endpoint is set to the next, while it is held
 _GRID = 0.5  # seconds: what is not urgent is done together, for one wake-up costs more than all that is done in it
+_AFTER_FAULT = 10.0  # seconds
 _URGENT = 1.0  # seconds to the next thing to do, up to which it is
 
 
@@ -56,8 +59,17 @@ class Told(NamedTuple):
 class Pairs:
     """All pairs of this device."""
 
-    def __init__(self, config: settings.Settings, links: Links, ground: Ground, wireguard: WireGuard, now: float):
-        self._ground, self._wireguard, self._links = ground, wireguard, links
+    def __init__(
+        self,
+        config: settings.Settings,
+        links: Links,
+        ground: Ground,
+        wireguard: WireGuard,
+        refusals: Refusals,
+        now: float,
+    ):
+        self._ground, self._wireguard, self._links, self._refusals = ground, wireguard, links, refusals
+        self._limits = Limits(now)
         self._config = config
         self._keyring = Keyring()
         self._entries: dict[str, _Entry] = {}
@@ -88,6 +100,7 @@ class Pairs:
         for address in entry.peer.addresses:
             del self._by_address[address]
         self._keyring.put(entry.peer.name, None)
+        self._limits.forget(entry.peer.name)
         self._watching.discard(entry.peer.name)
         self._holding.discard(entry.peer.name)
 
@@ -104,9 +117,9 @@ class Pairs:
     def tick(self, now: float) -> float:
         """Do what is due; return in how many seconds to call again at the latest."""
         if now >= self._due:
-            for entry in self._entries.values():
-                if now >= entry.due:
-                    self._tick(now, entry)
+            for entry in list(self._entries.values()):
+                if now >= entry.due and not self._refusals.guard(now, entry.peer.name, self._tick, now, entry):
+                    self._begin_anew(now, entry)
             self._due = min((entry.due for entry in self._entries.values()), default=now + 60.0)
         return _HOLD if self._hold(now) else self._due - now
 
@@ -121,6 +134,15 @@ class Pairs:
             entry.path = told
             self.changes += 1
 
+    def _begin_anew(self, now: float, entry: _Entry) -> None:
+        """What its other side has said led to a fault, and would do so at every tick."""
+        entry.pair.outbox.clear()
+        self._remove(now, entry)
+        self._add(now, entry.peer)
+        self._entries[entry.peer.name].pair.network(now, *self._network)
+        self._entries[entry.peer.name].due = now + _AFTER_FAULT
+        self._told = None
+
     def _wake(self, now: float, entry: _Entry) -> None:
         """Something has happened: do what comes of it."""
         self._perform(now, entry)
@@ -129,22 +151,31 @@ class Pairs:
     def received(self, now: float, datagram: Datagram) -> None:
         """Take what came from outside the tunnel."""
         opened = self._keyring.open(datagram.payload)
-        if opened is not None:
-            name, probe = opened
-            entry = self._entries[name]
-            entry.pair.probed(now, probe, datagram.source, datagram.local)
-            self._wake(now, entry)
+        if opened is None:
+            return
+        name, probe = opened
+        if not self._limits.probe(now, name):
+            self._refusals.note(now, "too_many_probes", name)
+            return
+        entry = self._entries[name]
+        entry.pair.probed(now, probe, datagram.source, datagram.local)
+        self._wake(now, entry)
 
     def heard(self, now: float, payload: bytes, source: Address) -> None:
         """Take what came through the tunnel."""
         entry = self._by_address.get(source)
         if entry is None:
+            self._refusals.note(now, "unknown_sender", source)
             return
-        entry.heard += tunnel.weight(payload, source)
+        weight = tunnel.weight(payload, source)
+        entry.heard += weight
+        if not self._limits.message(now, entry.peer.name, weight):
+            self._refusals.note(now, "too_many_messages", entry.peer.name)
+            return
         try:
             message = control.decode(payload)
         except control.MessageError as error:
-            log.debug("%s: %s", entry.peer.name, error)
+            self._refusals.note(now, "malformed_message", entry.peer.name, str(error))
             return
         entry.pair.control(now, message)
         self._wake(now, entry)
@@ -218,7 +249,7 @@ class Pairs:
 
     def _do(self, now: float, entry: _Entry, action: Action) -> None:
         if isinstance(action, Send):
-            self._send(entry, action)
+            self._send(now, entry, action)
         elif isinstance(action, Say):
             self._say(entry, action.message)
         elif isinstance(action, SetEndpoint):
@@ -261,8 +292,12 @@ class Pairs:
                 self._set(entry, entry.hold[0])
         return bool(self._holding)
 
-    def _send(self, entry: _Entry, action: Send) -> None:
+    def _send(self, now: float, entry: _Entry, action: Send) -> None:
         if not self._ground.raw or not entry.key:
+            return
+        probe = action.probe
+        if not self._limits.send(now, entry.peer.name, action.target, action.heard, probe.full and probe.kind == PING):
+            self._refusals.note(now, "probe_limit", entry.peer.name)
             return
         try:
             self._ground.raw.send(entry.key.seal(action.probe, self._ground.full_size), action.target)

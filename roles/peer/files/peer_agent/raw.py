@@ -19,11 +19,13 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from peer_agent.endpoints import Address, Endpoint
+from peer_agent.limits import BATCH
 
 _SO_ATTACH_FILTER = 26
 _IP_PKTINFO, _IP_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_WANT = 8, 10, 0, 1
 _UDP = struct.Struct(">HHHH")
 _LONGEST = 2048
+_MOST_SOURCES = 1024
 
 # Classic BPF (linux/filter.h)
 _LOAD_IP_HEADER_SIZE, _LOAD_X, _LOAD_HALF, _LOAD_WORD = 0xB1, 0x01, 0x48, 0x40
@@ -58,6 +60,12 @@ def _attach_filter(sock: socket.socket, port: int, magic: bytes, tunnel: int) ->
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code)))
 
 
+def _mark(sock: socket.socket, mark: int) -> None:
+    """Have packets leave the way that WireGuard's do. A mark may be larger than what Python takes for an int here."""
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+
+
 def checksum(source: bytes, target: bytes, segment: bytes) -> int:
     """Return the UDP checksum over IPv4 (RFC 768): optional, but some NATs lose packets without one."""
     data = (
@@ -82,7 +90,7 @@ class _Family:
         try:
             _attach_filter(self.raw, port, magic, tunnel)
             self.raw.setblocking(False)
-            self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            _mark(self.raw, mark)
             if family == socket.AF_INET:
                 discover = _PMTUDISC_WANT if whole else _PMTUDISC_DONT
                 self.raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, discover)
@@ -97,7 +105,7 @@ class _Family:
         """Return the address that packets to the target leave from; raise OSError when there is no way."""
         # A socket for each question: a second connect would keep the address of the first.
         with socket.socket(self.raw.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            _mark(sock, self._mark)
             sock.connect((target.host, target.port))
             return sock.getsockname()[0]
 
@@ -133,7 +141,7 @@ class RawPort:
         """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses, and
         whether IPv4 routers are forbidden to cut probes in pieces."""
         self._own = own
-        self._sources: dict[Endpoint, str] = {}
+        self._sources: dict[str, str] = {}  # by the target's address
         self._families: dict[int, _Family] = {}
         try:
             for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
@@ -156,7 +164,7 @@ class RawPort:
 
         A subnet of the other device leads into the tunnel. WireGuard's packets would go round in circles there.
         """
-        source = self._sources.get(target)
+        source = self._sources.get(target.host)
         if source is None:
             family = self._families.get(target.address.version)
             if family is None:
@@ -164,7 +172,9 @@ class RawPort:
             source = family.source(target)
             if ip_address(source) in self._own:
                 raise OSError(errno.ELOOP, "the way leads into the tunnel")
-            self._sources[target] = source
+            if len(self._sources) >= _MOST_SOURCES:  # others name as many targets as they like
+                self.forget()
+            self._sources[target.host] = source
         return source
 
     def forget(self) -> None:
@@ -177,10 +187,10 @@ class RawPort:
         self._families[target.address.version].send(payload, source, target)
 
     def receive(self, sock: socket.socket, handle: Callable[[Datagram], None]) -> None:
-        """Hand over all that has arrived at one of the sockets."""
+        """Hand over a batch of what has arrived at one of the sockets."""
         family = self._families[4 if sock.family == socket.AF_INET else 6]
-        with contextlib.suppress(BlockingIOError):
-            while True:
+        with contextlib.suppress(OSError):  # none left, or an error of the interface's
+            for _ in range(BATCH):
                 datagram = family.receive()
                 if datagram is not None:
                     handle(datagram)

@@ -335,7 +335,7 @@ class Pair:
         elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
             self._left_behind(now)
         pong = Probe(PONG, probe.number, self._trials.uses(candidate, self._direct), probe.full)
-        self.outbox.append(Send(source, pong))
+        self.outbox.append(Send(source, pong, True))
         self._trials.reply(now, candidate, self._direct)
 
     def _claimed(self, now: float, candidate: Candidate) -> None:

@@ -19,12 +19,14 @@ from peer_agent import notify, settings, status
 from peer_agent.clock import Sleep, clock
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
+from peer_agent.helper import Remote
 from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.names import Resolver, Stated
 from peer_agent.network import Changes
 from peer_agent.pairs import Pairs
-from peer_agent.raw import RawPort
+from peer_agent.raw import Datagram, RawPort
+from peer_agent.refusals import Refusals
 from peer_agent.tunnel import Tunnel
 from peer_agent.wg import Counters, WireGuard, WireGuardError
 
@@ -36,16 +38,19 @@ _LEAST_SAMPLE = 0.1  # while something is under way and packets move
 _CALM_SAMPLE = 0.5  # while something is under way and none do
 _INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
 _SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
+_ADDRESSES_AGAIN = 1.0  # seconds
 _STATUS = 10.0  # seconds; readers take it for gone after 60
 
 
 class Service:
     """Everything that runs while `peer-relay agent run` does."""
 
-    def __init__(self, config: settings.Settings):
+    def __init__(self, config: settings.Settings, helper: str = ""):
+        """Take also the socket of the helper that has the rights over WireGuard; "": this process has them itself."""
         self._settings = config
+        self._helper = helper
         self._selector = selectors.DefaultSelector()
-        self._wireguard = WireGuard(config.interface)
+        self._wireguard = self._find_wireguard()
         self._counters = Counters(config.interface)
         self._ground = Ground(config, self._selector)
         self._changes = Changes()
@@ -61,6 +66,7 @@ class Service:
         self._pairs: Pairs | None = None
         self._running: Interface | None = None
         self._problems: dict[str, str] = {}
+        self._refusals = Refusals()
         now = clock()
         self._interface_due = self._look_due = self._sample_due = now
         self._network_due: float | None = None
@@ -111,10 +117,9 @@ class Service:
     def _receive(self, sock: socket.socket, owner: object) -> None:
         now = clock()
         if isinstance(owner, RawPort):
-            if self._pairs:
-                owner.receive(sock, lambda datagram: self._pairs.received(now, datagram))
+            owner.receive(sock, lambda datagram: self._probed(now, datagram))
         elif isinstance(owner, Tunnel):
-            owner.receive(sock, lambda payload, source, port: self._heard(now, payload, source, port))
+            owner.receive(sock, lambda *datagram: self._refusals.guard(now, datagram[1], self._heard, now, *datagram))
         elif sock is self._changes.socket:
             self._changes.drain()
             self._ground.forget_ways()
@@ -136,11 +141,16 @@ class Service:
                     function, arguments = self._posted.get_nowait()
                     function(now, *arguments)
 
+    def _probed(self, now: float, datagram: Datagram) -> None:
+        if self._pairs:
+            self._refusals.guard(now, datagram.source, self._pairs.received, now, datagram)
+
     def _heard(self, now: float, payload: bytes, source: Address, port: int) -> None:
         if not self._pairs:
             return
         if port == self._settings.directory_port:
-            self._links.answered(now, payload, source)
+            if not self._links.answered(now, payload, source):
+                self._refusals.note(now, "malformed_answer", source)
         elif port == self._settings.control_port:
             self._pairs.heard(now, payload, source)
 
@@ -171,6 +181,10 @@ class Service:
         delay = min(delay, self._links.tick(now))  # a pair may have come to suspect a relay
         dues = [self._look_due, self._network_due or self._look_due]
         return min(delay, *(due - now for due in dues))
+
+    def _find_wireguard(self) -> WireGuard | Remote:
+        name = self._settings.interface
+        return Remote(name, self._helper) if self._helper else WireGuard(name)
 
     # --- the interface ------------------------------------------------------------------------------------------------
 
@@ -226,7 +240,7 @@ class Service:
             return
         self._note("names", "")
         self._place = None
-        self._pairs = Pairs(self._settings, self._links, self._ground, self._wireguard, now)
+        self._pairs = Pairs(self._settings, self._links, self._ground, self._wireguard, self._refusals, now)
         self._look_around(now)
 
     def _end(self) -> None:
@@ -251,7 +265,13 @@ class Service:
         sleep, in which the others may have moved, and connections may have been forgotten."""
         if not self._pairs:
             return
-        addresses = self._ground.addresses()
+        try:
+            addresses = self._ground.addresses()
+        except OSError as error:
+            self._note("network", f"the kernel does not tell this device's addresses: {error}")
+            self._network_due = now + _ADDRESSES_AGAIN
+            return
+        self._note("network", "")
         endpoints = [Endpoint.of(str(found.ip), self._running.port) for found in addresses]
         networks = list(dict.fromkeys(found.network for found in addresses))
         stated = self._stated.endpoints
@@ -293,7 +313,7 @@ class Service:
             self._leave("")
             self._ground = Ground(fresh, self._selector)
             self._wireguard.close()
-            self._wireguard = WireGuard(fresh.interface)
+            self._wireguard = self._find_wireguard()
             self._counters.close()
             self._counters = Counters(fresh.interface)
             self._stated = Stated(fresh.endpoints, self._resolver)
@@ -314,7 +334,11 @@ class Service:
         problems = [*self._problems.values(), *(self._links.problems() if self._links else [])]
         stamp = self._stamp(problems)
         self._status.write(
-            now, lambda: status.document(self._settings, self._running, self._links, self._pairs, problems, now), stamp
+            now,
+            lambda: status.document(
+                self._settings, self._running, self._links, self._pairs, problems, self._refusals.counts, now
+            ),
+            stamp,
         )
         self._note("status", self._status.problem)
 

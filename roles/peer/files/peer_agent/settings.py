@@ -11,11 +11,11 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peer_agent.endpoints import Address, Network
+from peer_agent.endpoints import Address, Network, read_address
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +82,7 @@ class _Table:
 
     def __init__(self, file: Path, where: str, content: Any, known: tuple[str, ...]):
         if not isinstance(content, dict):
-            raise SettingsError(f"{file}: {where} is {content!r:.80}: write a table")
+            raise SettingsError(f"{file}: {where} is {_short(content)}: write a table")
         self._file, self._where, self._content = file, where, content
         # First of all: a misspelt key would otherwise be reported as a missing one.
         for key in content.keys() - set(known):
@@ -91,7 +91,7 @@ class _Table:
 
     def error(self, key: str, value: Any, cure: str) -> SettingsError:
         """Return the error for one value."""
-        return SettingsError(f"{self._file}: {self._where} {key} = {value!r:.80}: {cure}")
+        return SettingsError(f"{self._file}: {self._where} {key} = {_short(value)}: {cure}")
 
     def take(self, key: str, kind: type, convert: Callable[[Any], Any], cure: str, default: Any = _REQUIRED) -> Any:
         """Return the converted value of a key; the conversion says no by ValueError."""
@@ -107,6 +107,14 @@ class _Table:
             return convert(value)
         except (ValueError, TypeError, AttributeError) as error:
             raise self.error(key, value, cure) from error
+
+
+def _short(value: object) -> str:
+    """Return what to show of a value that may be anything, such as a number with more digits than Python prints."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return "a number out of range"
 
 
 def _interface(value: str) -> str:
@@ -132,14 +140,14 @@ def _key(value: str) -> str:
 
 
 def _addresses(values: list[str]) -> tuple[Address, ...]:
-    if not values or not all(isinstance(value, str) and "%" not in value for value in values):
-        raise ValueError(values)
-    return tuple(ip_address(value) for value in values)
+    if not values or not all(isinstance(value, str) for value in values):
+        raise ValueError("no list of addresses")
+    return tuple(read_address(value) for value in values)
 
 
 def _networks(values: list[str]) -> tuple[Network, ...]:
-    if not values or not all(isinstance(value, str) for value in values):
-        raise ValueError(values)
+    if not values or not all(isinstance(value, str) and "%" not in value for value in values):
+        raise ValueError("no list of networks")
     return tuple(ip_network(value) for value in values)
 
 
@@ -151,7 +159,7 @@ def _place(value: str) -> Place:
     parts = re.fullmatch(r"(?:([A-Za-z0-9_.-]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", value)
     if not parts:
         raise ValueError(value)
-    return Place(parts[1] or str(ip_address(parts[2])), _port(int(parts[3])))
+    return Place(parts[1] or str(read_address(parts[2])), _port(int(parts[3])))
 
 
 def _some_places(values: list[str]) -> tuple[Place, ...]:
@@ -162,12 +170,12 @@ def _some_places(values: list[str]) -> tuple[Place, ...]:
 
 def _port(value: int) -> int:
     if not 1 <= value <= 65535:
-        raise ValueError(value)
+        raise ValueError("no port")
     return value
 
 
 def _url(value: str) -> str:
-    if value and not re.fullmatch(r"wss?://[^\s/]+(/\S*)?", value):
+    if value and not re.fullmatch(r"wss?://[!-.0-~]+(/[!-~]*)?", value):
         raise ValueError(value)
     return value
 
@@ -180,9 +188,10 @@ def _fingerprint(value: str) -> str:
 
 
 def _path(value: str) -> Path:
-    if not value.startswith("/") or "\0" in value:
+    path = Path(value)
+    if not path.is_absolute() or not path.name or not value.isprintable():
         raise ValueError(value)
-    return Path(value)
+    return path
 
 
 _AGENT_KEYS = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def document(
     links: Links | None,
     pairs: Pairs | None,
     problems: Iterable[str],
+    refused: Mapping[str, int],
     now: float,
 ) -> dict[str, Any]:
     """Return the status at the time `now` of the service's clock."""
@@ -35,6 +36,7 @@ def document(
         "interface": config.interface,
         "settings_sha256": config.sha256,
         "problems": list(problems),
+        "refused": dict(refused),
         "relays": [_relay(view) for view in links.views()] if links else [],
         "peers": [_peer(told, running, now, wall) for told in pairs or ()],
     }
@@ -126,9 +128,12 @@ def text(status: dict[str, Any]) -> str:
         age = peer["handshake_age_seconds"]
         session = "no session" if age is None else f"handshake {age} s ago"
         lines.append(f"{peer['name']}: {peer['path']}{via}{why}{_trip(peer)}, {peer['endpoint']}, {session}")
+    refused = ", ".join(f"{name} {count}" for name, count in sorted(status["refused"].items()))
+    lines += [f"refused: {refused}"] if refused else []
     names = sorted({peer["why_not"] for peer in status["peers"] if peer["why_not"]})
     lines += [f"{name}: {REASONS[name]}" for name in names]
-    return "\n".join(lines)
+    # Whoever took over the agent wrote this, and root reads it on a terminal.
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def _trip(entry: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from peer_agent.endpoints import Address
+from peer_agent.limits import BATCH
 
 _LONGEST = 2048
 _UDP, _IP4, _IP6 = 8, 20, 40  # bytes of headers
@@ -71,9 +72,9 @@ class Tunnel:
         return True
 
     def receive(self, sock: socket.socket, handle: Callable[[bytes, Address, int], None]) -> None:
-        """Hand over all that has arrived at one of the sockets: datagram, source address and port."""
+        """Hand over a batch of what has arrived at one of the sockets: datagram, source address and port."""
         with contextlib.suppress(OSError):  # none left, or an error that an earlier datagram met
-            while True:
+            for _ in range(BATCH):
                 payload, (host, port, *_) = sock.recvfrom(_LONGEST)
                 self.moved += 1
                 if "%" not in host:

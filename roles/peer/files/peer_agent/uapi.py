@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Malformed, Peer, endpoint
+from peer_agent.interface import Interface, Malformed, Peer, endpoint, interface
 
 _FOLDER = Path("/var/run/wireguard")
 _TIMEOUT = 1.0
@@ -66,7 +66,7 @@ def parse(answer: str) -> Interface:
             elif key != "private_key":
                 (peers[-1][0] if peers else own)[key] = value
         found = [_peer(fields, allowed) for fields, allowed in peers]
-        return Interface(
+        return interface(
             int(own.get("listen_port", "0")), int(own.get("fwmark", "0")), {peer.public_key: peer for peer in found}
         )
     except (ValueError, KeyError, IndexError):

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.genetlink import Kernel
-from peer_agent.interface import Interface, Malformed, Peer, endpoint
+from peer_agent.interface import Interface, Malformed, Peer, endpoint, interface
 from peer_agent.uapi import Userspace
 
 log = logging.getLogger("peer_agent")
@@ -41,7 +41,7 @@ def parse(dump: str) -> Interface:
         _private, _public, port, mark = lines[0].split("\t")
         peers = (_peer(*line.split("\t")) for line in lines[1:])
         number = 0 if mark == "off" else int(mark, 0)
-        return Interface(int(port), number, {peer.public_key: peer for peer in peers})
+        return interface(int(port), number, {peer.public_key: peer for peer in peers})
     except (ValueError, TypeError, IndexError):
         raise Malformed("the answer of wg show dump") from None
 
@@ -119,7 +119,8 @@ class WireGuard:
                 ["wg", *words],  # noqa: S607
                 input=stdin,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=_TIMEOUT,
                 check=False,
             )
