@@ -10,16 +10,19 @@ import os
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from harness import fallback_flood
 from harness.fallback import URL, Blocked, Bridge, Certificate, have
 from harness.netns import Namespace
 from harness.processes import wait_until
 from harness.service import ADDRESSES, Relay
-from harness.topology import RELAY_V4, Lab
+from harness.topology import RELAY_V4, STRANGER_NETWORK, Lab
 from harness.traffic import Iperf, Stream
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -196,6 +199,24 @@ def test_limits(lab: Lab, relay: Relay, stranger: Stranger) -> None:
         return False
 
     wait_until("there is room again", is_room, 5)
+    made.bridge.stop()
+
+
+def test_strangers_make_room_for_a_device(lab: Lab, relay: Relay) -> None:
+    """All places are taken by strangers who come again and again; a device still gets in, and then stays."""
+    made = Blocked(lab, relay, "--connections", "20")
+    made.bridge.start()
+    sources = [str(ip_network(STRANGER_NETWORK)[1 + number // 12]) for number in range(24)]
+    kind = "a connection, and nothing"
+    words = [sys.executable, str(Path(fallback_flood.__file__)), kind, RELAY_V4[0], "12", *sources]
+    lab.start(lab.stranger().spawn(*words, log="flood"))
+    wait_until("all places are taken", lambda: made.bridge.descriptors() > 24, 5)
+    carrier = made.carried()
+    with Stream(made.ann, made.bob) as stream:
+        stream.wait_flowing(15)
+        time.sleep(5)
+    assert carrier.text().count("up 127.0.0.1:") == 1
+    assert stream.lost() == 0
     made.bridge.stop()
 
 

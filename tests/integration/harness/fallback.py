@@ -42,6 +42,10 @@ while True:
 """
 
 
+def _environment(library: Path | None) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{library}:{_PATH}" if library else _PATH}
+
+
 class Certificate:
     """A certificate that signs itself, made as the role relay does."""
 
@@ -58,20 +62,24 @@ class Certificate:
 
 
 class Bridge:
-    """The service beside the relay; without a certificate it is behind a reverse proxy."""
+    """The service beside the relay; without a certificate it is behind a reverse proxy.
+
+    `library`: a folder with another version of the WebSocket library, here and of a `Carrier`.
+    """
 
     def __init__(self, host: Namespace, certificate: Certificate | None, *options: str, listen: str = "0.0.0.0:443"):
         self.host = host
         self.certificate = certificate
         self._options = ["--listen", listen, *options]
         self.process: Process | None = None
+        self.library: Path | None = None
 
     def start(self) -> None:
         words = [sys.executable, "-m", "peer_relay_fallback", "--relay", f"127.0.0.1:{PORT}", *self._options]
         if self.certificate:
             words += ["--certificate", str(self.certificate.file), "--key", str(self.certificate.key)]
         notify = NotifySocket(self.host.logs / "fallback.notify")
-        environment = {**os.environ, "PYTHONPATH": _PATH, "NOTIFY_SOCKET": str(notify.path)}
+        environment = {**_environment(self.library), "NOTIFY_SOCKET": str(notify.path)}
         self.process = self.host.spawn(*words, log="bridge", environment=environment)
         notify.wait_ready("the bridge", self.process)
 
@@ -92,10 +100,10 @@ class Bridge:
 class Carrier:
     """A device's end: keeps a connection to the bridge, and points the device's peers at it."""
 
-    def __init__(self, lab: Lab, device: Device, url: str, fingerprint: str, *keys: str):
+    def __init__(self, lab: Lab, device: Device, url: str, fingerprint: str, *keys: str, library: Path | None = None):
         port = device.host.run("wg", "show", device.interface, "listen-port").strip()
         words = [sys.executable, "-c", _DEVICE, url, fingerprint, device.interface, port, *keys]
-        environment = {**os.environ, "PYTHONPATH": _PATH}
+        environment = _environment(library)
         self._process = lab.start(device.host.spawn(*words, log="carrier", environment=environment))
 
     def text(self) -> str:
@@ -133,9 +141,10 @@ class Blocked:
             "table inet blocked { chain forward { type filter hook forward priority -10; meta l4proto udp drop; }; }"
         )
 
-    def carry(self, url: str = URL, fingerprint: str | None = None) -> Carrier:
+    def carry(self, url: str = URL, fingerprint: str | None = None, library: Path | None = None) -> Carrier:
         pin = self.certificate.fingerprint if fingerprint is None else fingerprint
-        return Carrier(self.lab, self.ann, url, pin, self.relay.public_key, self.bob.public_key)
+        keys = self.relay.public_key, self.bob.public_key
+        return Carrier(self.lab, self.ann, url, pin, *keys, library=library)
 
     def carried(self) -> Carrier:
         """Block UDP, and have the pair's traffic go over the fallback."""

@@ -28,6 +28,17 @@ def test_one_place_and_all_together_are_limited():
     assert len(gate) == 3
 
 
+def test_who_has_enough_is_told_apart_from_a_full_house():
+    gate = Gate(2, 2)
+    assert [gate.enter(HOME), gate.enter(HOME)] == [True, True]
+    assert gate.full
+    assert [gate.crowded(HOME), gate.crowded(AWAY), gate.crowded(None)] == [True, False, False]
+    assert not gate.enter(HOME)
+    assert not gate.enter(AWAY)
+    assert gate.refused == {"too many from one address": 1, "all places taken": 1}
+    assert AWAY.packed not in gate._here
+
+
 def test_an_ipv6_subscriber_is_one_place():
     gate = Gate(9, 1)
     assert gate.enter(ip_address("2001:db8::1"))

@@ -176,7 +176,7 @@ class _Pipe(Pipe):
         self.endpoint: Endpoint | None = None
 
     def certificate(self) -> bytes | None:
-        tls = self._transport.get_extra_info("ssl_object")
+        tls = self._transport and self._transport.get_extra_info("ssl_object")
         return tls.getpeercert(binary_form=True) if tls else None
 
     def request(self) -> None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
 import ssl
+import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -116,24 +118,29 @@ class Bridge:
                 await asyncio.sleep(_BREATH if error.errno in _SCARCE else 0)  # or it was the client's own
                 continue
             who = parse(host) if self._tls else None  # a proxy tells for whom it speaks
-            if self._gate.full and self._strangers:
+            if self._gate.full and self._strangers and not self._gate.crowded(who):
                 # Strangers must not keep devices out. Who proves itself does so long before it is the oldest.
                 await _cancelled(next(iter(self._strangers)))
                 self.strangers += 1
             if self._gate.enter(who):
-                task = asyncio.create_task(self._carry(sock, who))
+                pipe = _Connection(who, self._admit)
+                task = asyncio.create_task(self._carry(sock, pipe))
                 self._tasks.add(task)
                 self._strangers[task] = None
-                task.add_done_callback(self._gone)
+                # Not the task's own work: one that is cancelled before its first turn does nothing.
+                task.add_done_callback(functools.partial(self._gone, sock, pipe))
             else:
                 sock.close()
 
-    def _gone(self, task: asyncio.Task[None]) -> None:
+    def _gone(self, sock: socket.socket, pipe: _Connection, task: asyncio.Task[None]) -> None:
+        pipe.abort()
+        sock.close()
+        self._gate.leave(pipe.who)
+        self._pipes.discard(pipe)
         self._tasks.discard(task)
         self._strangers.pop(task, None)
 
-    async def _carry(self, sock: socket.socket, who: Address | None) -> None:
-        pipe = _Connection(who, self._admit)
+    async def _carry(self, sock: socket.socket, pipe: _Connection) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _OPEN_SECONDS
         tls = {"ssl": self._tls, "ssl_handshake_timeout": _TLS_SECONDS} if self._tls else {}
@@ -144,16 +151,13 @@ class Bridge:
             if pipe.opened.done():
                 await self._watch(pipe)
             pipe.end("no WebSocket handshake")
-            log.debug("%s: %s", who, await pipe.ended)
+            log.debug("%s: %s", pipe.who, await pipe.ended)
         except (OSError, asyncio.TimeoutError) as error:  # strangers speak all sorts of things on this port
-            log.debug("%s: %s", who, error)
+            log.debug("%s: %s", pipe.who, error)
+            # Its frames hold what holds it: a quarter of a megabyte of TLS until Python looks for such circles.
+            traceback.clear_frames(error.__traceback__)
         except Exception as error:  # nor does what nobody thought of concern the others
-            log.warning("%s: the connection is closed: %r", who, error)
-        finally:
-            pipe.abort()
-            sock.close()
-            self._pipes.discard(pipe)
-            self._gate.leave(pipe.who)
+            log.warning("%s: the connection is closed: %r", pipe.who, error)
 
     def _admit(self, pipe: _Connection, headers: Any) -> socket.socket | None:
         """Make the UDP socket of a connection whose handshake is done; return None when there is no room for it."""

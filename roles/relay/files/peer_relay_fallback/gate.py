@@ -47,13 +47,17 @@ class Gate:
     def full(self) -> bool:
         return len(self) >= self._most
 
+    def crowded(self, address: Address | None) -> bool:
+        """Whether the address has as many connections as it may."""
+        return address is not None and self._here[place(address)] >= self._most_per_place
+
     def enter(self, address: Address | None) -> bool:
         """Let a connection in, if there is room. None: whom a reverse proxy speaks for is not known yet."""
         spot = address and place(address)
-        if self.full:
-            self.refused["all places taken"] += 1
-        elif spot and self._here[spot] >= self._most_per_place:
+        if self.crowded(address):
             self.refused["too many from one address"] += 1
+        elif self.full:
+            self.refused["all places taken"] += 1
         else:
             self._here[spot] += 1
             return True

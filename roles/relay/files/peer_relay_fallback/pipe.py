@@ -75,6 +75,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._udp: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
         self._heard = self._said = self.loop.time()
         self._full_since: float | None = None  # when the other side stopped taking what is sent
         self._room = memoryview(bytearray(_READ))  # asyncio's TLS fills slices of it
@@ -93,6 +94,10 @@ class Pipe(asyncio.BufferedProtocol):
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, _LIFELESS)
         self.begin()
 
+    @property
+    def _closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     def begin(self) -> None:
         """The connection stands: nothing to do for the side that is asked."""
 
@@ -105,7 +110,7 @@ class Pipe(asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Take some bytes of the other side's. What comes after the end is not read."""
         self._heard = self.loop.time()
-        if self._header is not None and not self._transport.is_closing():
+        if self._header is not None and not self._closing:
             header, data = self._complete(data)
             if header:
                 self.greeted(header)
@@ -127,14 +132,14 @@ class Pipe(asyncio.BufferedProtocol):
         return b"", b""
 
     def _feed(self, data: bytes) -> None:
-        if self._transport.is_closing():
+        if self._closing:
             return
         # Version 9 raises what later ones keep.
         with contextlib.suppress(Exception):
             self.websocket.receive_data(data)
         try:
             for event in self.websocket.events_received():
-                if self._transport.is_closing():
+                if self._closing:
                     break
                 if not hasattr(event, "opcode"):
                     self.handshake(event)
@@ -159,10 +164,14 @@ class Pipe(asyncio.BufferedProtocol):
         self._timer = self.loop.call_later(self._idle / _TICKS, self._tick)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._farewell:
+            self._farewell.cancel()  # or it keeps the connection's buffers until it is due
         if self._udp:
             self._timer.cancel()
             self.loop.remove_reader(self._udp)
             self._udp.close()
+        # TLS keeps its protocol, and that a quarter of a megabyte: not in a circle, which only Python's collector ends.
+        self._transport = None
         with contextlib.suppress(Exception):  # the reason of a close is told after the end only
             self.websocket.receive_eof()
         if not self.ended.done():
@@ -180,7 +189,7 @@ class Pipe(asyncio.BufferedProtocol):
     def end(self, reason: str, code: int = GOING_AWAY) -> None:
         """Close the connection for a reason."""
         self._reason = self._reason or reason
-        if self._transport.is_closing():
+        if self._closing:
             return
         if self._udp:
             with contextlib.suppress(Exception):  # it has been closed by the other side
@@ -194,10 +203,10 @@ class Pipe(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _close(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.close()
+        if not self._closing:
             # What the other side does not take any more must not keep the connection.
-            self.loop.call_later(_FAREWELL, self._transport.abort)
+            self._farewell = self.loop.call_later(_FAREWELL, self._transport.abort)
+            self._transport.close()
 
     # --- datagrams ----------------------------------------------------------------------------------------------------
 
@@ -243,7 +252,7 @@ class Pipe(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         writes = self.websocket.data_to_send()
         data = b"".join(writes)
-        if data and self._full_since is None and not self._transport.is_closing():
+        if data and self._full_since is None and not self._closing:
             self._said = self.loop.time()
             self._transport.write(data)
         if b"" in writes:  # the library's mark of the end
@@ -256,7 +265,7 @@ class Pipe(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._full_since = None
-        if self._udp and not self._transport.is_closing():
+        if self._udp and not self._closing:
             self.loop.add_reader(self._udp, self._forward)
 
     # --- time ---------------------------------------------------------------------------------------------------------
