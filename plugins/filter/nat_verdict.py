@@ -25,16 +25,27 @@ verdict: "{{ '100.64.3.7' | homelab.peer_relay.nat_verdict }}"
 
 RETURN = r"""
 _value:
-  description: The C(kind), one of V(public), V(cgnat), V(double_nat), V(ds_lite) and V(unknown), and an C(explanation).
+  description:
+    - The C(kind), one of V(public), V(cgnat), V(double_nat), V(ds_lite) and V(unknown), an C(explanation), and
+      the C(address) in its one form.
   type: dict
 """
 
+from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import canonical_address
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import verdict
 
 
 def nat_verdict(address):
-    found = verdict(str(address))
-    return {"kind": found.kind, "explanation": found.explanation}
+    try:
+        canonical = canonical_address(str(address)) if address else ""
+    except ValueError as error:
+        raise AnsibleFilterError(
+            f"of the router's external address, {error}. Nothing of the answer is used: bring the router up to date or "
+            "restart it, or set relay_endpoint, and port_forward_backend to manual"
+        ) from None
+    found = verdict(canonical)
+    return {"kind": found.kind, "explanation": found.explanation, "address": canonical}
 
 
 class FilterModule:

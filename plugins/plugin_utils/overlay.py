@@ -15,12 +15,10 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 
+from .names import OverlayError, parse_name
+
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 KEEPALIVE = 25  # seconds: shorter than the UDP timeout of common NAT routers (30 s)
-
-
-class OverlayError(ValueError):
-    """The inventory contradicts itself; the message names the host, the value and the cure."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +154,10 @@ def _device(name: str, variables, networks, reserved, registered) -> Device:
     if isinstance(groups, str) or not groups:
         raise OverlayError(f"{name}: peer_groups is {groups!r}: give a list of at least one name, such as [default]")
     return Device(
-        name=name,
+        name=parse_name(name, "the inventory name"),
         public_key=key and _public_key(key, name, "peer_public_key"),
         addresses=tuple(str(a) for a in _device_addresses(name, variables.get("peer_addresses"), networks, reserved)),
-        groups=tuple(sorted({str(group) for group in groups})),
+        groups=tuple(sorted({parse_name(group, f"{name}: peer_groups") for group in groups})),
         rate_limit_mbit=_rate_limit(variables.get("peer_rate_limit_mbit", 0), name),
         subnets=tuple(_subnet(str(subnet), name, networks) for subnet in variables.get("peer_subnets") or []),
         exit_node=_boolean(variables.get("peer_exit_node", False), name, "peer_exit_node"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import read_back
 
 from .endpoint import endpoint_of
+from .names import parse_fingerprint, parse_name, parse_url
 from .overlay import OverlayError, default_addresses, host_route, parse_address
 
 ONLY = "relay"  # the name of a relay that is the only one
@@ -68,9 +69,11 @@ def joined(relays: list[dict]) -> tuple[list[str], dict]:
 
 def _relay(host, place, hosts, variables, networks, peers, known, agent) -> Relay:
     addresses = _addresses(host, variables.get("relay_addresses")) or default_addresses(networks, place)
-    endpoint = endpoint_of(variables)
-    public_key, public, inner = variables.get("relay_public_key"), endpoint.text, endpoint.inner_text
+    public_key = variables.get("relay_public_key")
     set_up = public_key is not None
+    # A relay that this run has not set up has told nobody anything, nor has the router in front of it.
+    endpoint = endpoint_of(variables if set_up else {**variables, "port_forward_result": None})
+    public, inner = endpoint.text, endpoint.inner_text
     if not set_up:
         public_key = known.owner(map(host_route, addresses))
         # Where it is reached, a run may have had from the router, which this one did not ask.
@@ -80,7 +83,7 @@ def _relay(host, place, hosts, variables, networks, peers, known, agent) -> Rela
         url, fingerprint = _known_fallback(agent, public_key) or (url, fingerprint)
     return Relay(
         host=host,
-        name=str(variables.get("relay_name") or _default_name(host, hosts, peers)),
+        name=parse_name(variables.get("relay_name") or _default_name(host, hosts, peers), f"{host}: relay_name"),
         present=variables.get("relay_state", "present") != "absent",
         addresses=addresses,
         set_up=set_up,
@@ -88,8 +91,8 @@ def _relay(host, place, hosts, variables, networks, peers, known, agent) -> Rela
         endpoint=public,
         inner_endpoint=inner,
         registered=dict(variables.get("relay_registered_keys") or {}),
-        fallback_url=str(url or ""),
-        fallback_fingerprint=str(fingerprint or ""),
+        fallback_url=parse_url(url, f"{host}: relay_fallback_url"),
+        fallback_fingerprint=parse_fingerprint(fingerprint, f"{host}: relay_fallback_fingerprint"),
     )
 
 

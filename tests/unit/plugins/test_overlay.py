@@ -97,7 +97,9 @@ def test_hashed_addresses_are_free_hosts(name, network):
     assert int(address) - int(network.network_address) < 2**64
 
 
-@given(names=st.lists(st.text(min_size=1), unique=True, max_size=8))
+@given(
+    names=st.lists(st.from_regex(r"[A-Za-z0-9\u00e9_][A-Za-z0-9_.:@+-]{0,40}", fullmatch=True), unique=True, max_size=8)
+)
 def test_every_device_has_its_own_addresses(names):
     hosts = inventory(**{name: {} for name in names})
     try:

@@ -50,3 +50,11 @@ def test_the_verdict_on_an_address() -> None:
     assert nat_verdict("100.64.3.7")["kind"] == "cgnat"
     assert "cloud" in nat_verdict("192.168.178.2")["explanation"]
     assert nat_verdict("")["kind"] == "unknown"
+
+
+def test_what_is_no_address_is_refused_and_what_is_one_has_one_form():
+    assert nat_verdict("2001:DB8:0::1")["address"] == "2001:db8::1"
+    assert nat_verdict(None)["address"] == ""
+    for text in ("2001:db8::1%x\n[Interface]", "8.8.8.8\n", "8.8.8.8/24", "router.example"):
+        with pytest.raises(AnsibleFilterError, match=r"Nothing of the answer is used: .* set relay_endpoint"):
+            nat_verdict(text)

@@ -51,7 +51,10 @@ def interface_of(hosts, written=""):
 
 def written_by(hosts) -> str:
     """The file that the laptop has after a run."""
-    found = interface_of(hosts)
+    return render_of(interface_of(hosts))
+
+
+def render_of(found) -> str:
     options = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
     options |= {"listen_port": 0, "keep_endpoints": False, **found}
     return render(Interface.from_options(options))
@@ -248,3 +251,51 @@ def test_reachability_of_each_relay():
         ("oslo", "laptop", "192.0.2.1:40000", True),
         ("oslo", "nas", "192.0.2.1:40000", None),
     ]
+
+
+ROUTER = {"port_forward_result": {"external_address": "203.0.113.99", "external_port": 40000}}
+
+
+def test_a_relay_that_failed_has_told_nobody_anything():
+    """Not even where the router in front of it says that it is: an attacker may be that router."""
+    before = written_by(inventory(vps={}, home={}))
+    hosts = inventory(vps={}, home=FAILED | ROUTER | {"relay_fallback_url": "wss://203.0.113.99/"})
+    relays = {relay["host"]: relay for relay in relays_of(hosts, before)}
+    assert relays["home"]["endpoint"] == "192.0.2.2:40000"
+    assert "203.0.113.99" not in render_of(interface_of(hosts, before))
+    # Nor where the device knows nothing of it yet.
+    assert "203.0.113.99" not in relays_of(hosts)[1]["endpoint"]
+    assert relays_of(inventory(vps={}, home=ROUTER))[1]["endpoint"] == "203.0.113.99:40000"
+
+
+@pytest.mark.parametrize("text", ["x\n[Interface]", "a b", 'a"b', "-x", "x\u2028", "\ud800", "", "x" * 65])
+def test_names_are_names(text):
+    hosts = inventory(vps={"relay_name": text})
+    if text:
+        assert "vps: relay_name is " in refusal(relays_of, hosts)
+    hosts = inventory(vps={})
+    hosts["laptop"]["peer_groups"] = ["default", text]
+    assert "laptop: peer_groups is " in refusal(interface_of, hosts)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://x/",
+        "wss://x\n/",
+        "wss://a b/",
+        'wss://x/"',
+        "wss://[fe80::1%x]/",
+        "wss://x:0/",
+        "wss://x:70000/",
+        "wss://",
+    ],
+)
+def test_a_fallback_has_the_url_of_a_websocket(url):
+    assert "vps: relay_fallback_url is " in refusal(relays_of, inventory(vps={"relay_fallback_url": url}))
+
+
+@pytest.mark.parametrize("fingerprint", ["ab", "x" * 64, f"{'ab' * 32}\n", f"{'ab' * 31}a\u0131"])
+def test_a_fingerprint_has_64_digits(fingerprint):
+    fallback = {"relay_fallback_url": "wss://x/", "relay_fallback_fingerprint": fingerprint}
+    assert "vps: relay_fallback_fingerprint is " in refusal(relays_of, inventory(vps=fallback))
