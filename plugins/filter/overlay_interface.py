@@ -14,6 +14,7 @@ description:
     M(homelab.peer_relay.wireguard_interface) takes them.
   - The peers are the relays whose key is known, and each device with a known key that shares a group with this one. The
     endpoint of every device is the first of these relays.
+  - Keys are known as P(homelab.peer_relay.overlay_known_keys#filter) tells.
   - Fails when the inventory contradicts itself, such as one subnet behind two of the peers.
 extends_documentation_fragment: homelab.peer_relay.overlay
 positional: hostvars, networks, name, relays
@@ -56,7 +57,9 @@ options:
         elements: str
         required: true
       registered:
-        description: Names and public keys that it knows already. Those of the first relay win.
+        description:
+          - Names and public keys that it knows already. They decide no key, but one that contradicts is not taken at
+            second hand.
         type: dict
         default: {}
 """
@@ -94,19 +97,21 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.keys import known_keys
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import (
     OverlayError,
     collect_devices,
     interface_of,
 )
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list, joined
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import all_addresses, as_list
 
 
 def overlay_interface(hosts, hostvars, networks, name, relays):
     relays = as_list(relays)
     try:
-        devices = collect_devices(hosts, hostvars, networks, *joined(relays))
-        return interface_of(devices, str(name), networks, relays)
+        addresses = all_addresses(relays)
+        known = known_keys(collect_devices(hosts, hostvars, networks, addresses), hostvars, relays, str(name))
+        return interface_of(collect_devices(hosts, hostvars, networks, addresses, known), str(name), networks, relays)
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
 

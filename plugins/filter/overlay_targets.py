@@ -63,13 +63,13 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, collect_devices
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list, joined
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import all_addresses, as_list
 
 
 def overlay_targets(hosts, hostvars, networks, name, relays):
     relays = as_list(relays)
     try:
-        devices = collect_devices(hosts, hostvars, networks, joined(relays)[0])
+        devices = collect_devices(hosts, hostvars, networks, all_addresses(relays))
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
     own = next((device for device in devices if device.name == name), None)

@@ -209,6 +209,7 @@ class Written:
     endpoints: dict  # (endpoint, inner endpoint) by public key
     allowed_ips: dict = field(default_factory=dict)  # by public key
     keep_endpoints: bool = False
+    names: dict = field(default_factory=dict)  # of the peers, by public key, where the file is ours
 
     def owner(self, allowed_ips) -> str:
         """The public key of the peer that has an endpoint and just these networks behind it, or nothing."""
@@ -219,24 +220,26 @@ class Written:
 def read_back(text: str) -> Written:
     """Read a wg-quick file, ours or another's. What is not understood is left out: the running interface decides."""
     hooks: dict = {"postup": [], "predown": []}
-    endpoints, allowed_ips, public_key = {}, {}, ""
+    endpoints, allowed_ips, names, public_key, comment = {}, {}, {}, "", ""
     for line in text.splitlines():
         if line.startswith(_INNER) and public_key in endpoints:
             endpoints[public_key] = (endpoints[public_key][0], line.removeprefix(_INNER).strip())
         name, _equals, value = (part.strip() for part in line.partition("#")[0].partition("="))
         name = name.lower()
         if name.startswith("["):
-            public_key = ""
+            public_key = comment = ""
         elif name in hooks:
             hooks[name].append(value)
+        elif line.startswith("# ") and not public_key:
+            comment = line.removeprefix("# ")
         elif name == "publickey":
-            public_key = value
+            public_key, names[value] = value, comment
         elif name == "endpoint" and public_key:
             endpoints[public_key] = (value, "")
         elif name == "allowedips" and public_key:
             allowed_ips[public_key] = {prefix.strip() for prefix in value.split(",")}
     kept = _CHOSEN in text.splitlines()
-    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept)
+    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept, names)
 
 
 def _peer(options: dict) -> Peer:

@@ -38,6 +38,12 @@ options:
       - present
       - absent
     default: present
+  interface_file:
+    description:
+      - The C(wg-quick) file of the interface that uses the key. The peers in it are returned, since this device has
+        their keys already.
+    type: path
+    version_added: 1.3.0
 requirements:
   - wireguard-tools
 """
@@ -61,6 +67,27 @@ public_key:
   type: str
   returned: when O(state=present)
   sample: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
+peers:
+  description: The peers in O(interface_file), if there is one. Nothing else of the file.
+  type: list
+  elements: dict
+  returned: when O(state=present)
+  version_added: 1.3.0
+  contains:
+    name:
+      description: The name that the file gives it, or empty.
+      type: str
+    public_key:
+      description: Its public key.
+      type: str
+    allowed_ips:
+      description: The networks behind it.
+      type: list
+      elements: str
+  sample:
+    - name: nas
+      public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
+      allowed_ips: [10.77.56.78/32]
 """
 
 import os
@@ -68,6 +95,7 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import read_back
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import is_key
 
 MODE = 0o600
@@ -100,12 +128,26 @@ def make_key(module: AnsibleModule, wg: str, path: Path) -> str:
     return public_key(module, wg, private_key)
 
 
+def known_peers(file: str | None) -> list[dict]:
+    try:
+        written = read_back(Path(file).read_text(encoding="utf-8", errors="replace") if file else "")
+    except FileNotFoundError:
+        return []
+    return [
+        {"name": name, "public_key": key, "allowed_ips": sorted(written.allowed_ips.get(key, ()))}
+        for key, name in written.names.items()
+        if is_key(key)
+    ]
+
+
 def present(module: AnsibleModule, path: Path) -> None:
+    peers = known_peers(module.params["interface_file"])
     wg = module.get_bin_path("wg")
     if not wg and not module.check_mode:
         module.fail_json(msg="wg is missing: install the package wireguard-tools")
     if not os.path.lexists(path):
-        module.exit_json(changed=True, public_key="" if module.check_mode else make_key(module, wg, path))
+        key = "" if module.check_mode else make_key(module, wg, path)
+        module.exit_json(changed=True, public_key=key, peers=peers)
     if not path.is_file():
         module.fail_json(msg=f"{path} is not a regular file: move it away, or name another path")
     private_key = path.read_text(encoding="ascii", errors="replace").strip()
@@ -119,7 +161,7 @@ def present(module: AnsibleModule, path: Path) -> None:
     if changed and not module.check_mode:
         path.chmod(MODE)
         os.chown(path, 0, 0)
-    module.exit_json(changed=changed, public_key=public_key(module, wg, private_key) if wg else "")
+    module.exit_json(changed=changed, public_key=public_key(module, wg, private_key) if wg else "", peers=peers)
 
 
 def absent(module: AnsibleModule, path: Path) -> None:
@@ -134,6 +176,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "interface_file": {"type": "path"},
         },
         supports_check_mode=True,
     )

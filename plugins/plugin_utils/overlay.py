@@ -15,6 +15,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 
+from .hosts import reported
 from .names import OverlayError, parse_name
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
@@ -37,6 +38,17 @@ class Device:
 
     def shares_group(self, other: Device) -> bool:
         return not set(self.groups).isdisjoint(other.groups)
+
+
+def variables_of(host: str, hostvars):
+    """The host's variables; of this collection's, the host itself may have set none."""
+    names = reported(hostvars[host])
+    if names:
+        raise OverlayError(
+            f"{host} reports {', '.join(names)} as a fact, which only the inventory decides: leave the host out with "
+            "--limit, and find out who has changed it; a cache of facts keeps them until --flush-cache"
+        )
+    return hostvars[host]
 
 
 def parse_networks(networks) -> list:
@@ -84,14 +96,14 @@ def hashed_address(name: str, network, reserved):
 def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=None) -> list[Device]:
     """Every device of the group that is to be present, sorted by name.
 
-    registered maps names to the keys that the relay knows, for devices that this run did not reach.
+    registered maps names to the keys of devices that give none themselves in this run.
     """
     networks = parse_networks(networks)
     relay_addresses = default_addresses(networks) if relay_addresses is None else relay_addresses
     reserved = {parse_address(str(address), "relay_addresses") for address in relay_addresses}
     registered = registered or {}
     devices = [
-        _device(str(host), hostvars[host], networks, reserved, registered)
+        _device(str(host), variables_of(host, hostvars), networks, reserved, registered)
         for host in sorted(hosts, key=str)
         if hostvars[host].get("peer_state", "present") != "absent"
     ]

@@ -14,7 +14,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import
 
 from .endpoint import endpoint_of
 from .names import parse_fingerprint, parse_name, parse_url
-from .overlay import OverlayError, default_addresses, host_route, parse_address
+from .overlay import OverlayError, default_addresses, host_route, parse_address, variables_of
 
 ONLY = "relay"  # the name of a relay that is the only one
 
@@ -45,7 +45,8 @@ def collect_relays(hosts, hostvars, networks, peers=(), written="", agent="") ->
     hosts = [str(host) for host in hosts]
     known = read_back(written)
     relays = [
-        _relay(host, place, hosts, hostvars[host], networks, peers, known, agent) for place, host in enumerate(hosts)
+        _relay(host, place, hosts, variables_of(host, hostvars), networks, peers, known, agent)
+        for place, host in enumerate(hosts)
     ]
     present = [relay for relay in relays if relay.present]
     _refuse_doubles(present, "name", lambda relay: [relay.name])
@@ -59,12 +60,8 @@ def as_list(relays) -> list[dict]:
     return [{"present": True, "public_key": "", "inner_endpoint": "", "registered": {}, **relay} for relay in relays]
 
 
-def joined(relays: list[dict]) -> tuple[list[str], dict]:
-    """All their addresses, and the keys of all devices that they know; the first relay's word counts."""
-    registered: dict = {}
-    for relay in reversed(relays):
-        registered |= relay["registered"] or {}
-    return [address for relay in relays for address in relay["addresses"]], registered
+def all_addresses(relays: list[dict]) -> list[str]:
+    return [address for relay in relays for address in relay["addresses"]]
 
 
 def _relay(host, place, hosts, variables, networks, peers, known, agent) -> Relay:

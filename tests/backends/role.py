@@ -52,6 +52,7 @@ class Role:
             **variables,
         }
         self.environment = environment
+        self.of_all: dict = {}  # variables of all hosts
 
     def run(self, *options: str, **variables: object) -> Run:
         """Run it; a failed run is the test's failure, except where the test expects an error."""
@@ -67,7 +68,8 @@ class Role:
 
     def _run(self, *options: str, **variables: object) -> Run:
         hosts = {"home": {**self.variables, **variables}}
-        (self.folder / "inventory.json").write_text(json.dumps({"relays": {"hosts": hosts}}), encoding="utf-8")
+        inventory = {"all": {"vars": self.of_all, "children": {"relays": {"hosts": hosts}}}}
+        (self.folder / "inventory.json").write_text(json.dumps(inventory), encoding="utf-8")
         (self.folder / "play.json").write_text(json.dumps(PLAYBOOK), encoding="utf-8")
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.json", "play.json", *options]
         process = subprocess.run(

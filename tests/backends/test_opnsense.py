@@ -43,6 +43,13 @@ def own(router: OPNsense, controller: str) -> dict[str, dict]:
     return {name.removeprefix(mark): row for name, row in rows.items() if name.startswith(mark)}
 
 
+def test_the_control_node_asks_for_no_sudo_whatever_the_inventory_says(role: Role) -> None:
+    """A variable of all hosts beats the keyword become; this one would make every call on the control node fail."""
+    role.of_all = {"ansible_become": True, "ansible_become_exe": "/nowhere/sudo"}
+    role.environment["ANSIBLE_BECOME_ALLOW_SAME_USER"] = "true"  # or root would not ask for root
+    assert role.run(ansible_become=False, port_forward_forwards=BOTH).changed == 1
+
+
 def test_the_whole_life(role: Role, router: OPNsense) -> None:
     before = copy.deepcopy(router.tables)
     assert role.run("--check", port_forward_forwards=BOTH).changed == 1

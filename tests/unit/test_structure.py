@@ -37,3 +37,29 @@ def test_the_readmes_reference_is_current():
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+def tasks_of(entries: list) -> list[dict]:
+    """The tasks of a file, and those in its plays and blocks, each after what holds it."""
+    found = []
+    for entry in entries:
+        found.append(entry)
+        for part in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            found += tasks_of(entry.get(part) or [])
+    return found
+
+
+def test_what_runs_on_the_control_node_asks_for_no_sudo():
+    """The variable decides: an inventory that sets ansible_become for all hosts beats the keyword become."""
+    files = [*(ROOT / "roles").glob("*/tasks/**/*.yml"), *(ROOT / "playbooks").glob("**/*.yml")]
+    local = [
+        (path.relative_to(ROOT), task)
+        for path in files
+        for task in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8")) or [])
+        if "localhost" in (task.get("delegate_to"), *task.get("hosts", "").split(":"))
+        or "local" in (task.get("connection"), (task.get("vars") or {}).get("ansible_connection"))
+        or "local_action" in task
+    ]
+    assert len(local) >= 6
+    for path, task in local:
+        assert (task.get("vars") or {}).get("ansible_become") is False, f"{path}: {task.get('name')}"

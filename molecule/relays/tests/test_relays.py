@@ -1,5 +1,6 @@
 """Two relays: every device is at both, and keeps both when one fails; one that goes leaves the other in charge."""
 
+import base64
 import contextlib
 import json
 import time
@@ -80,6 +81,31 @@ def test_a_relay_that_is_not_reached_stops_nothing_and_loses_nothing(tmp_path):
     stats = json.JSONDecoder().raw_decode(result.stdout, result.stdout.index("{"))[0]["stats"]
     assert stats["oslo"]["unreachable"] == 1
     assert unchanged(stats, ["rome", *DEVICES]), stats
+    assert all(is_at_both(device) for device in DEVICES)
+
+
+def test_no_relays_word_decides_a_devices_key():
+    """Somebody who has taken the relays over names a key of his own for nas, which the run leaves out."""
+    before, settings = written("laptop"), run("laptop", "cat /etc/peer-agent/pr0.toml")
+    real = before["nas"]["PublicKey"]
+    forged = base64.b64encode(bytes(31) + b"!").decode()
+    for relay in RELAYS:
+        run(relay, f"sed -i 's|{real}|{forged}|' /etc/peer-relay/relay.toml")
+        assert forged in run(relay, "peer-relay check --json")
+    result = attempt(SITE, "--limit", "oslo,rome,laptop")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert written("laptop") == before
+    assert run("laptop", "cat /etc/peer-agent/pr0.toml") == settings
+    assert forged not in run("laptop", "wg show pr0 peers")
+    said = result.stdout[result.stdout.index("The key of nas, which was not reached, is not certain") :]
+    assert f"{real} is what laptop has" in said
+    assert f"{forged} is what the relay oslo, the relay rome have" in said
+    # With the device itself in the run, the relays are told the truth.
+    play(SITE)
+    assert written("laptop") == before
+    for relay in RELAYS:
+        assert real in run(relay, "peer-relay check --json")
+        wait_for(f"nas is bound at {relay}", lambda relay=relay: is_bound("nas", relay), 30)
     assert all(is_at_both(device) for device in DEVICES)
 
 

@@ -209,14 +209,6 @@ def test_no_relay_at_all():
     assert "no relay has a public key" in refusal(interface_of, inventory(oslo=FAILED))
 
 
-def test_what_one_relay_knows_of_a_device_serves_all():
-    hosts = inventory(oslo={"relay_registered_keys": {"nas": key(7)}}, lima={"relay_registered_keys": {"nas": key(8)}})
-    del hosts["nas"]["peer_public_key"]
-    assert interface_of(hosts)["peers"][-1]["public_key"] == key(7)
-    del hosts["oslo"]["relay_registered_keys"]
-    assert interface_of(hosts)["peers"][-1]["public_key"] == key(8)
-
-
 def test_every_relay_that_is_to_be_there_is_a_target():
     hosts = inventory(oslo={}, rome={"relay_state": "absent"}, lima=FAILED)
     targets = overlay_targets(list(PEERS), hosts, NETWORKS, "laptop", relays_of(hosts))

@@ -1,0 +1,204 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which plays run for whom, by the real ansible-playbook: hosts that are off, --limit, and inventories without a group.
+
+The roles are stand-ins that say that they ran, since the real ones change the host; all else is the collection's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ON = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+OFF = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+KEYS = {"laptop": key(1), "nas": key(2), "phone": key(3), "oslo": key(91), "rome": key(92)}
+FACTS = {
+    "peer/keys": {"peer_public_key": "{{ stand_in_keys[inventory_hostname] }}", "peer_known_peers": []},
+    "relay/main": {"relay_public_key": "{{ stand_in_keys[inventory_hostname] }}", "relay_registered_keys": {}},
+}
+PHONE = {"peer_managed": False, "peer_public_key": KEYS["phone"]}
+
+
+def stand_in(name: str) -> list[dict]:
+    """The tasks of one: it asks the host something, and leaves the role's facts."""
+    said = f"RAN {name} on {{{{ inventory_hostname }}}}"
+    tasks: list[dict] = [{"ansible.builtin.ping": {}}, {"ansible.builtin.debug": {"msg": said}}]
+    if name in FACTS:
+        tasks.append({"ansible.builtin.set_fact": FACTS[name]})
+    return tasks
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection with stand-ins for its roles."""
+    folder = tmp_path_factory.mktemp("collections")
+    collection = folder / "ansible_collections/homelab/peer_relay"
+    collection.mkdir(parents=True)
+    for part in ("galaxy.yml", "meta", "playbooks", "plugins"):
+        (collection / part).symlink_to(ROOT / part)
+    for name in ("peer/keys", "peer/main", "relay/main", "firewall/main", "port_forward/main"):
+        role, file = name.split("/")
+        path = collection / "roles" / role / "tasks" / f"{file}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(stand_in(name)), encoding="utf-8")
+    return folder
+
+
+class Run:
+    """What a playbook did."""
+
+    def __init__(self, process: subprocess.CompletedProcess) -> None:
+        self.output = process.stdout + process.stderr
+        self.code = process.returncode
+        self.ran = set(re.findall(r"RAN (\S+ on \w+)", self.output))
+        summary = self.output.rpartition("TASK [Sum up]")[2] or self.output.rpartition("TASK [Show ")[2]
+        self.said = " ".join(summary.partition("PLAY RECAP")[0].split())
+
+
+@pytest.fixture
+def play(collections: Path, tmp_path: Path):
+    """Run a playbook of the collection on an inventory of groups."""
+
+    def run(name: str, inventory: dict, *options: str, **variables: object) -> Run:
+        groups = {group: {"hosts": hosts} for group, hosts in inventory.items()}
+        document = {"all": {"children": groups, "vars": {"stand_in_keys": KEYS, **variables}}}
+        (tmp_path / "inventory.json").write_text(json.dumps(document), encoding="utf-8")
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.json", *options]
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
+        environment = kept | {
+            "ANSIBLE_COLLECTIONS_PATH": f"{collections}:{ROOT / 'build/collections'}",
+            "ANSIBLE_NOCOLOR": "true",
+            "ANSIBLE_PIPELINING": "true",
+        }
+        return Run(
+            subprocess.run(
+                [*command, f"homelab.peer_relay.{name}"],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+            )
+        )
+
+    return run
+
+
+def set_up(relay: str) -> set:
+    return {f"{role} on {relay}" for role in ("firewall/main", "port_forward/main", "relay/main")}
+
+
+def device(name: str) -> set:
+    return {f"peer/{part} on {name}" for part in ("keys", "main")}
+
+
+def test_site_runs_everything_and_ends_with_what_to_do_next(play):
+    run = play("site", {"relays": {"oslo": ON}, "peers": {"laptop": ON, "phone": PHONE}})
+    assert run.code == 0, run.output
+    assert run.ran == set_up("oslo") | device("laptop")
+    assert run.output.count("Next: ansible-playbook homelab.peer_relay.verify") == 1
+    assert re.search(r"Next: ansible-playbook homelab.peer_relay.verify[^\n]*\n *\]\n}\n\nPLAY RECAP", run.output)
+
+
+@pytest.mark.parametrize("off", [["laptop"], ["laptop", "nas"]])
+def test_site_sets_up_the_relay_although_every_device_is_off(play, off):
+    run = play("site", {"relays": {"oslo": ON}, "peers": dict.fromkeys(off, OFF) | {"phone": PHONE}})
+    assert run.code == 4, "it says that hosts were not reached"
+    assert run.ran == set_up("oslo")
+    assert f"Not reached in this run: {', '.join(off)}" in run.said or "has no key that anybody" in run.said
+
+
+def test_site_sets_up_the_devices_although_every_relay_is_off(play):
+    run = play("site", {"relays": {"oslo": OFF, "rome": OFF}, "peers": {"laptop": ON}})
+    assert run.code == 4
+    assert run.ran == device("laptop")
+
+
+def test_site_takes_relays_away_although_everything_else_is_off(play):
+    inventory = {"relays": {"oslo": ON | {"relay_state": "absent"}, "rome": OFF}, "peers": {"laptop": OFF}}
+    run = play("site", inventory)
+    assert run.code == 4
+    assert run.ran == {f"{role}/main on oslo" for role in ("port_forward", "relay", "firewall")}
+
+
+@pytest.mark.parametrize(
+    ("inventory", "ran"),
+    [
+        ({"relays": {"oslo": ON}, "peers": {"laptop": OFF, "nas": OFF}}, set_up("oslo")),
+        ({"relays": {"oslo": OFF}, "peers": {"laptop": ON}}, {"peer/main on laptop"}),
+        ({"relays": {"oslo": OFF}, "peers": {"laptop": ON, "nas": OFF, "phone": PHONE}}, {"peer/main on laptop"}),
+    ],
+)
+def test_remove_takes_away_what_is_on(play, inventory, ran):
+    run = play("remove", inventory)
+    assert run.code == 4
+    assert run.ran == ran
+
+
+@pytest.mark.parametrize("name", ["site", "remove", "verify"])
+@pytest.mark.parametrize(
+    "inventory",
+    [{"relays": {"oslo": ON}}, {"peers": {"laptop": ON}}, {"relays": {"oslo": ON}, "peers": {}}, {"others": {"x": ON}}],
+    ids=["no peers", "no relays", "empty peers", "neither"],
+)
+def test_an_inventory_without_a_group(play, name, inventory):
+    run = play(name, inventory)
+    assert "Traceback" not in run.output
+    assert "rror while templating" not in run.output and "undefined" not in run.output, run.output
+    # Verify has neither a relay's command nor an interface here, and says so.
+    assert run.code == 0 or name == "verify", run.output
+
+
+def test_only_the_absent_are_left_out(play):
+    inventory = {
+        "relays": {"oslo": ON, "rome": ON | {"relay_state": "absent"}},
+        "peers": {"laptop": ON, "nas": ON | {"peer_state": "absent"}, "oslo": ON},
+    }
+    run = play("site", inventory)
+    assert run.code == 0, run.output
+    gone = {f"{role}/main on rome" for role in ("port_forward", "relay", "firewall")}
+    assert run.ran == set_up("oslo") | device("oslo") | device("laptop") | {"peer/main on nas"} | gone
+
+
+def test_a_run_with_limit_ends_with_what_the_others_do_not_know(play):
+    inventory = {"relays": {"oslo": ON}, "peers": {"laptop": ON, "nas": ON | {"peer_public_key": KEYS["nas"]}}}
+    run = play("site", inventory, "--limit", "oslo,laptop")
+    assert run.code == 0, run.output
+    assert "New, or with a new key: laptop. nas does not know it yet: run this again without --limit." in run.said
+    assert "Next: ansible-playbook" in run.said
+
+
+def test_a_run_with_limit_says_whose_key_nobody_knows(play):
+    inventory = {"relays": {"oslo": ON}, "peers": {"laptop": ON, "nas": ON}}
+    run = play("site", inventory, "--limit", "oslo,laptop")
+    assert run.code == 0, run.output
+    assert "nas has no key that anybody in this run knows: nobody gets it as a peer." in run.said
+
+
+def test_verify_judges_with_limit(play):
+    """There is no interface here: each device that is asked says so, and the run fails."""
+    inventory = {"relays": {"oslo": ON}, "peers": {"laptop": ON, "nas": ON}}
+    run = play("verify", inventory, "--limit", "oslo,laptop")
+    assert run.code == 2, run.output
+    assert "laptop -> anybody" in run.output
+    assert "nas -> anybody" not in run.output, "it was not asked"
+    assert "Insist on every pair" in run.output
+    run = play("verify", inventory, "--limit", "oslo")
+    assert run.code == 2, run.output
+    assert "Nothing was proven" in run.output
