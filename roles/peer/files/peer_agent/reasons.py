@@ -44,14 +44,11 @@ REASONS = {
         "open a port at one of the sites: the role port_forward does",
     ),
     "one_symmetric_nat": Reason(
-        "the router of one site uses another port for each destination, and that of the other lets in only what it has "
-        "sent to",
-        "open a port at one of the sites: the role port_forward does; or give WireGuard of one side a fixed port and "
-        "state it in peer_endpoints",
+        "one site's router uses another port for each destination, and the other's lets in only what was sent to",
+        "open a port at one of the sites: the role port_forward does, or state one in peer_endpoints",
     ),
     "no_answer": Reason(
-        "no probe to any address of the other device is answered: a firewall lets none in, or a router uses another "
-        "port for each destination, which takes a second relay to tell",
+        "no probe is answered: a firewall, or a router with another port for each destination",
         "let UDP to WireGuard's port through the firewall of one of the sites, or open a port there: role port_forward",
     ),
     # On the fallback.

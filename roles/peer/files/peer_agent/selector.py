@@ -29,7 +29,7 @@ from peer_agent.path import Path, View
 from peer_agent.probes import PING, PONG, Probe, Window
 from peer_agent.reasons import why_not
 from peer_agent.sessions import Sessions
-from peer_agent.talk import Talk
+from peer_agent.talk import MOST_SEEN, Talk
 from peer_agent.trials import Trials
 from peer_agent.watch import Watch
 
@@ -308,8 +308,8 @@ class Pair:
             self._watch.suspect(now, self._direct.rtt, firm=True)
 
     def _tell(self) -> bool:
-        seen = [view.other_seen for view in self._views.values() if view.other_seen]
-        return self._candidates.tell([*self._talk.candidates, *seen])
+        seen = list(dict.fromkeys(view.other_seen for view in self._views.values() if view.other_seen))
+        return self._candidates.tell([*seen[:MOST_SEEN], *self._talk.candidates])
 
     def probed(self, now: float, probe: Probe, source: Endpoint, local: str) -> None:
         """A probe that opened with this pair's key came from there to this local address."""

@@ -17,6 +17,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 600.0  # seconds between attempts to find an a
 _FOLLOWER_WAIT = 0.5
 _GONE = 2.5 * _EVERY  # seconds without a sign of the other's agent
 _RESTART = 5.0  # seconds that an agent may take to start again
+MOST_SEEN = 4  # addresses that relays see, of one device: behind a symmetric NAT each sees another
 _NEAREST = 1.0  # seconds between messages that tell of changes
 _OFFLINE = 60.0  # seconds without a packet, after which one means that the other has come back
 
@@ -48,7 +49,9 @@ class Talk:
         views = list(views)
         seen = [view.seen for view in views if view.seen]
         self._symmetric = any(len({place for place in seen if (":" in place.host) == six}) > 1 for six in (False, True))
-        places = [place for place in dict.fromkeys((*self.own, *seen)) if usable(place, self._overlays)]
+        # What relays see comes first: a host with many bridges has more addresses than a message takes.
+        told = dict.fromkeys((*list(dict.fromkeys(seen))[:MOST_SEEN], *self.own))
+        places = [place for place in told if usable(place, self._overlays)]
         trips = {view.name: view.rtt + view.distrust for view in views if view.alive and view.rtt is not None}
         message = Message(self._secret, tuple(places[:MOST_CANDIDATES]), trips, self._symmetric, full=True, **flags)
         self._outbox.append(Say(message))

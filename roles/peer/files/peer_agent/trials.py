@@ -9,6 +9,8 @@ from peer_agent.candidates import LAN, Candidate, Candidates
 from peer_agent.punching import Punching
 
 _PROOF = 2  # pongs in a row that prove a candidate
+_COMPARE = 1.0  # seconds more for a round trip to become shorter than that of the running path
+_LAN_SHARE = 0.8  # a path without a router is worth a round trip that is longer by a quarter
 _SETTLE = 0.3  # seconds for a better candidate to prove itself as well
 _RECENT = 3.0  # seconds for which a proof holds
 _SPACING = 0.2  # seconds between pings to a candidate that has begun to prove itself
@@ -61,10 +63,15 @@ class Trials:
             if now - candidate.pinged_at >= interval:
                 self.ping(now, candidate, direct)
             tried = now - candidate.proving_since
-            if candidate.streak >= _PROOF and self._carries(candidate) and tried >= max(_SETTLE, penalty):
+            trial = max(_SETTLE, penalty)
+            if candidate.streak < _PROOF or not self._carries(candidate) or tried < trial:
+                continue
+            if _shorter(candidate, direct):
                 proven.append(candidate)
+            elif tried >= trial + _COMPARE:
+                candidate.forget()
         if proven and self.nominee is None:
-            self.nominate(now, min(proven, key=lambda candidate: (candidate.kind != LAN, candidate.rtt)), direct)
+            self.nominate(now, min(proven, key=_weight), direct)
 
     def nominate(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
         """Have this one become the path."""
@@ -112,6 +119,15 @@ class Trials:
 
     def forgive(self, candidate: Candidate) -> None:
         self._penalties.pop(_ends(candidate), None)
+
+
+def _weight(candidate: Candidate) -> float:
+    return candidate.rtt * (_LAN_SHARE if candidate.kind == LAN else 1)
+
+
+def _shorter(candidate: Candidate, direct: Candidate | None) -> bool:
+    """Whether it is worth leaving the running direct path: what looks like a LAN may be a tunnel through this one."""
+    return direct is None or direct.rtt is None or candidate.rtt <= direct.rtt
 
 
 def _ends(candidate: Candidate) -> tuple[str, str]:
