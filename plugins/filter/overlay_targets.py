@@ -13,7 +13,7 @@ description:
   - Names the relays and the devices that share a group with a device, with their overlay addresses, as
     M(homelab.peer_relay.path_info) takes them.
 extends_documentation_fragment: homelab.peer_relay.overlay
-positional: hostvars, networks, name, relays
+positional: hostvars, networks, name, relays, off
 options:
   name:
     description: The name of the device.
@@ -40,6 +40,14 @@ options:
         type: list
         elements: str
         required: true
+  off:
+    description:
+      - Hosts that are known to be off. They, and devices that are not managed, such as a phone that sleeps, get a short
+        C(timeout).
+    type: list
+    elements: str
+    default: []
+    version_added: 1.3.0
 """
 
 EXAMPLES = r"""
@@ -65,8 +73,10 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, collect_devices
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import all_addresses, as_list
 
+BRIEF = 4  # seconds
 
-def overlay_targets(hosts, hostvars, networks, name, relays):
+
+def overlay_targets(hosts, hostvars, networks, name, relays, off=()):
     relays = as_list(relays)
     try:
         devices = collect_devices(hosts, hostvars, networks, all_addresses(relays))
@@ -76,9 +86,14 @@ def overlay_targets(hosts, hostvars, networks, name, relays):
     if own is None:
         raise AnsibleFilterError(f"{name}: not a present host of the group peers")
     others = [device for device in devices if device is not own and own.shares_group(device)]
+    relays = [relay for relay in relays if relay["present"]]
+    silent = {*off, *(relay["name"] for relay in relays if relay.get("host") in off)}
+    silent |= {device.name for device in others if not device.managed}
+    targets = [(relay["name"], relay["addresses"]) for relay in relays]
+    targets += [(device.name, device.addresses) for device in others]
     return [
-        *({"name": relay["name"], "addresses": list(relay["addresses"])} for relay in relays if relay["present"]),
-        *({"name": device.name, "addresses": list(device.addresses)} for device in others),
+        {"name": name, "addresses": list(addresses), **({"timeout": BRIEF} if name in silent else {})}
+        for name, addresses in targets
     ]
 
 

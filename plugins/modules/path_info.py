@@ -45,6 +45,10 @@ options:
         type: list
         elements: str
         required: true
+      timeout:
+        description: As O(timeout), for a device that may well be off.
+        type: int
+        version_added: 1.3.0
   relay_addresses:
     description:
       - The relays' overlay addresses. A peer with the endpoint of one of theirs is reached by that relay.
@@ -169,7 +173,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
 
-AT_ONCE = 16
+AT_ONCE = 256  # pings; so that silent addresses, which take the whole time, do not wait for each other
 
 
 def round_trip(ping: str, interface: str, address: str, count: int, timeout: int) -> float | None:
@@ -192,6 +196,7 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "addresses": {"type": "list", "elements": "str", "required": True},
+                    "timeout": {"type": "int"},
                 },
             },
             "relay_addresses": {"type": "list", "elements": "str", "required": True},
@@ -206,11 +211,13 @@ def main() -> None:
     for found, package in ((wg, "wireguard-tools"), (ping, "iputils-ping")):
         if not found:
             module.fail_json(msg=f"the package {package} is missing: run homelab.peer_relay.site, or install it")
-    pairs = [(number, address) for number, peer in enumerate(options["peers"]) for address in peer["addresses"]]
+    pairs = [
+        (number, address, peer["timeout"] or options["timeout"])
+        for number, peer in enumerate(options["peers"])
+        for address in peer["addresses"]
+    ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        trips = list(
-            pool.map(lambda pair: round_trip(ping, interface, pair[1], options["count"], options["timeout"]), pairs)
-        )
+        trips = list(pool.map(lambda pair: round_trip(ping, interface, pair[1], options["count"], pair[2]), pairs))
     code, dump, error = module.run_command([wg, "show", interface, "dump"])
     if code:
         module.fail_json(
@@ -228,7 +235,7 @@ def main() -> None:
         module.fail_json(msg=str(problem))
     agent = status if status and status.is_fresh(now) else None
     targets = [{"name": peer["name"], "addresses": []} for peer in options["peers"]]
-    for (number, address), trip in zip(pairs, trips, strict=True):
+    for (number, address, _timeout), trip in zip(pairs, trips, strict=True):
         targets[number]["addresses"].append({"address": address, "rtt_ms": trip})
     names = {address: peer["name"] for peer in options["peers"] for address in peer["addresses"]}
     relays = {address: names.get(address, address) for address in options["relay_addresses"]}

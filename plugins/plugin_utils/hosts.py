@@ -9,6 +9,8 @@ import re
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+NOT_REACHED = "Ansible did not reach it"
+
 
 def is_managed(hostvars, name) -> bool:
     # The relay goes by a name that need not be in the inventory.
@@ -37,7 +39,7 @@ def why_missing(result) -> tuple[str, str]:
     """Why a host has no result, and what to do."""
     if result.get("msg"):
         return str(result["msg"]).strip(), ""
-    return "Ansible did not reach it", "is it on, and its ansible_host right?"
+    return NOT_REACHED, "is it on, and its ansible_host right?"
 
 
 def reported(variables) -> list[str]:

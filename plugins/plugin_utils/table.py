@@ -6,14 +6,21 @@
 from __future__ import annotations
 
 
-def table(head, rows) -> list[str]:
-    """The lines of a table with aligned columns; what is missing or empty is a dash.
+def table(head, rows, empty="-") -> list[str]:
+    """The lines of a table with aligned columns; what is missing or empty is a dash, or what is given for it.
 
     Ansible's output in YAML breaks long lines at single spaces, so cells far to the right have none.
     """
-    cells = [head, *([str(cell or "-") for cell in row] for row in rows)]
+    cells = [head, *([str(cell or empty) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def listed(names, most=5) -> str:
+    """The names, or how many they are beyond the first."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def milliseconds(value) -> str:
