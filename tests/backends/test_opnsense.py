@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_the_control_node_asks_for_no_sudo_whatever_the_inventory_says(role: Rol
     role.of_all = {"ansible_become": True, "ansible_become_exe": "/nowhere/sudo"}
     role.environment["ANSIBLE_BECOME_ALLOW_SAME_USER"] = "true"  # or root would not ask for root
     assert role.run(ansible_become=False, port_forward_forwards=BOTH).changed == 1
+
+
+def test_a_host_that_has_been_taken_over_gets_no_credentials(role: Role, router: OPNsense, tmp_path: Path) -> None:
+    """Whatever module runs there, its answer carries a fact of the name of one of the role's variables."""
+    facts = {"port_forward_opnsense_url": "https://192.0.2.66", "default_ipv4": {"address": ADDRESS}}
+    evil = tmp_path / "python"
+    evil.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{json.dumps({'ansible_facts': facts})}'\n", encoding="utf-8")
+    evil.chmod(0o755)
+    said = role.error(ansible_python_interpreter=str(evil), port_forward_forwards=BOTH)
+    assert "home reports port_forward_opnsense_url as a fact, which only the inventory decides" in said
+    assert router.writes == []
 
 
 def test_the_whole_life(role: Role, router: OPNsense) -> None:

@@ -202,3 +202,16 @@ def test_verify_judges_with_limit(play):
     run = play("verify", inventory, "--limit", "oslo")
     assert run.code == 2, run.output
     assert "Nothing was proven" in run.output
+
+
+def test_a_host_that_gives_a_variable_as_a_fact_is_refused(play, tmp_path):
+    """It has been taken over: whatever module runs there, its answer carries the address of another device."""
+    answer = {"changed": False, "ping": "pong", "ansible_facts": {"peer_addresses": ["10.77.1.2"]}}
+    evil = tmp_path / "python"
+    evil.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{json.dumps(answer)}'\n", encoding="utf-8")
+    evil.chmod(0o755)
+    laptop = ON | {"ansible_python_interpreter": str(evil), "peer_addresses": ["10.77.1.1"]}
+    nas = ON | {"peer_addresses": ["10.77.1.2"]}
+    run = play("site", {"relays": {"oslo": ON}, "peers": {"laptop": laptop, "nas": nas}})
+    assert run.code == 2, run.output
+    assert "laptop reports peer_addresses as a fact, which only the inventory decides" in run.output
