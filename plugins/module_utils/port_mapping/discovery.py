@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import natpmp_client, pcp_client, routes, upnp_client
+from .deadline import within
 from .mapping import Client, MappingError, Unreachable
 
 # From the one that says most about failures and restarts to the one that says least.
 METHODS = ["pcp", "nat-pmp", "upnp"]
+_PATIENCE = 40.0  # seconds for one of them, however many answer in the router's place and however slowly
 
 
 class Attempt(NamedTuple):
@@ -52,7 +54,8 @@ def nobody(gateway: str, attempts: list[Attempt]) -> str:
 
 def _try(method: str, gateway: str, local_address: str, family: int) -> Attempt:
     try:
-        return Attempt(method, _find(method, gateway, local_address, family), "")
+        with within(_PATIENCE):
+            return Attempt(method, _find(method, gateway, local_address, family), "")
     except MappingError as error:
         return Attempt(method, None, str(error))
 

@@ -5,22 +5,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from .address import parse_address
+from .address import IPAddress, parse_address
+from .deadline import left
 from .mapping import Malformed, Unreachable
+from .oddities import note
 
 _MOST_BYTES = 300 * 1024  # headers included
 _SECONDS = 5.0  # for the whole exchange, however slowly its bytes drip
+_AFTERWARDS = 0.3  # seconds to wait for what may follow the announced length
+_PIECE = 65536
 _PATH = re.compile(r"/[!-~]*")  # what cannot end the request line
+# The end of a description or of a SOAP message, which is all that is asked for.
+_END = re.compile(rb"</(?:[A-Za-z][\w.-]{0,30}:)?(?:root|Envelope)[ \t\r\n]*>")
+_LONGEST_END = 80
 
 
 class Url(NamedTuple):
@@ -50,20 +58,27 @@ def same_host(one: str, other: str) -> bool:
 def url(address: str, host: str, base: str = "") -> Url:
     """Return where `address`, relative to `base` or absolute, is on `host`; refuse any other host.
 
-    An IPv6 router has several addresses and names any of them: the host that answered is the one that is talked to.
+    An IPv6 router has several addresses and names any of them, and some routers name themselves ::1 or 169.254.x.x: the
+    host that answered is the one that is talked to.
     """
     try:
         parts = urlsplit(urljoin(base, address))
         name, port = parts.hostname or "", parts.port or 80
-        is_ipv6 = parse_address(name.partition("%")[0]).version == 6
+        named = parse_address(name.partition("%")[0])
     except ValueError as error:
         raise Malformed(f"the router {host} names a URL that is none or has no address: {address[:200]!r}") from error
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme != "http" or not _PATH.fullmatch(path):
         raise Malformed(f"the router {host} names a URL that is not plain http: {address[:200]!r}")
-    if not same_host(name, host) and not (is_ipv6 and ":" in host):
+    if _is_nobody_else(named) and not same_host(name, host):
+        note("names itself by an address that is none in the network")
+    elif not same_host(name, host) and not (named.version == 6 and ":" in host):
         raise Malformed(f"the router {host} sends us to another host, which is never followed: {address[:200]!r}")
     return Url(host, port, path)
+
+
+def _is_nobody_else(address: IPAddress) -> bool:
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 class _Bounded(io.RawIOBase):
@@ -72,7 +87,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, sock: socket.socket, host: str, deadline: float):
         self._sock = sock
         self._host = host
-        self._deadline = deadline
+        self.deadline = deadline
         self._left = _MOST_BYTES
 
     def readable(self) -> bool:
@@ -81,7 +96,7 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:
         if self._left <= 0:
             raise Malformed(f"the router {self._host} answers with more than {_MOST_BYTES} bytes")
-        self._sock.settimeout(_left(self._deadline))
+        self._sock.settimeout(_left(self.deadline))
         count = self._sock.recv_into(memoryview(buffer)[: self._left])
         self._left -= count
         return count
@@ -96,11 +111,12 @@ def _left(deadline: float) -> float:
 
 def exchange(where: Url, source: str, method: str, headers: Mapping[str, str], body: bytes = b"") -> tuple[int, bytes]:
     """Send one request from the own address `source` and return the status and the body of the answer."""
-    deadline = time.monotonic() + _SECONDS
+    seconds = left(_SECONDS)
+    deadline = time.monotonic() + seconds
     fields = {"Host": where.authority, "Connection": "close", "Content-Length": str(len(body)), **headers}
     head = f"{method} {where.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     try:
-        with socket.create_connection((where.host, where.port), _SECONDS, (source, 0)) as sock:
+        with socket.create_connection((where.host, where.port), seconds, (source, 0)) as sock:
             sock.settimeout(_left(deadline))
             sock.sendall(head.encode("ascii") + b"\r\n" + body)  # in one piece: some routers read only once
             return _receive(io.BufferedReader(_Bounded(sock, where.host, deadline)))
@@ -119,8 +135,61 @@ def fetch(where: Url, source: str) -> bytes:
 
 
 def _receive(stream: io.BufferedReader) -> tuple[int, bytes]:
+    """Read an answer; it ends with its document, whatever the router says of its length."""
     response = http.client.HTTPResponse(SimpleNamespace(makefile=lambda *_: stream))
     response.begin()
-    # Reading with a size: without one, an announced length is allocated before it is read.
-    body = response.read(_MOST_BYTES)
-    return response.status, body
+    body = bytearray()
+    for piece in _chunks(stream) if response.chunked else _pieces(stream, response.length):
+        body += piece
+        if _END.search(body, max(0, len(body) - len(piece) - _LONGEST_END)):
+            break
+    else:
+        if response.length is not None and not response.chunked:
+            body += _beyond(stream)
+    end = _END.search(body)
+    if end and body[end.end() :].strip():
+        note("sends something after the end of its documents")
+    return response.status, bytes(body[: end.end()] if end else body)
+
+
+def _pieces(stream: io.BufferedReader, length: int | None) -> Iterator[bytes]:
+    """Yield what arrives, up to the announced length; without one, until the router closes the connection."""
+    while length is None or length > 0:
+        piece = stream.read1(_PIECE if length is None else min(_PIECE, length))
+        if not piece:
+            return
+        length = None if length is None else length - len(piece)
+        yield piece
+
+
+def _chunks(stream: io.BufferedReader) -> Iterator[bytes]:
+    """Yield the content of chunks as it arrives (RFC 9112, section 7.1)."""
+    while size := _chunk_size(stream.readline(_PIECE)):
+        for piece in _pieces(stream, size):
+            size -= len(piece)
+            yield piece
+        if size:
+            raise http.client.IncompleteRead(b"", size)
+        stream.readline(_PIECE)
+    while stream.readline(_PIECE).strip():  # trailers
+        pass
+
+
+def _chunk_size(line: bytes) -> int:
+    said = line.partition(b";")[0].strip()
+    if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", said):
+        raise ValueError(f"{said[:20]!r} is no size of a chunk")
+    return int(said, 16)
+
+
+def _beyond(stream: io.BufferedReader) -> bytes:
+    """Return the rest of a document whose announced length is too short, which follows at once; else nothing."""
+    rest = bytearray()
+    stream.raw.deadline = min(stream.raw.deadline, time.monotonic() + _AFTERWARDS)
+    with contextlib.suppress(OSError):  # nothing follows: the length was right, and what came is no document
+        for piece in _pieces(stream, None):
+            rest += piece
+            if _END.search(rest):
+                note("announces a length that is too short")
+                return bytes(rest)
+    return b""

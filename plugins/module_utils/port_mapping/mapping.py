@@ -92,6 +92,8 @@ class Client(Protocol):
     method: str  # "pcp", "nat-pmp" or "upnp"
     gateway: str  # the router's address
     local_address: str  # this host's address towards it
+    model: str  # what the router calls itself; "" when it does not
+    oddities: tuple[str, ...]  # what it does against the protocol and is understood all the same
 
     def look(self) -> Life:
         """Ask for a sign of life, which changes nothing."""

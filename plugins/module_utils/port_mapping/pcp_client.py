@@ -26,6 +26,7 @@ class PcpClient:
     def __init__(self, gateway: str, local_address: str) -> None:
         self.gateway = gateway
         self.local_address = local_address
+        self.model, self.oddities = "", ()
         self._starts = Starts(gateway, local_address)
 
     def look(self) -> Life:

@@ -12,15 +12,26 @@ from .mapping import Malformed
 PORT = 1900
 GROUPS = {4: "239.255.255.250", 6: "ff02::c"}
 _GATEWAY = "urn:schemas-upnp-org:device:InternetGatewayDevice:"
-# A gateway of version 2 has to answer a search for version 1; not every one does.
-_TARGETS = (f"{_GATEWAY}1", f"{_GATEWAY}2")
+_SERVICE = "urn:schemas-upnp-org:service:"
+# A gateway of version 2 has to answer a search for version 1; not every one does. Others hear only searches for their
+# services, or for anything that there is.
+ROOT = "upnp:rootdevice"
+_TARGETS = (
+    f"{_GATEWAY}1",
+    f"{_GATEWAY}2",
+    f"{_SERVICE}WANIPConnection:1",
+    f"{_SERVICE}WANIPConnection:2",
+    f"{_SERVICE}WANPPPConnection:1",
+    f"{_SERVICE}WANIPv6FirewallControl:1",
+    ROOT,
+)
 
 
 @dataclass(frozen=True)
 class Answer:
     """An Internet gateway answered."""
 
-    target: str  # what it says it is: its URN with the version
+    target: str  # what it says it is: a URN with its version, or ROOT, which any device is
     location: str  # the URL of its description, as it says
     boot_id: int | None  # numbers its starts; None with UPnP 1.0
 
@@ -35,7 +46,8 @@ def searches(family: int) -> list[bytes]:
 
 def parse(datagram: bytes) -> Answer:
     """Read an answer to a search; everything else is Malformed."""
-    status, *lines = datagram.decode("latin-1").split("\r\n")
+    # A line ends with both, but some routers send the feed alone.
+    status, *lines = datagram.decode("latin-1").replace("\r\n", "\n").split("\n")
     if status.split()[:2] not in (["HTTP/1.1", "200"], ["HTTP/1.0", "200"]):
         raise Malformed(f"not an answer to a search: {status[:80]!r}")
     headers: dict[str, str] = {}
@@ -43,7 +55,7 @@ def parse(datagram: bytes) -> Answer:
         name, colon, value = line.partition(":")
         if colon:
             headers.setdefault(name.strip().lower(), value.strip())
-    if not headers.get("st", "").startswith(_GATEWAY):
+    if not headers.get("st", "").startswith(_GATEWAY) and headers.get("st") not in _TARGETS:
         raise Malformed(f"the answer of something else than an Internet gateway: {headers.get('st', '')[:80]!r}")
     if "location" not in headers:
         raise Malformed("an answer without LOCATION")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from . import upnp_search
+from . import ssdp, upnp_search
 
 
 class Starts:
@@ -18,7 +18,7 @@ class Starts:
     def __init__(self, gateway: str, local_address: str):
         self._gateway = gateway
         self._local_address = local_address
-        self._answered = False
+        self._target = ""  # what has answered, by which it is known again: a router may be several devices
         self._silent = False
 
     def number(self) -> int | None:
@@ -26,7 +26,8 @@ class Starts:
         if self._silent:
             return None
         for _sender, answer in upnp_search.search(self._gateway, self._local_address):
-            self._answered = True
-            return answer.boot_id
-        self._silent = not self._answered  # of one that has answered, an answer may get lost
+            if answer.target != ssdp.ROOT and answer.target == (self._target or answer.target):
+                self._target = answer.target
+                return answer.boot_id
+        self._silent = not self._target  # of one that has answered, an answer may get lost
         return None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from .deadline import left
 from .mapping import Malformed, MappingError, Unreachable
 
 T = TypeVar("T")
@@ -17,6 +18,7 @@ T = TypeVar("T")
 _MOST = 1500  # octets of a datagram that is looked at; no protocol here has longer ones
 # RFC 6886's, for all: three seconds, as in RFC 6887, are long for a router that is one cable away.
 _FIRST_WAIT = 0.25
+_MOST_STRANGE = 1000  # datagrams that are no answer
 
 
 def exchange(
@@ -29,17 +31,19 @@ def exchange(
     """
     problem: MappingError = Unreachable(f"{address} does not answer on UDP port {port}")
     with _connected(address, port, source) as sock:
-        deadline, wait = time.monotonic() + patience, _FIRST_WAIT
-        while (now := time.monotonic()) < deadline:
+        strange = 0
+        deadline, wait = time.monotonic() + left(patience), _FIRST_WAIT
+        while (now := time.monotonic()) < deadline and strange < _MOST_STRANGE:
             try:
                 sock.send(request)
                 resend, wait = min(now + wait, deadline), wait * 2
-                while (left := resend - time.monotonic()) > 0:
-                    sock.settimeout(left)
+                while (rest := resend - time.monotonic()) > 0 and strange < _MOST_STRANGE:
+                    sock.settimeout(rest)
                     datagram = sock.recv(_MOST)
                     try:
                         return read(datagram)
                     except Malformed as error:
+                        strange += 1
                         problem = Malformed(f"{address}: {error}")
                     except Unreachable as error:
                         raise Unreachable(f"{address} {error}") from error

@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from . import igd, ssdp, upnp_errors
-from .address import parse_address
 from .http import same_host
-from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
+from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, NoAddress, Unreachable, Wanted
+from .tries import Tries
 from .upnp_errors import Fault
 from .upnp_gateway import Gateway
 from .upnp_pinholes import PinholeClient
@@ -24,7 +26,9 @@ _LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it 
 _MOST_MAPPINGS = 256
 # Seconds after which nothing more is asked, whatever the others in the network are up to.
 _LISTING = 20.0
-_FINDING = 10.0
+_AT_ONCE = 0.5  # seconds to wait for the description at one address, before another one is asked for beside it
+_MOST_LOCATIONS = 40
+_MOST_OTHERS = 16
 # 714 by the specification; others say 713, 402 (DD-WRT) or 501 (Linksys).
 _NO_ENTRY = {
     upnp_errors.NO_SUCH_MAPPING,
@@ -56,9 +60,17 @@ class UpnpClient:
         self.local_address = gateway.local_address
         self._gateway = gateway
 
+    @property
+    def model(self) -> str:
+        return self._gateway.model
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        return self._gateway.oddities
+
     def look(self) -> Life:
         boot_id = self._gateway.boot_id()
-        return Life(external_address=self._external_address(), boot_id=boot_id)
+        return Life(external_address=self._gateway.external_address(), boot_id=boot_id)
 
     def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
         try:
@@ -80,14 +92,14 @@ class UpnpClient:
                 self.remove(wanted)  # some routers renew nothing
             elif lease and fault.code in (upnp_errors.PERMANENT_ONLY, upnp_errors.INVALID_ARGUMENTS):
                 lease = 0  # routers without leases should answer 725; some find the lease an invalid argument
-            elif fault.code == upnp_errors.ACTION_FAILED and not self._external_address():
+            elif fault.code == upnp_errors.ACTION_FAILED and not self._gateway.external_address():
                 raise NoAddress(no_address(self.gateway).explanation) from fault
             else:
                 raise
             self._add(wanted, lease)
         entry = self._holder(wanted)
         granted = entry[2].lease if entry is not None else 0  # not every router tells, or keeps to what was asked for
-        return Granted(self._external_address(), wanted.external_port, granted or lease)
+        return Granted(self._gateway.external_address(), wanted.external_port, granted or lease)
 
     def unmap(self, wanted: Wanted) -> None:
         entry = self._holder(wanted)
@@ -151,53 +163,48 @@ class UpnpClient:
             )
         return entry is not None
 
-    def _external_address(self) -> str:
-        try:
-            said = self._gateway.call("GetExternalIPAddress").get("NewExternalIPAddress", "")
-        except Fault:
-            return ""  # what some routers say without an uplink; others say nothing, or zeros
-        try:
-            address = parse_address(said) if said else None
-        except ValueError as error:
-            raise Malformed(
-                f"the router {self.gateway} names an external address that is none: {said[:80]!r}"
-            ) from error
-        return "" if address is None or address.is_unspecified else str(address)
-
 
 def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | PinholeClient:
     """Find the Internet gateway: the one at the address `gateway`, or else the only other one that is connected."""
     kinds, client = (igd.PINHOLES, PinholeClient) if family == 6 else (igd.MAPPINGS, UpnpClient)
-    problems: list[str] = []
-    others: list[tuple[str, ssdp.Answer]] = []
     zone = gateway.partition("%")[2]
     group = ssdp.GROUPS[family] + (f"%{zone}" if zone else "")
+    tries: Tries[Gateway] = Tries()
+    others: dict[str, ssdp.Answer] = {}
     for destination in filter(None, (gateway, group)):
+        locations: set[str] = set()
         for sender, answer in search(destination, local_address):
             if not same_host(sender, gateway):
-                others.append((sender, answer))
-                continue
-            try:
-                return client(Gateway(gateway, local_address, kinds, destination, answer))
-            except MappingError as error:
-                problems.append(str(error))
-    connected: dict[str, Gateway] = {}
-    end = time.monotonic() + _FINDING
-    for sender, answer in others:
-        if sender in connected or time.monotonic() > end:
-            continue
-        try:
-            other = Gateway(sender, local_address, kinds, group, answer)
-            if other.connected():
-                connected[sender] = other
-        except MappingError as error:
-            problems.append(str(error))
+                if answer.target != ssdp.ROOT and len(others) < _MOST_OTHERS:
+                    others.setdefault(sender, answer)
+            elif answer.location not in locations and len(locations) < _MOST_LOCATIONS:
+                tries.start(partial(Gateway, gateway, local_address, kinds, destination, answer))
+                # The first is the only one in most homes; the others must not end the search by their waiting.
+                found = tries.next(0.0 if locations else _AT_ONCE)
+                locations.add(answer.location)
+                if found:
+                    return client(found)
+        if found := tries.next():
+            return client(found)
+    for sender, answer in others.items():
+        tries.start(partial(_connected, sender, local_address, kinds, group, answer))
+    connected = list(iter(tries.next, None))
     if len(connected) == 1:
-        return client(*connected.values())
+        return client(*connected)
+    problems = tries.problems
     if connected:
-        problems.append(f"several answered: {', '.join(connected)}: set gateway to one of them")
-    told = "; ".join(dict.fromkeys(problems))  # each once
+        names = ", ".join(sorted(other.address for other in connected))
+        problems.append(f"several answered: {names}: set gateway to one of them")
+    told = "; ".join(dict.fromkeys(filter(None, problems)))  # each once
     raise Unreachable(told or "no UPnP gateway answers: turn UPnP on in the router's settings")
+
+
+def _connected(*of_gateway: Any) -> Gateway:
+    """Return a gateway whose uplink is up."""
+    gateway = Gateway(*of_gateway)
+    if not gateway.connected():
+        raise Unreachable("")
+    return gateway
 
 
 def _key(wanted: Wanted) -> dict[str, object]:

@@ -31,6 +31,14 @@ class PinholeClient:
         self.local_address = gateway.local_address
         self._gateway = gateway
 
+    @property
+    def model(self) -> str:
+        return self._gateway.model
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        return self._gateway.oddities
+
     def look(self) -> Life:
         boot_id = self._gateway.boot_id()
         with contextlib.suppress(Fault):  # also a no is a sign of life

@@ -12,12 +12,15 @@ import time
 from collections.abc import Iterator
 
 from . import ssdp
+from .deadline import left
 from .mapping import Malformed
 
 _SECONDS = 1.6  # an answer may be delayed by 1 s
 _REPEAT = 0.5  # datagrams get lost
 _MOST_BYTES = 2048
-_MOST_ANSWERS = 32
+_MOST_DATAGRAMS = 1000
+_MOST_SENDERS = 64
+_MOST_ANSWERS = 48  # of each, so that nobody's keep another's from being heard; real routers give some seven
 
 
 def search(destination: str, local_address: str) -> Iterator[tuple[str, ssdp.Answer]]:
@@ -26,16 +29,19 @@ def search(destination: str, local_address: str) -> Iterator[tuple[str, ssdp.Ans
     The destination is a router or a group. Try the router first: a host firewall lets its answer in, which belongs to
     a datagram that the host sent to it; answers to a group belong to none.
     """
-    seen: set[tuple[str, ssdp.Answer]] = set()
+    seen: dict[str, set[ssdp.Answer]] = {}
     with contextlib.suppress(OSError), _Socket(destination, local_address) as sock:  # port closed or no route: none
         for sender, datagram in sock.datagrams():
             try:
-                found = sender, ssdp.parse(datagram)
+                answer = ssdp.parse(datagram)
             except Malformed:
                 continue
-            if found not in seen and len(seen) < _MOST_ANSWERS:
-                seen.add(found)
-                yield found
+            if sender not in seen and len(seen) >= _MOST_SENDERS:
+                continue
+            answers = seen.setdefault(sender, set())
+            if answer not in answers and len(answers) < _MOST_ANSWERS:
+                answers.add(answer)
+                yield sender, answer
 
 
 class _Socket:
@@ -67,14 +73,16 @@ class _Socket:
     def datagrams(self) -> Iterator[tuple[str, bytes]]:
         """Ask, ask again, and yield (sender, datagram) until the time is over."""
         end = repeat = time.monotonic()
-        end += _SECONDS
-        while (now := time.monotonic()) < end:
+        end += left(_SECONDS)
+        left_to_read = _MOST_DATAGRAMS
+        while (now := time.monotonic()) < end and left_to_read:
             if now >= repeat:
                 self._ask()
                 repeat = now + _REPEAT
             self._sock.settimeout(max(0.001, min(repeat, end) - now))
             with contextlib.suppress(TimeoutError):
                 datagram, sender = self._sock.recvfrom(_MOST_BYTES)
+                left_to_read -= 1
                 yield self._name(sender), datagram
 
     def _ask(self) -> None:

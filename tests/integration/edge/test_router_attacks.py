@@ -8,11 +8,17 @@ import itertools
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from harness.fake_gateway import Gateway
 from harness.fake_router import Answers, FakeRouter, OnRequest, response
-from harness.miniupnpd import GATEWAY, WAN_ADDRESS, Home
+from harness.keeper import Keeper
+from harness.miniupnpd import GATEWAY, INSIDE, WAN_ADDRESS, Home
+from harness.modules import run_module
+from harness.processes import wait_until
 from harness.topology import STRANGER_V4, Lab
+from peer_relay import edge
 from port_mapping import discovery
 from port_mapping.mapping import Client, Granted, MappingError, Wanted
 
@@ -237,6 +243,76 @@ def test_a_description_elsewhere_is_not_fetched(
 ) -> None:
     router.on_udp(GATEWAY, 1900, lambda _: [(_found(location), None)])
     refused_within(home, "upnp", IN_TIME)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "2001:db8::1%x&#10;[Interface]&#10;PreUp = touch /tmp/owned",
+        "2001:db8::1%x&#x1b;[2J",
+        "198.51.100.1&#10;[Peer]",
+        "1" * 100_000,
+        "١٩٢.0.2.1",
+    ],
+)
+def test_an_external_address_is_an_address_or_nothing(home: Home, router: FakeRouter, address: str) -> None:
+    Gateway(GATEWAY, INSIDE, address).serve(router)
+    said = str(refused_within(home, "upnp", IN_TIME))
+    assert "names an external address that is none" in said
+    assert said.isprintable() and len(said) < 1500
+
+
+def test_an_external_address_is_told_as_an_address_or_not_at_all(
+    home: Home, router: FakeRouter, tmp_path: Path
+) -> None:
+    """By modules, keeper and relay: it goes into other hosts' files."""
+    Gateway(GATEWAY, INSIDE, "2001:db8::1%x&#10;[Interface]&#10;PreUp = touch /tmp/owned").serve(router)
+    options = {"method": "upnp", "internal_port": 40000, "lease_file": str(tmp_path / "leases.json")}
+    with pytest.raises(RuntimeError, match="names an external address that is none") as failed:
+        run_module(home.inside, "port_mapping", **options)
+    assert '"external_address"' not in str(failed.value)
+    assert run_module(home.inside, "port_mapping_info", method="upnp")["external_address"] == ""
+    with Keeper(home.inside, tmp_path, {"name": "relay", "internal_port": 40000}, method="upnp") as made:
+        wait_until("it is told", lambda: "that is none" in str(made.status()), 10)
+        status = made.status()
+        assert status["external_address"] == ""
+        assert [mapping["external_address"] for mapping in status["mappings"]] == [""]
+        assert edge.parse(made.status_file.read_bytes())["external_address"] == ""
+
+
+def test_those_who_keep_us_waiting_do_not_hide_the_router(home: Home, router: FakeRouter, tmp_path: Path) -> None:
+    """32 answers in the router's name, each with a description that never comes, and then its own."""
+    box = Gateway(GATEWAY, INSIDE, WAN_ADDRESS)
+    router.on_http(GATEWAY, 81, lambda *_: _forever())
+    router.on_http(GATEWAY, 5000, box.answer)
+    found = _found(f"http://{GATEWAY}:5000/desc.xml")
+
+    def search(_request: bytes) -> Answers:
+        tar = [(_found(f"http://{GATEWAY}:81/{number}"), None) for number in range(32)]
+        return [*tar, (found, None)]
+
+    router.on_udp(GATEWAY, 1900, search)
+    with home.inside.inside():
+        start = time.monotonic()
+        assert discovery.find("upnp").map(WANTED) == Granted(WAN_ADDRESS, 40000, 600)
+        assert time.monotonic() - start < 25
+    with Keeper(home.inside, tmp_path, {"name": "relay", "internal_port": 40000}, method="upnp") as made:
+        ages, mapped = [], False
+        start = time.monotonic()
+        while not mapped and time.monotonic() - start < 40:
+            time.sleep(0.5)
+            ages.append(time.time() - made.status()["updated"])
+            mapped = made.mapping()["state"] == "mapped"
+        assert mapped
+        assert max(ages) < 11, "its loop waits for nobody"
+        assert made.memory() < 64 << 20
+
+
+def _forever() -> Iterator[bytes]:
+    yield _HEAD
+    while True:
+        time.sleep(0.5)
+        yield b"X"
 
 
 def test_a_service_elsewhere_is_not_called(home: Home, router: FakeRouter, elsewhere: FakeRouter) -> None:

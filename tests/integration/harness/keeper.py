@@ -58,6 +58,10 @@ class Keeper:
         self._write_settings()
         self._process.send_signal(signal.SIGHUP)
 
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        return self._process.memory()
+
     def log(self) -> str:
         return (self.folder / f"{self.host.label}-keeper.log").read_text()
 

@@ -118,8 +118,6 @@ def test_an_ipv6_router_has_several_addresses():
         "//192.0.2.1/ctl",
         "http://192.168.7.1@192.0.2.1/ctl",
         "http://router.example/ctl",
-        "http://[::1]/ctl",
-        "http://127.0.0.1/ctl",
         "http://0300.0250.07.01/ctl",
         "https://192.168.7.1/ctl",
         "file:///etc/passwd",
@@ -135,6 +133,26 @@ def test_refuses_to_be_sent_elsewhere(control):
         controls(device((f"{URN}WANIPConnection:1", control)))
     with pytest.raises(Malformed):
         controls(device((f"{URN}WANIPConnection:1", control), base="<URLBase>http://192.0.2.1/</URLBase>"))
+
+
+@pytest.mark.parametrize("control", ["http://[::1]/ctl", "http://127.0.0.1/ctl", "http://169.254.1.1:80/ctl"])
+def test_a_service_at_an_address_that_is_nobody_elses_is_the_routers(control):
+    assert controls(device((f"{URN}WANIPConnection:1", control))) == [
+        ("WANIPConnection:1", "http://192.168.7.1:80/ctl")
+    ]
+
+
+def test_a_service_elsewhere_does_not_spoil_the_other():
+    description = device((f"{URN}WANIPConnection:1", "http://192.0.2.1/ctl"), (f"{URN}WANPPPConnection:1", "/ppp"))
+    assert controls(description) == [("WANPPPConnection:1", "http://192.168.7.1:46691/ppp")]
+
+
+def test_a_model_is_one_clean_line():
+    named = "<manufacturer>M\x1b[2J</manufacturer><modelName>Box\n</modelName><modelNumber>7</modelNumber>"
+    assert igd.model(f"<root><device>{named}</device></root>".encode()) == "M\ufffd[2J Box 7"
+    assert igd.model(b"<root/>") == ""
+    long = f"<root><device><modelName>{'x' * 5000}</modelName></device></root>"
+    assert len(igd.model(long.encode())) == 40
 
 
 def test_a_thousand_services_are_none_more_than_a_few():
@@ -185,6 +203,48 @@ def test_response(prefix):
 def test_answers_that_are_none(status, body, problem):
     with pytest.raises(Malformed, match=problem):
         igd.response(SERVICE, "GetX", status, body)
+
+
+DAMAGED = fault(718, "Conflict \u00e4").replace(b"</errorDescription>", b"\xff<\x01/errorDescription")
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (DAMAGED, 718),
+        (fault(718)[:-40], 718),
+        (b"<html>" + fault(718), 718),
+        (DAMAGED + fault(718), 718),
+        (envelope("<s:Fault><faultstring>No</faultstring></s:Fault>"), 0),
+    ],
+)
+def test_a_refusal_that_can_be_read_is_one(status, body, code):
+    with pytest.raises(upnp_errors.Fault) as caught:
+        igd.response(SERVICE, "AddPortMapping", status, body)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("body", [DAMAGED + DAMAGED.replace(b"718", b"714"), DAMAGED.replace(b"718", b"7l8")])
+def test_a_code_that_cannot_be_read_is_none(body):
+    with pytest.raises(Malformed, match="what should be XML"):
+        igd.response(SERVICE, "X", 500, body)
+
+
+@pytest.mark.parametrize("inner", ["", "<u:Response/>", "<AddPortMapping/>"])
+def test_an_answer_without_results_needs_no_name(inner):
+    assert igd.response(SERVICE, "AddPortMapping", 200, envelope(inner)) == {}
+    with pytest.raises(Malformed, match="with neither results nor an error"):
+        igd.response(SERVICE, "AddPinhole", 200, envelope(inner))
+    with pytest.raises(Malformed, match="with neither results nor an error"):
+        igd.response(SERVICE, "AddPortMapping", 500, envelope(inner))
+
+
+def test_results_under_another_name():
+    inner = "<u:getX_Response><NewA>1</NewA></u:getX_Response>"
+    assert igd.response(SERVICE, "GetX", 200, envelope(inner)) == {"NewA": "1"}
+    with pytest.raises(Malformed, match="with neither results nor an error"):
+        igd.response(SERVICE, "GetX", 200, envelope(inner * 2))
 
 
 @pytest.mark.parametrize("status", [200, 500])

@@ -6,6 +6,7 @@
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import markup, words
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Malformed
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.oddities import noting
 
 BILLION_LAUGHS = b"""<?xml version="1.0"?>
 <!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>
@@ -34,6 +35,36 @@ def test_ampersands_that_nobody_escaped():
     assert markup.parse(b"<a>A&B &amp; &lt; &#65; &nbsp;&</a>").text == "A&B & < A &nbsp;&"
 
 
+@pytest.mark.parametrize("encoding", ["cp1251", "latin-1", "gb2312", "gb18030", "shift_jis", "utf-8"])
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="{}"?>', "<?xml version='1.0'?>"])
+def test_cosmetic_text_in_any_encoding(encoding, declared):
+    words = {"cp1251": "Роутер", "latin-1": "Größe", "utf-8": "Größe"}.get(encoding, "路由器")
+    document = (declared.format(encoding) + f"<a><b>{words}</b><c>/ctl</c></a>").encode(encoding)
+    with noting() as noted:
+        root = markup.parse(document)
+    assert markup.text(root, "c") == "/ctl"
+    assert markup.text(root, "b") == words if encoding == "utf-8" else "\ufffd" in markup.text(root, "b")
+    assert noted == (set() if encoding == "utf-8" else {"sends text that is not UTF-8"})
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff", b"\0", b"\x1b[2J", b"\xed\xa0\x80", b"&#0;", b"&#x1b;", b"&#xD800;", b"&#9999999;"]
+)
+def test_what_no_document_can_hold_is_replaced(bad):
+    text = markup.parse(b"<a>x" + bad + b"y</a>").text
+    assert text[0] == "x" and "\ufffd" in text and text[-1] == "y"
+    assert not set(text) & set("\0\x1b")
+
+
+def test_a_number_of_a_character_that_is_too_long_is_text():
+    assert markup.parse(b"<a>&#" + b"9" * 5000 + b";</a>").text.startswith("&#999")
+
+
+def test_bounded_in_elements():
+    with pytest.raises(Malformed, match="more than 10000 elements"):
+        markup.parse(b"<a>" + b"<b/>" * 10_000 + b"</a>")
+
+
 def test_text_that_is_not_there():
     assert markup.text(markup.parse(b"<a><b/></a>"), "b") == ""
     assert markup.text(markup.parse(b"<a><b/></a>"), "c") == ""
@@ -56,7 +87,6 @@ def test_refuses_a_document_type(document):
         b"<a/><a/>",
         b"<?xml version='1.0' encoding='no-such'?><a/>",
         b"<?xml version='1.0' encoding='utf-7'?><a/>",
-        b"<a>\xff</a>",
     ],
 )
 def test_refuses_what_is_not_xml(document):

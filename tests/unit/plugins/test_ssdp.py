@@ -28,13 +28,26 @@ PORTABLE_SDK = (
 
 
 def test_search_message():
-    first, second = ssdp.searches(4)
+    first, second, *others = ssdp.searches(4)
     assert first == (
         b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\n'
         b"ST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\r\n"
     )
     assert b"InternetGatewayDevice:2\r\n" in second
     assert b"HOST: [ff02::c]:1900\r\n" in ssdp.searches(6)[0]
+    # Routers that do not answer a search for the device.
+    assert any(b"ST: upnp:rootdevice\r\n" in other for other in others)
+    assert sum(b"ST: urn:schemas-upnp-org:service:WAN" in other for other in others) == 4
+
+
+@pytest.mark.parametrize("target", ["upnp:rootdevice", "urn:schemas-upnp-org:service:WANPPPConnection:1"])
+def test_answers_of_another_kind(target):
+    datagram = MINIUPNPD.replace(f"ST: {GATEWAY}1".encode(), f"ST: {target}".encode())
+    assert ssdp.parse(datagram).target == target
+
+
+def test_lines_that_end_with_a_feed_alone():
+    assert ssdp.parse(MINIUPNPD.replace(b"\r\n", b"\n")) == ssdp.parse(MINIUPNPD)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,39 @@ def test_a_connection_that_is_kept_open_after_the_announced_length():
         assert time.monotonic() - start < 3
 
 
+DOCUMENT = b"<root><a>1</a></root>"
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("linger", [False, True])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [HEAD + b"Content-Length: 5\r\n\r\n" + DOCUMENT],
+        [HEAD + b"Content-Length: 5\r\n\r\n" + DOCUMENT[:5], DOCUMENT[5:9], DOCUMENT[9:]],
+        [HEAD + b"Content-Length: 500\r\n\r\n" + DOCUMENT],
+        [HEAD + b"\r\n" + DOCUMENT],
+        [HEAD + b"\r\n" + DOCUMENT + b"\r\n\0\0<!-- more -->"],
+        [HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(DOCUMENT) + DOCUMENT],
+        [HEAD.replace(b"\r", b"") + b"\n" + DOCUMENT],
+    ],
+)
+def test_a_document_ends_an_answer_whatever_its_length_is_said_to_be(pieces, linger):
+    with Router(pieces, pause=0.02, linger=linger) as router:
+        start = time.monotonic()
+        assert post(router) == (200, DOCUMENT)
+        assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("size", [b"-5", b"", b"0x5", b"+5", b"5" * 30, b" "])
+def test_a_size_of_a_chunk_that_is_none(size):
+    with (
+        Router([HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + size + b"\r\n" + DOCUMENT]) as router,
+        pytest.raises(Malformed, match="is no size of a chunk"),
+    ):
+        post(router)
+
+
 def test_a_redirect_is_not_followed():
     with Router([b"HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"]) as router:
         assert post(router) == (302, b"")
@@ -172,10 +205,18 @@ def test_urls():
     assert http.url("http://[2001:db8::1]:5000/x", "fe80::1%eth0").host == "fe80::1%eth0"
 
 
-@pytest.mark.parametrize("text", ["", "/relative", "http://", "ftp://192.0.2.1/", "http://192.0.2.2/", "http://[::1]/"])
+@pytest.mark.parametrize(
+    "text", ["", "/relative", "http://", "ftp://192.0.2.1/", "http://192.0.2.2/", "http://[2001:db8::1]/"]
+)
 def test_urls_of_nobody(text):
     with pytest.raises(Malformed):
         http.url(text, "192.0.2.1")
+
+
+@pytest.mark.parametrize("name", ["[::1]", "[::]", "[fe80::1]", "127.0.0.1", "127.9.9.9", "169.254.7.7", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "fe80::7%eth0"])
+def test_a_name_that_is_nobody_elses_is_the_one_that_answered(name, host):
+    assert http.url(f"http://{name}:5000/x?y", host) == http.Url(host, 5000, "/x?y")
 
 
 def test_same_host():

@@ -38,6 +38,11 @@ class Router:
         self.refuses: type[MappingError] | None = None
         self.table: dict[tuple[str, int], tuple[str, int, float]] = {}  # (protocol, port) -> (host, port, end)
 
+    @staticmethod
+    def epoch_like(age: int) -> int:
+        """Return what the router counts when it has run for so many seconds."""
+        return age
+
     def restart(self, epoch: bool = True, boot: bool = False) -> None:
         """Lose all mappings."""
         self.table.clear()
@@ -58,11 +63,13 @@ class Router:
             if action.method not in ("", self.method):
                 raise Unreachable(f"{self.gateway} does not speak {action.method}")
             self.found = True
-            return SimpleNamespace(method=self.method, gateway=self.gateway, local_address=self.world.local)
+            return SimpleNamespace(
+                method=self.method, gateway=self.gateway, local_address=self.world.local, model="", oddities=()
+            )
         if not self.found:
             raise Unreachable(f"{self.gateway} is another router than the one that was found")
         if isinstance(action, Look):
-            epoch = None if self.method == "upnp" else int(self.world.now - self.epoch_of)
+            epoch = None if self.method == "upnp" else self.epoch_like(int(self.world.now - self.epoch_of))
             return Life("" if self.method == "pcp" else self.address, epoch, self.boot_id)
         entry = (action.wanted.protocol, action.wanted.external_port)
         held = self.table.get(entry)

@@ -4,10 +4,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from keeper_world import AT_ONCE, METHODS, NEXT_LOOK, RELAY, WEB, Router, World
 from port_keeper.keeper import Find, Map
 from port_mapping.mapping import Unreachable
+
+
+@pytest.fixture
+def world_of() -> Callable[..., World]:
+    """A world whose router's epoch is a function of the seconds that it runs."""
+
+    def made(method: str, epoch: Callable[[int], int]) -> World:
+        world = World(method=method)
+        world.router.epoch_like = epoch
+        return world
+
+    return made
+
 
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
@@ -122,6 +137,82 @@ def test_announcements_without_end_and_those_of_others_cost_little(world: World)
         world.run(0.1)
     assert len(world.maps_asked()) == before + 1
     assert world.state == "mapped"
+
+
+def test_announcements_for_hours_cost_less_and_less(world: World) -> None:
+    world.run(50)
+    before = len(world.maps_asked())
+    for _ in range(600):
+        world.keeper.announced(world.now, world.router.gateway)
+        world.run(1)
+    assert len(world.maps_asked()) - before <= 4 + 600 / 60 + 2
+    assert world.state == "mapped"
+
+
+@pytest.mark.parametrize("method", ["pcp", "nat-pmp"])
+def test_an_epoch_that_stands_still_tells_nothing(world_of: Callable[..., World], method: str) -> None:
+    world = world_of(method, lambda _age: 0)
+    world.run(600)
+    assert len(world.maps_asked()) <= 4  # two, and a renewal after each half of the lease
+    assert world.keeper.oddities() == ["has an epoch that stands still, and so tells of no restart"]
+    assert (world.state, world.keeper.problems(world.now)) == ("mapped", [])
+    assert world.texts().count("has restarted") == 1
+
+
+def test_an_epoch_that_begins_to_count_is_believed_again(world_of: Callable[..., World]) -> None:
+    world = world_of("nat-pmp", lambda _age: 0)
+    world.run(60)
+    del world.router.epoch_like
+    world.run(60)
+    assert world.keeper.oddities() == []
+    world.router.restart()
+    assert world.until_mapped(20) < NEXT_LOOK
+
+
+@pytest.mark.parametrize(
+    "epoch",
+    [
+        lambda age: age * 2,
+        lambda age: age // 20,
+        lambda age: int(age * 1000),
+        lambda age: age % 7,
+        lambda age: 2**32 - 1 - age,
+        lambda age: (age * 2654435761) % 2**32,
+    ],
+)
+@pytest.mark.parametrize("method", ["pcp", "nat-pmp"])
+def test_an_epoch_that_makes_no_sense_costs_little(
+    world_of: Callable[..., World], method: str, epoch: Callable[[int], int]
+) -> None:
+    world = world_of(method, epoch)
+    world.run(600)
+    assert len(world.maps_asked()) <= 4 + 600 / 60 + 3
+    assert world.keeper.oddities(), "told"
+    assert world.state == "mapped"
+    assert world.texts().count("has restarted") <= 5
+
+
+def test_a_boot_id_that_is_always_another_costs_little() -> None:
+    world = World(method="upnp")
+    world.router.shows = False
+    for number in range(600):
+        world.router.boot_id = number
+        world.run(1)
+    assert len(world.maps_asked()) <= 4 + 600 / 60 + 3
+    assert world.state == "mapped"
+
+
+@pytest.mark.parametrize("method", ["nat-pmp", "upnp"])
+def test_an_address_that_is_always_another_is_not_followed_all_the_time(method: str) -> None:
+    world = World(method=method)
+    for number in range(600):
+        world.router.address = f"203.0.113.{number % 250}"
+        world.run(1)
+    assert world.keeper.address_changes <= 4 + 600 / 60
+    assert world.keeper.oddities() == ["tells of one external address after the other"]
+    world.router.address = "203.0.113.251"
+    world.run(70)
+    assert world.keeper.address == "203.0.113.251"
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------

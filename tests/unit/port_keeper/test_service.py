@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from port_keeper import __main__ as command
 from port_keeper import notify, router, service, settings, state
+from port_keeper.keeper import Find
 from port_keeper.router import Worker
+from port_mapping.deadline import left
 from port_mapping.mapping import Granted, HolderUnknown, Life, MappingError, Refused, Unreachable, Wanted
 
 RELAY = '[[mapping]]\nname = "relay"\ninternal_port = 40000\n'
@@ -30,6 +32,7 @@ class Client:
     """A router with one family; `opened` is what it has open."""
 
     method, gateway, local_address = "pcp", "192.0.2.254", "192.0.2.7"
+    model, oddities = "", ()
 
     def __init__(self) -> None:
         self.opened: set[tuple[str, int]] = set()
@@ -207,6 +210,44 @@ def test_a_worker_survives_whatever_happens() -> None:
     assert type(outcomes[3][2]) is MappingError
     assert str(outcomes[3][2]).startswith("ZeroDivisionError: oh: please report")
     assert worker.busy_since is None
+
+
+def test_a_job_that_does_not_end_is_given_up() -> None:
+    inbox: queue.SimpleQueue = queue.SimpleQueue()
+    worker = Worker("test", inbox)
+    never = threading.Event()
+    for _ in range(4):
+        worker.submit("owner", never.wait)
+        assert not worker.overdue(60)
+        time.sleep(0.01)
+        assert worker.overdue(0.005)
+        owner, _, outcome = inbox.get(timeout=5)
+        assert (owner, type(outcome)) == ("owner", Unreachable)
+    worker.submit("owner", lambda: 7)
+    assert inbox.get(timeout=5)[2] == 7
+    worker.submit("owner", never.wait)
+    time.sleep(0.01)
+    assert worker.overdue(0.005), "told"
+    assert inbox.empty(), "but waited for: threads are not without number"
+    never.set()
+    assert inbox.get(timeout=5)[2] is True
+    assert not worker.overdue(0)
+    time.sleep(0.05)
+    assert inbox.empty(), "what was given up tells nothing any more"
+
+
+def test_a_router_that_takes_its_time_with_each_question_has_an_end(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setattr(router, "_PATIENCE", 0.05)
+
+    def find(*_: object) -> None:
+        while True:
+            time.sleep(left(1) / 5)
+
+    monkeypatch.setattr(router.discovery, "find", find)
+    with pytest.raises(Unreachable, match="no time is left for more questions"):
+        router.Router(4).perform(Find(""), settings.load(file))
 
 
 def test_a_way_that_is_not_there(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

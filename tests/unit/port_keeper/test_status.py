@@ -55,6 +55,18 @@ def test_a_port_that_is_open(world: World) -> None:
     )
 
 
+def test_what_the_router_is_and_does(world: World) -> None:
+    world.keeper.router.model = "Acme Box 7"
+    world.keeper.router.oddities = ("sends text that is not UTF-8",)
+    found = document(world)
+    assert (found["router_model"], found["router_oddities"]) == ("Acme Box 7", ["sends text that is not UTF-8"])
+    assert status.healthy(found)
+    assert status.text(found, 2).splitlines()[:2] == [
+        "router 192.0.2.254 (Acme Box 7) by pcp, external address 203.0.113.1, 2 s ago",
+        "the router sends text that is not UTF-8: understood all the same",
+    ]
+
+
 def test_before_the_router_has_answered() -> None:
     found = document(World())
     assert (found["router"], found["external_address"], found["address_since"], found["nat"]) == (

@@ -89,6 +89,15 @@ def test_what_is_no_address_is_refused(address: str, key: str) -> None:
         told({"external_address": address}) if key == "mapping" else told(**more)
 
 
+def test_the_router_and_its_faults_are_named() -> None:
+    document = told(router_model="Acme Box 7", router_oddities=["sends text that is not UTF-8"])
+    remarks = diagnose.remarks(status(World(), edge=document))
+    assert remarks == ["the router Acme Box 7 sends text that is not UTF-8, and is understood all the same"]
+    assert diagnose.remarks(status(World(), edge=told())) == []
+    with pytest.raises(edge.EdgeError):
+        told(router_model="\x1b[2J")
+
+
 def test_addresses_are_written_from_their_bytes() -> None:
     found = told(external_address="2001:DB8:0::1", router={"address": "FE80::1%eth0", "method": "pcp"})
     assert (found["external_address"], found["router"]["address"]) == ("2001:db8::1", "fe80::1%eth0")

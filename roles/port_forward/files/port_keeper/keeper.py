@@ -23,6 +23,10 @@ _GRACE = 10.0  # seconds of silence before it is a problem: a lost packet is non
 _SAME_METHOD = 3  # searches by the method that worked, before any other is tried
 _LONG_SILENCE = 600.0  # seconds after which a router that is gone is asked for less often
 _SELDOM = 30.0
+_BURST, _INTERVAL = 4, 60.0  # how often what a router says of itself is acted on at once, and seconds between others
+_STILL = "has an epoch that stands still, and so tells of no restart"
+_RESTLESS = "tells of one restart after the other"
+_WANDERING = "tells of one external address after the other"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,23 @@ class Event(NamedTuple):
     text: str
 
 
+class _Pace:
+    """How often something may be: a few times in a row, then once per interval."""
+
+    def __init__(self) -> None:
+        self._next = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds there are to wait."""
+        return max(0.0, self._next - now - (_BURST - 1) * _INTERVAL)
+
+    def reserve(self, now: float) -> float:
+        """Have the next turn; return how many seconds it is away."""
+        wait = self.wait(now)
+        self._next = max(self._next, now) + _INTERVAL
+        return wait
+
+
 class Keeper:
     """The mappings of one address family."""
 
@@ -84,6 +105,7 @@ class Keeper:
         self._running: Action | None = None
         self._outdated = False  # what runs is about a router that is not ours any more
         self._way: tuple[str, str] | None = None
+        self._told_by: Client | None = None  # the router that was found last, also when it is silent
         self._last: tuple[str, str, str] | None = None  # method, router and own address that were found last
         self._failures = 0
         self._silent_since: float | None = None
@@ -96,6 +118,10 @@ class Keeper:
         self._listing = True  # the router can be asked whose a mapping is
         self._ask: list[Wanted] = []
         self._complaint = ""  # about signs of life that make no sense
+        self._odd: set[str] = set()  # what the router does in the long run
+        # What anybody at home can forge, and what a router can invent, sets a bounded number of requests off.
+        self._announcements, self._restarts, self._moves = _Pace(), _Pace(), _Pace()
+        self._again_at = float("-inf")  # until then, all mappings are to be made again already
 
     # --- what to do ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +200,9 @@ class Keeper:
         """Take it that the router says that it, or its address, is new; anybody could, and it costs a renewal."""
         if self._last is None or sender != self._last[1] or now - self._announced_at < _GRACE:
             return
+        if self._announcements.wait(now):
+            return
+        self._announcements.reserve(now)
         self._announced_at = self._find_at = now
         self._look_first = True
         for held in self.held:
@@ -203,11 +232,12 @@ class Keeper:
         if isinstance(outcome, MappingError):
             self._unanswered(now, str(outcome))
             return
-        self.router = outcome
+        self.router = self._told_by = outcome
         found = (outcome.method, outcome.gateway, outcome.local_address)
         if found != self._last:
             self._say(f"router {outcome.gateway} speaks {outcome.method}")
             self._life = None
+            self._odd.clear()
             for held in self.held:
                 held.granted = None
         self._last = found
@@ -234,7 +264,13 @@ class Keeper:
         if before is not None:
             if life.boot_id is None:  # that question went unanswered, this time
                 life = replace(life, boot_id=before.boot_id)
+            if life.epoch is not None and life.epoch == before.epoch and _STILL in self._odd:
+                before = replace(before, epoch=None)
+            else:
+                self._odd.discard(_STILL)
             if restarted(before, self._life_at, life, now):
+                if life.epoch == before.epoch and life.boot_id == before.boot_id:
+                    self._odd.add(_STILL)  # if it does so the next time as well
                 self._restarted(now)
         self._life, self._life_at = life, now
         if life.external_address and self._set_address(now, life.external_address):
@@ -293,6 +329,15 @@ class Keeper:
             self._told = text
 
     def _restarted(self, now: float) -> None:
+        if now < self._again_at:
+            return
+        wait = self._restarts.reserve(now)
+        self._again_at = now + wait
+        if wait:
+            self._odd.add(_RESTLESS)
+            for held in self.held:
+                held.due = min(held.due, now + wait)
+            return
         self._say("the router has restarted: making the mappings again", logging.WARNING)
         for held in self.held:
             held.forget(now)
@@ -300,9 +345,13 @@ class Keeper:
     def _set_address(self, now: float, address: str) -> bool:
         """Note the external address; return whether it is another one than before."""
         self.addressless = False
-        before, self.address = self.address, address
-        if address == before:
+        if address == self.address:
             return False
+        if self._moves.wait(now):
+            self._odd.add(_WANDERING)
+            return False
+        self._moves.reserve(now)
+        before, self.address = self.address, address
         self.address_since = now
         if not before:
             return False
@@ -331,6 +380,15 @@ class Keeper:
         """Return what is wrong with the router itself."""
         missing = self._silent(now) or (self._silent_since is not None and self._last is None)
         return [text for text in (self._silence if missing else "", self._complaint) if text]
+
+    def oddities(self) -> list[str]:
+        """Return what the router does against its protocol, and is understood all the same."""
+        return sorted({*self._odd, *(self._told_by.oddities if self._told_by else ())})
+
+    @property
+    def model(self) -> str:
+        """What the router calls itself, as far as it does."""
+        return self._told_by.model if self._told_by else ""
 
     def remembered(self) -> list[Wanted]:
         """Return the mappings that the router may have, to be deleted once nobody wants them any more."""

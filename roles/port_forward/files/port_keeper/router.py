@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable
 
 from port_mapping import discovery, routes, stun
+from port_mapping.deadline import within
 from port_mapping.mapping import Client, MappingError, Unreachable
 
 from port_keeper.keeper import Action, Ask, Find, Look, Map
 from port_keeper.settings import Settings
+
+_PATIENCE = 90.0  # seconds for one action, whatever the router and those who answer in its place are up to
+_MOST_ABANDONED = 4
 
 
 def clock() -> float:
@@ -48,6 +52,10 @@ class Router:
 
     def perform(self, action: Action, settings: Settings) -> object:
         """Do one action; return what it brought, or raise MappingError."""
+        with within(_PATIENCE):
+            return self._perform(action, settings)
+
+    def _perform(self, action: Action, settings: Settings) -> object:
         if isinstance(action, Find):
             method = action.method or settings.method
             self._client = discovery.find(method, _gateway(settings, self._family), self._family)
@@ -65,20 +73,40 @@ class Worker:
     """One thread for what may block, one job at a time. The outcome goes to the inbox with the time it was there."""
 
     def __init__(self, name: str, inbox: queue.SimpleQueue):
+        self.name = name
         self._inbox = inbox
-        self._jobs: queue.SimpleQueue[tuple[object, Callable[[], object]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[object, Callable[[], object]]]
+        self._owner: object = None
+        self._abandoned = 0
         self.busy_since: float | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._jobs = queue.SimpleQueue()
         # A daemon: a router that does not answer must not delay the end of the service.
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        threading.Thread(target=self._work, args=(self._jobs,), name=self.name, daemon=True).start()
 
     def submit(self, owner: object, job: Callable[[], object]) -> None:
         """Have a job done for an owner, who gets (owner, time, outcome)."""
-        self.busy_since = time.monotonic()
+        self.busy_since, self._owner = time.monotonic(), owner
         self._jobs.put((owner, job))
 
-    def _work(self) -> None:
+    def overdue(self, seconds: float) -> bool:
+        """Tell whether a job has taken longer. It is given up, and the next has another thread: a few times."""
+        with self._lock:
+            if self.busy_since is None or time.monotonic() - self.busy_since < seconds:
+                return False
+            if self._abandoned < _MOST_ABANDONED:
+                self._abandoned += 1
+                self.busy_since = None
+                self._start()
+                self._inbox.put((self._owner, clock(), Unreachable(f"{self.name}: no outcome within {seconds:.0f} s")))
+            return True
+
+    def _work(self, jobs: queue.SimpleQueue) -> None:
         while True:
-            owner, job = self._jobs.get()
+            owner, job = jobs.get()
             try:
                 outcome = job()
             except MappingError as error:
@@ -86,5 +114,8 @@ class Worker:
             except Exception as error:
                 # A defect here must not end the thread, and with it all watching over the mappings, unnoticed.
                 outcome = MappingError(f"{type(error).__name__}: {error}: please report this as a defect of the keeper")
-            self.busy_since = None
-            self._inbox.put((owner, clock(), outcome))
+            with self._lock:
+                if jobs is not self._jobs:
+                    return  # was given up
+                self.busy_since = None
+                self._inbox.put((owner, clock(), outcome))

@@ -28,7 +28,7 @@ log = logging.getLogger("port_keeper")
 FAMILIES = (4, 6)
 _STATUS_INTERVAL = 10.0  # seconds; readers take it for gone after 60
 _SEEN_INTERVAL = 600.0  # seconds between two questions to the STUN server
-_STUCK = 180.0  # seconds after which something that should have ended is a defect, and the watchdog's business
+_STUCK = 180.0  # seconds after which a question that should have ended by itself is given up
 _PAUSE = 0.5  # seconds for which nothing else is heard: anybody at home could send them without end
 _ANNOUNCEMENTS = ("224.0.0.1", 5350)  # of PCP (RFC 6887, 14.1.1) and NAT-PMP (RFC 6886, 3.2.1)
 
@@ -106,7 +106,8 @@ class Service:
             self._ask_seen(now)
             self._save()
             self._write_status(now)
-            if watchdog and not self._stuck():
+            self._give_up()
+            if watchdog:
                 notify.send("WATCHDOG=1")
             due = min(self._write_due, *(line.keeper.due() for line in self._lines))
             self._take(max(0.0, min(due - now, longest)))
@@ -134,9 +135,11 @@ class Service:
                     for line in self._lines:
                         line.keeper.announced(now, outcome)
 
-    def _stuck(self) -> bool:
-        since = [worker.busy_since for worker in (self._stun, *(line.worker for line in self._lines))]
-        return any(start is not None and time.monotonic() - start > _STUCK for start in since)
+    def _give_up(self) -> None:
+        """Go on without a thread that does not come back. It is no reason to end: what is open needs its renewals."""
+        for worker in (self._stun, *(line.worker for line in self._lines)):
+            problem = f"{worker.name}: no outcome within {_STUCK:.0f} s: please report this as a defect of the keeper"
+            self._note(worker.name, problem if worker.overdue(_STUCK) else "")
 
     # --- the address as others see it ---------------------------------------------------------------------------------
 
@@ -231,9 +234,10 @@ class Service:
         """Note a problem, or that there is none any more."""
         if problem and problem != self._problems.get(about):
             log.error("%s", problem)
-        self._problems[about] = problem
-        if not problem:
-            del self._problems[about]
+        if problem:
+            self._problems[about] = problem
+        else:
+            self._problems.pop(about, None)
 
 
 def _listen(inbox: queue.SimpleQueue) -> None:

@@ -21,6 +21,8 @@ def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now:
     return {
         "updated": round(wall, 3),
         "router": {"address": router[0], "method": router[1]} if router else None,
+        "router_model": main.model,
+        "router_oddities": main.oddities(),
         "external_address": main.address,
         "seen_address": seen,
         "address_since": None if main.address_since is None else round(wall - (now - main.address_since), 3),
@@ -58,11 +60,13 @@ def healthy(status: dict[str, Any]) -> bool:
 def text(status: dict[str, Any], age: float) -> str:
     """Return the document for people."""
     router = status["router"]
-    head = f"router {router['address']} by {router['method']}" if router else "no router"
+    model = f" ({status['router_model']})" if status["router_model"] else ""
+    head = f"router {router['address']}{model} by {router['method']}" if router else "no router"
     lines = [
         f"{head}, external address {status['external_address'] or 'unknown'}, {age:.0f} s ago",
         *([status["explanation"]] if status["nat"] not in ("public", "unknown") else []),
         *(f"problem: {problem}" for problem in status["problems"]),
+        *(f"the router {oddity}: understood all the same" for oddity in status["router_oddities"]),
     ]
     for mapping in status["mappings"]:
         left = "" if mapping["expires"] is None else f", {mapping['expires'] - status['updated']:.0f} s left"

@@ -34,9 +34,13 @@ def traffic(status: dict[str, Any]) -> list[Finding]:
 
 def remarks(status: dict[str, Any]) -> list[str]:
     """Return what is as it was asked for, and may yet surprise."""
+    result = []
     if status["data_plane_wanted"] == "auto" and status["data_plane_reason"]:
-        return [f"userspace forwards, not the kernel: {status['data_plane_reason']}"]
-    return []
+        result.append(f"userspace forwards, not the kernel: {status['data_plane_reason']}")
+    edge = status["edge"] or {"router_oddities": []}
+    for oddity in edge["router_oddities"]:
+        result.append(f"the router {edge['router_model']} {oddity}, and is understood all the same".replace("  ", " "))
+    return result
 
 
 def _recent(age: float | None, within: float = _RECENT) -> bool:

@@ -30,7 +30,7 @@ class EdgeError(Exception):
 def parse(data: bytes) -> dict[str, Any]:
     """Return the document with what is known of it, and nothing else; raise EdgeError."""
     try:
-        return _table(_DOCUMENT)(json.loads(data))
+        return _table(_DOCUMENT)(_UNTOLD | json.loads(data))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise EdgeError(f"{type(error).__name__}: {error}"[:_MAX_TEXT]) from error
 
@@ -109,6 +109,8 @@ _MAPPING = {
 _DOCUMENT = {
     "updated": _number,
     "router": _maybe(_table({"address": _gateway, "method": _text})),
+    "router_model": _text,
+    "router_oddities": _list(_text),
     "external_address": _address,
     "seen_address": _address,
     "address_since": _maybe(_number),
@@ -118,6 +120,7 @@ _DOCUMENT = {
     "mappings": _list(_table(_MAPPING)),
     "problems": _list(_text),
 }
+_UNTOLD = {"router_model": "", "router_oddities": []}  # by keepers up to 1.2
 
 
 def _content(file: Path) -> bytes:
