@@ -196,6 +196,7 @@ VARIABLES = {
     "__port_forward_family": "ipv4",
     "__port_forward_found_rules": {"resources": [{"name": "peer-relay-home", "description": MARK}]},
     "__port_forward_instance": {"networkInterfaces": [{"network": "global/networks/default"}]},
+    "__port_forward_lan": {"ipv4": {"gateway": "192.168.1.1", "mac": "52:54:00:00:00:01"}},
     "__port_forward_mark": MARK,
     "__port_forward_pattern": f"{MARK}: ",
     "__port_forward_rows": {
@@ -231,7 +232,6 @@ VARIABLES = {
     "__relay_fallback_target": "127.0.0.1",
     "__relay_grants_bpf": "true",
     "__relay_public_endpoint": "192.0.2.1:40000",
-    "ansible_facts": {"default_ipv4": {"gateway": "192.168.1.1", "macaddress": "52:54:00:00:00:01"}},
     "ansible_managed": "Ansible managed",
     "inventory_hostname": "home",
     "peer_endpoints": ["192.0.2.9:51820"],

@@ -27,6 +27,28 @@ def test_ipv4():
     assert routes.parse_ipv4(HEADER + IPV4) == [(100, "192.168.1.1"), (600, "10.0.2.254")]
 
 
+def test_a_tunnels_gateway_is_no_router(monkeypatch):
+    """As of VPNs that set a default route via their own end: such a device has no address of the link layer."""
+    kinds = {"eth0": 1, "tun0": 65534, "ppp0": 512, "gre0": 778}
+    monkeypatch.setattr(routes, "_hardware", lambda interface: (kinds[interface], b""))
+    lines = "".join(f"{device}\t00000000\t0100080A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n" for device in kinds)
+    assert routes.parse_ipv4(HEADER + lines) == [(0, "10.8.0.1")]
+    assert len(routes.parse_ipv6("".join(v6(device=device) for device in kinds))) == 1
+
+
+def test_the_network_of_an_address():
+    assert routes.parse_network(HEADER + IPV4, "192.168.1.11") == ("eth0", "192.168.1.0/24")
+    assert routes.parse_network(HEADER + IPV4, "203.0.113.1") == ("", "")
+    closer = "br0\t0B01A8C0\t00000000\t0001\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n"
+    assert routes.parse_network(HEADER + IPV4 + closer, "192.168.1.11") == ("br0", "192.168.1.11/32")
+    assert routes.parse_network("", "192.168.1.11") == ("", "")
+
+
+def test_the_way_of_this_host():
+    way = routes.way(4, "127.0.0.1")
+    assert (way.gateway, way.address) == ("127.0.0.1", "127.0.0.1")
+
+
 def test_ipv6():
     table = (
         v6(dest=GLOBAL, length="40", hop=ANY, flags="00000001")

@@ -32,8 +32,7 @@ def _gateway(settings: Settings, family: int) -> str:
 def way(settings: Settings, family: int) -> tuple[str, str]:
     """Return the router's address and this host's own towards it; "" where there is none."""
     try:
-        gateway = _gateway(settings, family) or routes.default_gateway(family)
-        return gateway, routes.local_address(gateway, family)
+        return routes.way(family, _gateway(settings, family))[:2]
     except Unreachable:
         return "", ""
 
