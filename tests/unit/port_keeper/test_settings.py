@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.homelab.peer_relay.plugins.filter.toml import toml
 from port_keeper.settings import Settings, SettingsError, load
 from port_mapping.mapping import Wanted
 
@@ -118,7 +118,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_the_template_writes_what_is_read(tmp_path: Path) -> None:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
-    environment.filters["to_json"] = json.dumps
+    environment.filters["homelab.peer_relay.toml"] = toml
     environment.filters["comment"] = lambda text: f"# {text}"
     text = environment.from_string((ROLE / "templates/ports.toml.j2").read_text(encoding="utf-8")).render(
         ansible_managed="Ansible managed",
