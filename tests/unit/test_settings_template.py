@@ -52,6 +52,7 @@ def render(**variables) -> dict:
         "relay_data_plane": "auto",
         "relay_devices": [],
         "__relay_public_endpoint": "192.0.2.1:40000",
+        "__relay_ports": [40000],
         "__relay_bpf": "/b",
         "__relay_key": "/k",
         "__relay_state_directory": "/s",

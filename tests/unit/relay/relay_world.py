@@ -24,6 +24,7 @@ from peer_relay.session import Session
 from peer_relay.switchboard import Switchboard
 
 LOCAL = bytes([198, 51, 100, 1])  # the relay's own address, as the data plane reports it
+PORT = 40000  # where the relay listens
 LOCAL_2 = bytes([198, 51, 100, 2])
 OVERLAY = frozenset({ip_address("10.77.0.1"), ip_address("fd77::1")})
 
@@ -189,7 +190,7 @@ class World:
 
     def start(self) -> None:
         """Start the relay, with nothing in memory."""
-        self.switchboard = Switchboard(RelayPeer(self.identity, OVERLAY))
+        self.switchboard = Switchboard(RelayPeer(self.identity, OVERLAY), [PORT])
         self.switchboard.apply(self.registered.values())
         self.switchboard.tick(self.now, self.wall)
 
@@ -198,7 +199,7 @@ class World:
         saved = state.export(self.switchboard, self.now, self.wall)
         self.now += pause
         self.wall += pause + wall_jump
-        self.switchboard = Switchboard(RelayPeer(self.identity, OVERLAY))
+        self.switchboard = Switchboard(RelayPeer(self.identity, OVERLAY), [PORT])
         self.switchboard.apply(self.registered.values())
         state.restore(self.switchboard, saved, self.now)
 
@@ -322,7 +323,9 @@ def check_consistency(switchboard: Switchboard) -> None:
     held = {session.local_index: (device, session) for device in registered for session in device.sessions()}
     assert held == own.sessions
     assert {pending.device for pending in own.handshakes.values()} <= registered
-    assert len(own.handshakes) <= len(registered)
+    asked = {index: (device, address) for device in registered for address, index in device.asked.items()}
+    assert {index: (pending.device, pending.address) for index, pending in own.handshakes.items()} == asked
+    assert all(len(device.asked) <= 16 for device in registered)
     assert not own.sessions.keys() & own.handshakes.keys()
     # Bounds of what strangers can make the relay remember.
     assert len(switchboard._strangers) <= 1024 * 32

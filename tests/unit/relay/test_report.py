@@ -183,6 +183,16 @@ def test_rate_limit(world: World, ann: StockDevice, bob: StockDevice) -> None:
     assert the_only(doctor(world)).startswith("ann: 1 packets over its rate limit of 1 Mbit/s")
 
 
+@pytest.mark.parametrize("reason", ["address_unproven", "moves_limited", "pair_limited"])
+def test_what_looks_like_forged_sources_is_told_when_it_goes_on(
+    world: World, pair: tuple[StockDevice, StockDevice], reason: str
+) -> None:
+    for count in range(10):
+        assert doctor(world) == [], count
+        world.switchboard.drop(reason, 1, 32, pair[0].record)
+    assert the_only(doctor(world)).startswith("ann: ")
+
+
 def test_foreign_inner_source(world: World, ann: StockDevice) -> None:
     ann.connect()
     ann.send(ann.transport(None, b"\xff" * 48))

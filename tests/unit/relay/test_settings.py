@@ -71,6 +71,7 @@ def test_defaults(load) -> None:
     assert config.status_socket == Path("/run/peer-relay/status.sock")
     assert config.metrics_listen is None
     assert config.public_endpoint == ""
+    assert config.relay_ports == {40000}
     assert config.addresses == {ip_address("10.77.0.1"), ip_address("fd77::1")}
     laptop, nas = config.devices
     assert (laptop.name, laptop.public_key, laptop.rate_limit) == ("laptop", b"\1" * 32, 0)
@@ -88,6 +89,7 @@ def test_everything(load) -> None:
                 "status_socket": '"/r"',
                 "metrics_listen": '"[::1]:9586"',
                 "public_endpoint": '"home.example:41000"',
+                "relay_ports": "[42000, 42001]",
             },
             DEVICE | {"groups": '["a", "b"]', "rate_limit_mbit": "2.5"},
         )
@@ -95,6 +97,7 @@ def test_everything(load) -> None:
     assert config.listen == (("192.0.2.1", 40000), ("fe80::1%2", 40000))
     assert config.metrics_listen == ("::1", 9586)
     assert config.public_endpoint == "home.example:41000"
+    assert config.relay_ports == {40000, 41000, 42000, 42001}
     assert config.devices[0].groups == {"a", "b"}
     assert config.devices[0].rate_limit == 312_500
 
@@ -134,6 +137,10 @@ BAD_RELAY = [
     ("metrics_listen", '"9586"', "9586", "an address and a port"),
     ("metrics_listen", '"localhost:9586"', "localhost", "an address and a port"),
     ("metrics_listen", '"127.0.0.1:0"', "127.0.0.1:0", "an address and a port"),
+    ("relay_ports", "[40000, 0]", "[40000, 0]", "the UDP ports of all relays"),
+    ("relay_ports", '["40000"]', "['40000']", "the UDP ports of all relays"),
+    ("relay_ports", "[true]", "[True]", "the UDP ports of all relays"),
+    ("relay_ports", "40000", "40000", "the UDP ports of all relays"),
     ("public_endpoint", '"192.0.2.1"', "192.0.2.1", "where devices reach the relay"),
     ("public_endpoint", '"2001:db8::1:40000"', "2001:db8::1:40000", "where devices reach the relay"),
     ("public_endpoint", '"home.example:0"', "home.example:0", "where devices reach the relay"),

@@ -52,6 +52,11 @@ def text(address: bytes) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def port(address: bytes) -> int:
+    """Return the port."""
+    return int.from_bytes(address[2:4], "big")
+
+
 def host_bytes(address: bytes) -> bytes:
     """Return the 4 or 16 bytes of the IP address."""
     return address[4:8] if len(address) == V4_SIZE else address[8:24]

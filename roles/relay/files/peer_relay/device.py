@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
@@ -18,7 +18,18 @@ NEVER = float("-inf")
 # A device that keeps alive every 25 s and a session that ends after 180 s: silence beyond this means absence.
 ABSENT_AFTER = 190.0
 _ROUTES_PER_PAIR = 8  # current, previous, next session and retries of each side; bounds what one device can store
-_SEARCH_RATE, _SEARCH_BURST = 20.0, 100.0  # full searches for an initiation's addressee, a second and at once
+# For an initiation's addressee: searches that find nobody, and keys that are tried, 1 us each; a second and at once.
+_SEARCH_RATE, _SEARCH_BURST = 20.0, 100.0
+_TRIES_RATE, _TRIES_BURST = 50_000.0, 100_000.0
+# Changes of a binding: a walk through some networks at once, and then no more than what a data plane can bear.
+_MOVES_RATE, _MOVES_BURST = 0.2, 10.0
+# Handshake messages between two devices, and of one device with all its peers: stock WireGuard sends one to each peer
+# every 5 s at most.
+_PAIR_RATE, _PAIR_BURST = 10.0, 128.0
+_HANDSHAKES_RATE, _HANDSHAKES_BURST = 500.0, 10_000.0
+# Questions where a device says that it is. What it has sent pays for them, but for the first one.
+_ASKS_RATE, _ASKS_BURST = 1.0, 5.0
+_CREDIT = packets.INITIATION_SIZE  # bytes
 
 
 @dataclass(frozen=True)
@@ -39,10 +50,19 @@ class Binding(NamedTuple):
     local: bytes
 
 
+class Claim(NamedTuple):
+    """Where a device says that it is and has not proven it: when to ask again, and how often yet."""
+
+    binding: Binding
+    due: float
+    tries: int
+
+
 class Pair:
     """What one device sends to another one (one direction)."""
 
     __slots__ = (
+        "_handshakes_until",
         "bytes",
         "crossed",
         "indexes",
@@ -66,6 +86,15 @@ class Pair:
         self.last_initiation = self.last_response = self.last_packet = NEVER
         self.last_passed = NEVER  # when an initiation was last handed to a peer that is there
         self.crossed = False  # the latest initiation was dropped because the peer's own was on its way
+        self._handshakes_until = NEVER  # when the handshake messages so far would have been sent at the rate
+
+    def admit(self, now: float) -> bool:
+        """Count a handshake message; False when there are more than WireGuard sends."""
+        until = max(self._handshakes_until, now)
+        if until - now > (_PAIR_BURST - 1) / _PAIR_RATE:
+            return False
+        self._handshakes_until = until + 1 / _PAIR_RATE
+        return True
 
 
 class Route:
@@ -87,6 +116,11 @@ class Device:
         self.mac1_key = packets.mac1_key(settings.public_key)
         self.update(settings)
         self.binding: Binding | None = None
+        self.bound_since = NEVER  # when it came to its address
+        self.claim: Claim | None = None
+        self.moves = TokenBucket(_MOVES_RATE, _MOVES_BURST)
+        self.asks = TokenBucket(_ASKS_RATE, _ASKS_BURST)
+        self.credit = _CREDIT
         self.authenticated = self.last_seen = self.last_handshake = self.last_attempt = NEVER
         self.attempt_source: bytes | None = None  # where the last handshake with the relay came from
         # The relay's own sessions with it (whitepaper section 6.3): `next` is in use only once it is confirmed.
@@ -95,12 +129,16 @@ class Device:
         self.next: Session | None = None
         self.timestamp = bytes(12)  # greatest TAI64N received
         self.cookies = CookieJar()
-        self.last_challenge = NEVER
+        self.asked: OrderedDict[bytes, int] = OrderedDict()  # where the relay's initiations went -> their index
+        self.last_rekey = NEVER
         self.routes: dict[int, Route] = {}
-        self.pairs: dict[Device, Pair] = {}
+        self.pairs: OrderedDict[Device, Pair] = OrderedDict()  # by the latest initiation, oldest first
         self.held: dict[Device, tuple[float, bytes]] = {}  # sender -> its latest initiation to this device
+        self.handshakes = TokenBucket(_HANDSHAKES_RATE, _HANDSHAKES_BURST)
         self.search = TokenBucket(_SEARCH_RATE, _SEARCH_BURST)
-        self.unmatched: bytes | None = None  # the last initiation to a key out of reach, for doctor
+        self.tries = TokenBucket(_TRIES_RATE, _TRIES_BURST)
+        self.next_search = 0  # where in the list of those that it may reach the next search begins
+        self.refused: tuple[Device | None] | None = None  # whose key, or nobody's, it asked for in vain; for doctor
         self.rx_packets = self.rx_bytes = self.tx_packets = self.tx_bytes = 0
         self.drops: Counter[str] = Counter()
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+_OFTEN = 10  # what happens now and then to a device that moves needs no cure
 _RECENT = 300.0  # seconds; older attempts are history
 _NAMED = 3  # of those that share a cause
 _IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
@@ -193,6 +194,25 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                 name,
                 f"{drops['rate_limited']} packets over its rate limit of {device['rate_limit_mbit']:g} Mbit/s",
                 "raise rate_limit_mbit if that is too little",
+            )
+        if drops.get("address_unproven", 0) >= _OFTEN:
+            yield Finding(
+                name,
+                "messages of it come from where another device or a relay is",
+                "it gets that address once it has answered there; if it is not about to change its address, "
+                "somebody forges sources with its key, and takes nobody's place",
+            )
+        if drops.get("moves_limited", 0) >= _OFTEN:
+            yield Finding(
+                name,
+                "it changes its address more often than every 5 s, and is reached where it was meanwhile",
+                "does its router give each packet another port, or do two of its interfaces take turns?",
+            )
+        if drops.get("pair_limited", 0) >= _OFTEN:
+            yield Finding(
+                name,
+                f"{drops['pair_limited']} handshake messages more than WireGuard sends",
+                "is it in the right hands? If so, somebody forges its address, and can slow down its new sessions only",
             )
         if drops.get("inner_source"):
             yield Finding(

@@ -18,16 +18,23 @@ class TokenBucket:
         self._tokens = burst
         self._time = float("-inf")
 
-    def take(self, amount: float, now: float) -> bool:
-        """Take `amount` tokens if they are there; a clock that stands still or goes back refills nothing."""
+    def take(self, amount: float, now: float, debt: float = 0.0) -> bool:
+        """Take `amount` tokens if they are there; a clock that stands still or goes back refills nothing.
+
+        With `debt` they may be taken in advance, up to so many: those who may not wait until they are there again.
+        """
         if now > self._time:
             if self._time != float("-inf"):
                 self._tokens = min(self._burst, self._tokens + (now - self._time) * self._rate)
             self._time = now
-        if self._tokens < amount:
+        if self._tokens + debt < amount:
             return False
         self._tokens -= amount
         return True
+
+    def give_back(self, amount: float) -> None:
+        """Return tokens that turned out not to be needed."""
+        self._tokens = min(self._burst, self._tokens + amount)
 
 
 class FairShares:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from peer_relay import addresses, directory, lookup, overlay, packets
 from peer_relay.cookies import CookieMint
-from peer_relay.device import Device
+from peer_relay.device import Binding, Device
 from peer_relay.drops import Refused
 from peer_relay.limits import FairShares, TokenBucket
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, random_index, tai64n
@@ -31,14 +31,20 @@ _COOKIE_RATE, _COOKIE_BURST = 1000.0, 1000.0
 _SHARE_RATE, _SHARE_BURST, _SHARES = 50.0, 150.0, 1024
 _LOUD_RATE, _LOUD_BURST = 200.0, 200.0
 _STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
+# Challenges that unproven sources can cause: for each device and network, for each device, in all. Whoever forges
+# sources uses up those of other networks than the one that the device moves to.
+_ASK_RATE, _ASK_BURST, _ASK_SHARES = 1.0, 1.0, 4096
+_ASK_ALL_RATE, _ASK_ALL_BURST = 200.0, 200.0
+_ASKED_EACH = 16  # questions to one device, at different addresses, that may be open
 
 
 @dataclass(slots=True)
 class _Handshake:
-    """An initiation of the relay's own that waits for its response."""
+    """An initiation of the relay's own that waits for its response; `address` is where it went."""
 
     writer: InitiationWriter
     device: Device
+    address: bytes
     created: float
 
 
@@ -59,6 +65,8 @@ class RelayPeer:
         self._cookie_replies = TokenBucket(_COOKIE_RATE, _COOKIE_BURST)
         self._loud_replies = TokenBucket(_LOUD_RATE, _LOUD_BURST)
         self._shares = FairShares(_SHARE_RATE, _SHARE_BURST, _SHARES)
+        self._asks = FairShares(_ASK_RATE, _ASK_BURST, _ASK_SHARES)
+        self._all_asks = TokenBucket(_ASK_ALL_RATE, _ASK_ALL_BURST)
 
     def owns(self, index: int) -> bool:
         """Tell whether `index` is one of the relay's own."""
@@ -111,6 +119,7 @@ class RelayPeer:
         if device.next:
             del self.sessions[device.next.local_index]
         device.next = Session(keys, index, now, initiator=False)
+        device.next.answered = source
         self.sessions[index] = (device, device.next)
         return answer, device
 
@@ -126,25 +135,34 @@ class RelayPeer:
         if len(self.strangers) > _STRANGERS_KEPT:
             self.strangers.popitem(last=False)
 
-    def initiate(self, device: Device, now: float, wall: float) -> bytes:
-        """Return an initiation (148 bytes) to a device; `wall` is the Unix time in seconds."""
+    def initiate(self, device: Device, to: Binding, now: float, wall: float) -> bytes:
+        """Return an initiation (148 bytes) to a device, to be sent `to` there; `wall` is the Unix time in seconds."""
         timestamp = tai64n(wall)
         if timestamp <= self.last_timestamp:
             timestamp = (int.from_bytes(self.last_timestamp, "big") + 1).to_bytes(12, "big")
         self.last_timestamp = timestamp
-        for index in [index for index, pending in self.handshakes.items() if pending.device is device]:
-            del self.handshakes[index]
+        if to.address in device.asked:
+            self._drop_handshake(device.asked[to.address])
+        elif len(device.asked) == _ASKED_EACH:
+            self._drop_handshake(next(iter(device.asked.values())))
         index = self._new_index(device)
         try:
             writer = InitiationWriter(self.identity, device.public_key, index, timestamp, device.cookies.current(now))
         except HandshakeError as error:  # a public key that no private key belongs to
             raise Refused("handshake_invalid", device) from error
-        self.handshakes[index] = _Handshake(writer, device, now)
-        device.last_challenge = now
+        self.handshakes[index] = _Handshake(writer, device, to.address, now)
+        device.asked[to.address] = index
         return writer.datagram
 
-    def finish(self, datagram: bytes, now: float) -> tuple[Device, bytes]:
-        """Take the response to our initiation: return the device and a keepalive that confirms the session to it."""
+    def _drop_handshake(self, index: int) -> None:
+        pending = self.handshakes.pop(index)
+        del pending.device.asked[pending.address]
+
+    def finish(self, datagram: bytes, now: float) -> tuple[Device, bytes, float, bytes]:
+        """Take the response to our initiation.
+
+        Return the device, where the initiation went and when, and a keepalive that confirms the session.
+        """
         index = packets.receiver_index(datagram)
         pending = self.handshakes[index]
         if not packets.mac1_valid(self.identity.mac1_key, datagram):
@@ -153,12 +171,12 @@ class RelayPeer:
             keys = pending.writer.finish(datagram)
         except HandshakeError as error:
             raise Refused("handshake_invalid") from error
-        del self.handshakes[index]
+        self._drop_handshake(index)
         device = pending.device
         session = Session(keys, index, now, initiator=True)
         self.sessions[index] = (device, session)
         self._promote(device, session, now)
-        return device, session.seal(b"")
+        return device, pending.address, pending.created, session.seal(b"")
 
     def take_cookie(self, datagram: bytes, now: float) -> None:
         """Keep the cookie that a loaded device sent instead of a response."""
@@ -207,7 +225,7 @@ class RelayPeer:
             session
             and session.initiator
             and now - session.created > REKEY_AFTER
-            and now - device.last_challenge > HANDSHAKE_RETRY
+            and now - device.last_rekey > HANDSHAKE_RETRY
         )
 
     def forget(self, device: Device) -> None:
@@ -215,14 +233,15 @@ class RelayPeer:
         for session in device.sessions():
             del self.sessions[session.local_index]
         device.next = device.current = device.previous = None
-        for index in [index for index, pending in self.handshakes.items() if pending.device is device]:
-            del self.handshakes[index]
+        for index in list(device.asked.values()):
+            self._drop_handshake(index)
 
     def expire(self, now: float) -> None:
         """Forget handshakes that were not answered in time."""
         for index in [i for i, pending in self.handshakes.items() if now - pending.created > _HANDSHAKE_LIFETIME]:
-            del self.handshakes[index]
+            self._drop_handshake(index)
 
-    def challenge_allowed(self, device: Device, now: float) -> bool:
-        """One challenge a second for each device."""
-        return now - device.last_challenge >= 1.0
+    def challenge_allowed(self, device: Device, source: bytes, now: float) -> bool:
+        """One challenge a second for each device and network that it may have moved to, and so many in all."""
+        share = device.public_key + addresses.network(source)
+        return self._asks.take(share, now) and self._all_asks.take(1, now)

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from peer_relay import addresses, packets
+from peer_relay import addresses
 from peer_relay.device import NEVER, Device, Pair
 from peer_relay.session import REJECT_AFTER
 from peer_relay.switchboard import Switchboard
@@ -61,19 +61,16 @@ def _device(switchboard: Switchboard, device: Device, now: float) -> dict[str, A
         "tx_bytes": device.tx_bytes,
         "rate_limit_mbit": settings.rate_limit / 125_000,
         "drops": dict(device.drops),
-        "refused_peer": _refused_peer(switchboard, device),
+        "refused_peer": _refused_peer(device),
     }
 
 
-def _refused_peer(switchboard: Switchboard, device: Device) -> str | None:
+def _refused_peer(device: Device) -> str | None:
     """Name whom the device last tried to reach without being allowed to: a device's name or "unknown"."""
-    if device.unmatched is None:
+    if device.refused is None:
         return None
-    for other in switchboard.devices.values():
-        if packets.mac1_valid(other.mac1_key, device.unmatched):
-            # Allowed since, or not: only what is still refused is worth telling.
-            return None if device.may_reach(other) else other.name
-    return "unknown"
+    (peer,) = device.refused
+    return peer.name if peer else "unknown"
 
 
 def _pair(device: Device, pair: Pair, why_userspace: str, now: float) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Service:
         self._clock_error: str | None = None
         self._started = time.monotonic()
         private = settings.read_private_key(config.private_key_file)
-        self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses))
+        self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses), config.relay_ports)
         self._switchboard.apply(config.devices)
         self._switchboard.own.probes.since = tai64n(time.time())  # which of them a run before answered is not known
         self._plane = UserspacePlane(self._switchboard)
@@ -247,6 +247,7 @@ class Service:
         else:
             self._settings_error = None
             self._switchboard.own.addresses = config.addresses
+            self._switchboard.expect_relays(config.relay_ports)
             self._switchboard.apply(config.devices)
             self._use_kernel(config)
             self._settings = config

@@ -21,13 +21,25 @@ _MAX_COUNTER = 2**64 - 2**13 - 1  # REJECT-AFTER-MESSAGES
 class Session:
     """Keys and counters of one handshake; `initiator` tells whether the relay began it."""
 
-    __slots__ = ("_highest", "_keys", "_seen", "_send_counter", "created", "initiator", "local_index", "newest")
+    __slots__ = (
+        "_highest",
+        "_keys",
+        "_seen",
+        "_send_counter",
+        "answered",
+        "created",
+        "initiator",
+        "local_index",
+        "newest",
+    )
 
     def __init__(self, keys: TransportKeys, local_index: int, created: float, initiator: bool):
         self._keys = keys
         self.local_index = local_index
         self.created = created
         self.initiator = initiator
+        # Where the relay's response went, until the session is confirmed: who confirms it from there receives there.
+        self.answered: bytes | None = None
         self.newest = False  # whether the message opened last carried the highest counter so far
         self._send_counter = 0
         self._highest = -1

@@ -59,6 +59,7 @@ class Settings:
     status_socket: Path
     metrics_listen: tuple[str, int] | None
     public_endpoint: str
+    relay_ports: frozenset[int]
     edge_status_file: Path
     data_plane: str
     bpf_directory: Path
@@ -195,6 +196,12 @@ def _host_port(value: str) -> tuple[str, int] | None:
     return str(ip_address(host.strip("[]"))), _port(int(port))
 
 
+def _ports(values: list[int]) -> frozenset[int]:
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise ValueError(values)
+    return frozenset(map(_port, values))
+
+
 def _endpoint(value: str) -> str:
     parts = re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", value)
     if value and not (parts and _port(int(parts[1]))):
@@ -213,6 +220,7 @@ _RELAY_KEYS = (
     "status_socket",
     "metrics_listen",
     "public_endpoint",
+    "relay_ports",
     "edge_status_file",
     "data_plane",
     "bpf_directory",
@@ -258,6 +266,8 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
     endpoint = relay.take(
         "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
     )
+    ports = relay.take("relay_ports", list, _ports, "a list of the UDP ports of all relays, like [40000, 41000]", [])
+    seen_at = [int(endpoint.rpartition(":")[2])] if endpoint else []
     edge = relay.take("edge_status_file", str, _path, "an absolute path", "/run/peer-relay-ports/status.json")
     plane = relay.take("data_plane", str, _data_plane, f"one of {', '.join(DATA_PLANES)}", "auto")
     bpf = relay.take("bpf_directory", str, _path, "an absolute path", "/run/peer-relay-bpf")
@@ -272,6 +282,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         status_socket=status,
         metrics_listen=metrics,
         public_endpoint=endpoint,
+        relay_ports=ports.union([port], seen_at),
         edge_status_file=edge,
         data_plane=plane,
         bpf_directory=bpf,

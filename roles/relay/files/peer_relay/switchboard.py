@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from typing import NamedTuple
 
-from peer_relay import packets
-from peer_relay.device import NEVER, Binding, Device, DeviceSettings, Pair, Route
+from peer_relay import addresses, packets, search
+from peer_relay.device import NEVER, Binding, Claim, Device, DeviceSettings, Pair, Route
 from peer_relay.drops import Refused
+from peer_relay.limits import TokenBucket
 from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
 from peer_relay.waiting import WaitingRoom
 
@@ -34,6 +36,13 @@ _CREDITS = 1024  # unproven sources whose credit is remembered
 _SWEEP = 1.0  # seconds between two looks at what has expired
 _GREETINGS = 20  # own initiations after a start, each tick: a slice of them, so that forwarding goes on
 _GREETING_TRIES = 18  # whitepaper section 6.1: 90 s of retries
+_CLAIM_TRIES, _CLAIM_RETRY = 3, 1.0  # questions for one claim, seconds between two
+_CREDIT_MOST = 4 * packets.INITIATION_SIZE
+# Keys that are tried on an initiation before it counts as a search, and from one look at its budget to the next.
+_TRIES_FREE, _TRIES_EACH = 16, 64
+_ALL_TRIES_RATE, _ALL_TRIES_BURST = 200_000.0, 400_000.0  # a second and at once, of all devices
+# Bytes for which handshakes and the relay's answers may run ahead of a rate limit, so that data does not starve them.
+_RESERVE = 16384.0
 
 
 class Event(NamedTuple):
@@ -54,8 +63,10 @@ class Count(NamedTuple):
 class Switchboard:
     """Decides what happens to each datagram. The caller sends what is in `outbox` and logs what is in `events`."""
 
-    def __init__(self, own: RelayPeer):
+    def __init__(self, own: RelayPeer, relay_ports: Iterable[int] = ()):
         self.own = own
+        # Where relays listen, this one and others: a source with such a port may be a relay instead of a device.
+        self.relay_ports = frozenset(relay_ports)
         self.devices: dict[bytes, Device] = {}  # by public key
         self.bound: dict[bytes, Device] = {}  # by source address
         self.drops: dict[str, Count] = {}
@@ -66,13 +77,14 @@ class Switchboard:
         # not what they were. It empties both.
         self.moved: set[Device] = set()
         self.rerouted: set[tuple[Device, Device]] = set()
-        self._groups: dict[str, list[Device]] = {}
+        self._reachable: dict[frozenset[str], list[Device]] = {}  # by the groups of who asks; made when needed
+        self._tries = TokenBucket(_ALL_TRIES_RATE, _ALL_TRIES_BURST)
         self._owners: dict[IPv4Address | IPv6Address, Device] = {}  # by overlay address
         self._indexes: dict[int, Device] = {}  # receiver index -> a device that sends with it
         self._credit: OrderedDict[bytes, int] = OrderedDict()  # bytes that an unproven source has paid for a challenge
         self._strangers = WaitingRoom(_STRANGERS, _HELD_EACH, HOLD)
         self._arriving = WaitingRoom(_ARRIVING, _HELD_EACH, HOLD)
-        self._greetings: deque[tuple[Device, float, int]] = deque()  # device, not before, tries left
+        self._greetings: deque[tuple[Device, Binding, float, int]] = deque()  # whom, where, not before, tries left
         self._next_sweep = NEVER
         self._wall_offset = 0.0
 
@@ -81,8 +93,7 @@ class Switchboard:
     def apply(self, settings: Iterable[DeviceSettings]) -> None:
         """Take over the registered devices; those that stay keep their bindings, sessions and routes."""
         wanted = {entry.public_key: entry for entry in settings}
-        for key in [key for key in self.devices if key not in wanted]:
-            self._remove(self.devices.pop(key))
+        self._remove([self.devices.pop(key) for key in [*self.devices] if key not in wanted])
         for key, entry in wanted.items():
             device = self.devices.get(key)
             if device is None:
@@ -90,25 +101,33 @@ class Switchboard:
             elif device.settings != entry:
                 device.update(entry)
                 self.moved.add(device)
-        self._groups = {}
+        self._reachable = {}
         self._owners = {address: device for device in self.devices.values() for address in device.settings.addresses}
         for device in self.devices.values():
-            for group in device.settings.groups:
-                self._groups.setdefault(group, []).append(device)
-        for device in self.devices.values():
+            device.refused = None  # whoever it asks for may be registered, or gone, now
             for peer in [peer for peer in device.pairs if not device.may_reach(peer)]:
                 device.forget(peer)
                 peer.forget(device)
                 self.rerouted |= {(device, peer), (peer, device)}
 
-    def _remove(self, device: Device) -> None:
-        self._unbind(device)
-        self.own.forget(device)
-        for other in self.devices.values():
-            other.forget(device)
+    def _remove(self, removed: list[Device]) -> None:
+        for device in removed:
+            self._unbind(device)
+            self.own.forget(device)
+            self.events.append(Event("removed", device.name))
+        gone = set(removed)
+        for other in self.devices.values() if gone else ():
+            for device in gone & (other.pairs.keys() | other.held.keys()):
+                other.forget(device)
         # An index of its own must not let it be challenged, and so come back.
-        self._indexes = {index: owner for index, owner in self._indexes.items() if owner is not device}
-        self.events.append(Event("removed", device.name))
+        self._indexes = {index: owner for index, owner in self._indexes.items() if owner not in gone}
+
+    def expect_relays(self, ports: Iterable[int]) -> None:
+        """Take over where relays listen; whoever is bound with such a port has to come again, and prove it."""
+        new = frozenset(ports) - self.relay_ports
+        self.relay_ports = frozenset(ports)
+        for device in [device for address, device in self.bound.items() if addresses.port(address) in new]:
+            self._unbind(device)
 
     # --- datagrams ----------------------------------------------------------------------------------------------------
 
@@ -191,7 +210,7 @@ class Switchboard:
             if binding is None:
                 raise Refused("rate_limited" if route.pair.peer.binding else "destination_not_bound")
             self.outbox.append((datagram, binding))
-            if device.binding and device.binding.local != local:
+            if device.binding and device.binding.local != local and self._affords(device, now):
                 # It writes to another address of the relay's, and may no longer hear the one that it is bound to.
                 self._challenge(device, len(datagram), source, local, now)
         elif index in self.own.sessions:
@@ -201,32 +220,38 @@ class Switchboard:
 
     def _to_relay(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
         device, session, inner = self.own.open(datagram, now)
+        answered, session.answered = session.answered, None
         device.authenticated = device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
+        device.credit = min(device.credit + len(datagram), _CREDIT_MOST)
+        placed = True
         # A late packet from the address before, or of the session before, must not move the device back.
         if session.newest and session is device.current:
             if device.binding != (source, local):
-                self._bind(device, Binding(source, local), now)
+                placed = self._place(
+                    device, Binding(source, local), session.created if answered == source else NEVER, now
+                )
             elif device.held:  # it was silent and is back where it was
                 self._release_held(device, now)
-        if device.binding and self.own.wants_rekey(device, now):
+        if device.binding and self.own.wants_rekey(device, now) and self._affords(device, now):
             self._initiate(device, now)
         if inner:
             answer, understood = self.own.answer(device, session, inner, now, self._owners.get)
+            self._charge(device, len(answer), now)
             self.outbox.append((answer, Binding(source, local)))
             if not understood:
                 raise Refused("inner_unsupported", device)
+        if not placed:
+            raise Refused("moves_limited", device)
 
     def _unproven(self, index: int, size: int, source: bytes, local: bytes, device: Device | None, now: float) -> None:
-        """A known index from an unknown source is probably a device that moved: ask it."""
-        if device:
-            raise Refused("unknown_index")
+        """A known index from an unknown source, or from another one's, is probably a device that moved: ask it."""
         owner = self._indexes.get(index)
-        if owner is None or index not in owner.routes:
-            raise Refused("unknown_source")
+        if owner is None or owner is device or index not in owner.routes:
+            raise Refused("unknown_index" if device else "unknown_source")
         self._challenge(owner, size, source, local, now)
-        raise Refused("source_unproven")
+        raise Refused("unknown_index" if device else "source_unproven")
 
     def _challenge(self, device: Device, size: int, source: bytes, local: bytes, now: float) -> None:
         """Ask who is at `source` whether it is the device, once it has paid for the question.
@@ -234,56 +259,94 @@ class Switchboard:
         The challenge is an initiation of 148 bytes; what the source sent before covers it, so nothing is amplified.
         """
         credit = self._credit.pop(source, 0) + size
-        if credit >= packets.INITIATION_SIZE and self.own.challenge_allowed(device, now):
+        if credit >= packets.INITIATION_SIZE and self.own.challenge_allowed(device, source, now):
             credit -= packets.INITIATION_SIZE
-            challenge = self.own.initiate(device, now, now + self._wall_offset)
-            self.outbox.append((challenge, Binding(source, local)))
-        self._credit[source] = min(credit, 4 * packets.INITIATION_SIZE)
+            self._ask(device, Binding(source, local), now)
+        self._credit[source] = min(credit, _CREDIT_MOST)
         if len(self._credit) > _CREDITS:
             self._credit.popitem(last=False)
 
+    def _ask(self, device: Device, there: Binding, now: float) -> None:
+        """Send a device an initiation there: only its answer from there proves that it receives there."""
+        self.outbox.append((self.own.initiate(device, there, now, now + self._wall_offset), there))
+
+    def _affords(self, device: Device, now: float, size: int = packets.INITIATION_SIZE) -> bool:
+        """Take what a device makes the relay send, besides data, from its rate limit."""
+        return device.bucket is None or device.bucket.take(size, now, _RESERVE)
+
+    def _charge(self, device: Device, size: int, now: float) -> None:
+        if not self._affords(device, now, size):
+            raise Refused("rate_limited", device)
+
     def _initiation(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         if packets.mac1_valid(self.own.identity.mac1_key, datagram):
-            self._handshake(datagram, source, local, now)
+            self._handshake(datagram, source, local, device, now)
         elif device is None:
             self._wait(datagram, source, now)
         else:
             self._forward_initiation(device, self._addressee(device, datagram, now), datagram, now)
 
-    def _handshake(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
+    def _handshake(self, datagram: bytes, source: bytes, local: bytes, bound: Device | None, now: float) -> None:
         self.own.probes.refuse_spent(datagram)
         cookie = self.own.cookie_if_loaded(datagram, source, now)
         if cookie:
+            if bound:
+                self._charge(bound, len(cookie), now)
             self.outbox.append((cookie, Binding(source, local)))
             raise Refused("cookie_required")
         answer, device = self.own.respond(datagram, source, now, now + self._wall_offset, self.devices.get)
         if device:
+            self._charge(device, len(answer), now)
             self._arriving.add(source, self._strangers.take(source, now), now)
         self.outbox.append((answer, Binding(source, local)))
 
     def _addressee(self, device: Device, datagram: bytes, now: float) -> Device:
-        """Find the device whose public key keyed mac1: those talked to before first, then all that may be reached."""
-        for peer in device.pairs:
+        """Find the device whose public key keyed mac1, among those that may be reached.
+
+        Whom it is likely to mean costs a few hashes; beyond that a search has a budget, since anybody can send
+        initiations that mean nobody.
+        """
+        known = search.known_peers(device)
+        for peer in islice(known, _TRIES_FREE):
             if packets.mac1_valid(peer.mac1_key, datagram):
                 return peer
         if not device.search.take(1, now):
             raise Refused("search_limited")
-        for peer in self._reachable(device):
-            if peer not in device.pairs and packets.mac1_valid(peer.mac1_key, datagram):
-                return peer
-        device.unmatched = datagram
+        new = search.new_peers(device, self._those_reachable(device))
+        found = self._try_keys(device, search.in_turn(known, new), datagram, now)
+        if found:
+            device.search.give_back(1)
+            return found
+        # For doctor. That all who may not be reached are tried, too, tells the sender nothing.
+        groups = device.settings.groups
+        hidden = (other for other in self.devices.values() if groups.isdisjoint(other.settings.groups))
+        device.refused = (self._try_keys(device, hidden, datagram, now),)
         raise Refused("no_such_peer")
 
-    def _reachable(self, device: Device) -> Iterator[Device]:
+    def _try_keys(self, device: Device, peers: Iterable[Device], datagram: bytes, now: float) -> Device | None:
+        """Return the first one whose key it is; refuse to look further when its sender's budget is at its end."""
+        for number, peer in enumerate(peers):
+            if number % _TRIES_EACH == 0 and not (
+                device.tries.take(_TRIES_EACH, now) and self._tries.take(_TRIES_EACH, now)
+            ):
+                raise Refused("search_limited")
+            if packets.mac1_valid(peer.mac1_key, datagram):
+                return peer
+        return None
+
+    def _those_reachable(self, device: Device) -> list[Device]:
         groups = device.settings.groups
-        for group in groups:
-            yield from (peer for peer in self._groups[group] if peer is not device)
+        if groups not in self._reachable:
+            members = self.devices.values()
+            self._reachable[groups] = [peer for peer in members if not groups.isdisjoint(peer.settings.groups)]
+        return self._reachable[groups]
 
     def _forward_initiation(self, device: Device, peer: Device, datagram: bytes, now: float) -> None:
         pair = device.pair(peer)
+        device.pairs.move_to_end(peer)
         pair.initiations += 1
         pair.last_initiation = now
-        if not peer.live(now):
+        if not peer.live(now) or peer.claim:
             peer.held[device] = (now, datagram)
         self._pass_on(device, peer, datagram, now)
 
@@ -296,11 +359,18 @@ class Switchboard:
             pair.crossed = True
             raise Refused("crossed_initiation")
         pair.crossed = False
+        self._admit(device, pair, len(datagram), now)
         self._learn(peer, packets.sender_index(datagram), device, now, confirmed=False)
         if peer.live(now):
             pair.last_passed = now
         self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
+
+    def _admit(self, device: Device, pair: Pair, size: int, now: float) -> None:
+        """Refuse more handshake messages than WireGuard sends: each costs the peer, the routes and the table work."""
+        if not (pair.admit(now) and device.handshakes.take(1, now)):
+            raise Refused("pair_limited", device)
+        self._charge(device, size, now)
 
     def _response(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
@@ -315,6 +385,7 @@ class Switchboard:
             raise Refused("bad_mac1")
         if peer.binding is None:
             raise Refused("destination_not_bound")
+        self._admit(device, device.pair(peer), len(datagram), now)
         # The peer may send with the responder's index from now on, and the responder with the initiator's.
         self._learn(peer, packets.sender_index(datagram), device, now, confirmed=True)
         self._add_route(device, index, peer, now + CONFIRMED_ROUTE, confirmed=True)
@@ -337,6 +408,7 @@ class Switchboard:
         peer = device.routes[index].pair.peer
         if peer.binding is None:
             raise Refused("destination_not_bound")
+        self._admit(device, device.pair(peer), len(datagram), now)
         self._count_forwarded(device, len(datagram), now)
         self._send(datagram, peer)
 
@@ -372,15 +444,49 @@ class Switchboard:
     # --- bindings -----------------------------------------------------------------------------------------------------
 
     def _challenge_met(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
-        device, confirmation = self.own.finish(datagram, now)
+        device, asked_at, asked, confirmation = self.own.finish(datagram, now)
         device.authenticated = device.last_seen = now
-        self._bind(device, Binding(source, local), now)
-        self._send(confirmation, device)
+        placed = self._place(device, Binding(source, local), asked if source == asked_at else NEVER, now)
+        device.tx_packets += 1
+        device.tx_bytes += len(confirmation)
+        self.outbox.append((confirmation, Binding(source, local)))
+        if not placed:
+            raise Refused("moves_limited", device)
+
+    def _place(self, device: Device, there: Binding, proven: float, now: float) -> bool:
+        """Bind a device where its authenticated message came from; False when it has moved too often to move again.
+
+        Anybody can forge a source. Hence an address that another device holds, or that may be a relay's, takes a proof
+        that the device receives there: what the relay sent there at the time `proven`, and the device has since used
+        (NEVER: nothing). Without it the device is asked there, and the message refused.
+        """
+        if device.binding is None or device.binding.address != there.address:
+            holder = self.bound.get(there.address)
+            # A proof of before the holder came proves nothing any more.
+            contested = holder is not None or self._may_be_a_relay(there.address)
+            if contested and (proven == NEVER or (holder is not None and proven < holder.bound_since)):
+                self._claim(device, there, _CLAIM_TRIES, now)
+                raise Refused("address_unproven", device)
+        if device.binding != there and not device.moves.take(1, now):
+            return False
+        self._bind(device, there, now)
+        return True
+
+    def _may_be_a_relay(self, address: bytes) -> bool:
+        return addresses.port(address) in self.relay_ports
+
+    def _claim(self, device: Device, there: Binding, tries: int, now: float) -> None:
+        """Ask a device where it says that it is, as far as it has paid for it, and again if no answer comes."""
+        if device.credit >= packets.INITIATION_SIZE and device.asks.take(1, now) and self._affords(device, now):
+            device.credit -= packets.INITIATION_SIZE
+            self._ask(device, there, now)
+        device.claim = Claim(there, now + _CLAIM_RETRY, tries - 1) if tries > 1 else None
 
     def _bind(self, device: Device, binding: Binding, now: float) -> None:
         """Let the address stand for the device from now on, and release the initiations that waited for it."""
         before = device.binding
         if before is None or before.address != binding.address:
+            device.bound_since = now
             other = self.bound.get(binding.address)
             if other and other is not device:
                 self._unbind(other)
@@ -390,7 +496,7 @@ class Switchboard:
             self.events.append(Event("moved" if before else "bound", device.name, binding))
         if before != binding:
             self.moved.add(device)
-        device.binding = binding
+        device.binding, device.claim = binding, None
         self.changes += 1
         self._credit.pop(binding.address, None)
         self._release_held(device, now)
@@ -421,12 +527,14 @@ class Switchboard:
         raise Refused("source_not_bound")
 
     def restore(self, device: Device, binding: Binding) -> None:
-        """Bind a device to where it was before a restart; the relay then proves that it still is there."""
-        if binding.address not in self.bound:
+        """Bind a device to where it was before a restart; the relay then asks whether it still is there."""
+        if binding.address in self.bound:
+            return
+        if not self._may_be_a_relay(binding.address):
             device.binding = binding
             self.bound[binding.address] = device
             self.moved.add(device)
-            self._greetings.append((device, NEVER, _GREETING_TRIES))
+        self._greetings.append((device, binding, NEVER, _GREETING_TRIES))
 
     def restore_route(self, device: Device, index: int, peer: Device, left: float, now: float) -> None:
         """Give a device a route that it had before a restart, with the seconds that it had left."""
@@ -444,23 +552,28 @@ class Switchboard:
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
             self._sweep(now)
-        return 0.05 if self._greetings and self._greetings[0][1] <= now else _SWEEP
+        return 0.05 if self._greetings and self._greetings[0][2] <= now else _SWEEP
 
     def _initiate(self, device: Device, now: float) -> None:
-        self._send(self.own.initiate(device, now, now + self._wall_offset), device)
+        device.last_rekey = now
+        self._send(self.own.initiate(device, device.binding, now, now + self._wall_offset), device)
 
     def _greet(self, now: float) -> None:
         for _ in range(min(_GREETINGS, len(self._greetings))):
-            device, due, tries = self._greetings[0]
+            device, there, due, tries = self._greetings[0]
             if due > now:
                 break
             self._greetings.popleft()
-            # Bound devices only: one that was removed, or that has shaken hands meanwhile, needs no greeting.
-            if device.binding and device.current is None and self.devices.get(device.public_key) is device:
+            # One that was removed, or that has shaken hands meanwhile, needs no greeting.
+            if device.current or self.devices.get(device.public_key) is not device:
+                continue
+            if tries:
                 with contextlib.suppress(Refused):
-                    self._initiate(device, now)
-                if tries > 1:
-                    self._greetings.append((device, now + HANDSHAKE_RETRY, tries - 1))
+                    self._ask(device, there, now)
+                self._greetings.append((device, there, now + HANDSHAKE_RETRY, tries - 1))
+            elif device.binding == there:  # nobody has answered there for a session's retries: it is not there any more
+                self._unbind(device)
+                self.changes += 1
 
     def _sweep(self, now: float) -> None:
         self.own.expire(now)
@@ -468,6 +581,10 @@ class Switchboard:
             for index, route in [entry for entry in device.routes.items() if entry[1].expires <= now]:
                 device.drop_route(index)
                 self.rerouted.add((device, route.pair.peer))
+            claim = device.claim
+            if claim and claim.due <= now:
+                with contextlib.suppress(Refused):
+                    self._claim(device, claim.binding, claim.tries, now)
             if device.held:
                 device.held = {sender: held for sender, held in device.held.items() if now - held[0] <= HOLD}
         self._indexes = {index: device for index, device in self._indexes.items() if index in device.routes}
