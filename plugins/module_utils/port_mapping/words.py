@@ -8,6 +8,8 @@ from __future__ import annotations
 
 def printable(words: str, most: int = 100) -> str:
     """Return one line without control characters, terminal escapes and lone surrogates, and not too long."""
-    # A little more than is shown: much of it may be blanks.
-    clean = "".join(letter if letter.isprintable() else " " for letter in words[: 4 * most]).strip()
+    clean = words[: 4 * most]  # a little more than is shown: much of it may be blanks
+    if not clean.isprintable():
+        clean = "".join(letter if letter.isprintable() else " " for letter in clean)
+    clean = clean.strip()
     return clean if len(clean) <= most else clean[: most - 1] + "…"

@@ -14,10 +14,10 @@ sys.path[:0] = [str(ROOT / "tests/unit/relay"), str(ROOT / "tests/unit/fallback"
 sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
-from targets import agent, disk, edge, fallback, hosts, network, routers, upgrade
+from targets import agent, disk, edge, fallback, hosts, keeper, network, routers, upgrade
 
 TARGETS: dict[str, Target] = {
     name: target
-    for module in (network, disk, fallback, upgrade, edge, hosts, routers, agent)
+    for module in (network, disk, fallback, upgrade, edge, hosts, routers, keeper, agent)
     for name, target in module.TARGETS.items()
 }

@@ -212,6 +212,15 @@ def test_a_worker_survives_whatever_happens() -> None:
     assert worker.busy_since is None
 
 
+def test_an_outcome_that_nobody_thought_of_does_not_end_the_service(
+    file: Path, client: Client, handlers: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look, outcomes = client.look, iter([object(), None, Life(epoch=10**400), Life(external_address="203.0.113.1")])
+    monkeypatch.setattr(client, "look", lambda: next(outcomes, None) or look())
+    run(file, (lambda: states(file)() == {"relay": "mapped"}, bool))
+    assert "please report this as a defect of the keeper" in caplog.text
+
+
 def test_a_job_that_does_not_end_is_given_up() -> None:
     inbox: queue.SimpleQueue = queue.SimpleQueue()
     worker = Worker("test", inbox)

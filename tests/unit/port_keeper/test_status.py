@@ -11,7 +11,7 @@ from keeper_world import RELAY, WEB, World
 from port_keeper import status
 from port_keeper.held import Mapping
 from port_keeper.keeper import Keeper
-from port_mapping.mapping import NoAddress, Refused, Wanted
+from port_mapping.mapping import Malformed, NoAddress, Refused, Wanted
 
 WALL = 1_800_000_000.0
 NOBODY = Keeper((), 3, 0.0)
@@ -61,6 +61,10 @@ def test_what_the_router_is_and_does(world: World) -> None:
     found = document(world)
     assert (found["router_model"], found["router_oddities"]) == ("Acme Box 7", ["sends text that is not UTF-8"])
     assert status.healthy(found)
+    assert found["answers_refused"] == 0
+    world.router.refuses = Malformed
+    world.run(400)
+    assert document(world)["answers_refused"] >= 1
     assert status.text(found, 2).splitlines()[:2] == [
         "router 192.0.2.254 (Acme Box 7) by pcp, external address 203.0.113.1, 2 s ago",
         "the router sends text that is not UTF-8: understood all the same",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from port_mapping.lifetime import restarted
-from port_mapping.mapping import Client, Life, MappingError, NoAddress, Unreachable, Wanted
+from port_mapping.mapping import Client, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
 
 from port_keeper.held import Held, Mapping, key
 
@@ -100,6 +100,7 @@ class Keeper:
         self.address_since: float | None = None
         self.address_changes = 0
         self.addressless = False  # the router says that it has none
+        self.refused = 0  # answers that were none
         self.events: list[Event] = []
         self._leaving = list(leftover)
         self._running: Action | None = None
@@ -165,6 +166,7 @@ class Keeper:
         """Take the outcome of the action that `next` returned last: what the client returned, or a MappingError."""
         action, self._running = self._running, None
         self.addressless |= isinstance(outcome, NoAddress)
+        self.refused += isinstance(outcome, Malformed)
         if self._outdated:
             self._outdated = False
         elif isinstance(outcome, Unreachable):

@@ -128,12 +128,21 @@ class Service:
                 owner, now, outcome = self._inbox.get(timeout=timeout)
                 timeout = 0.0
                 if isinstance(owner, Line):
-                    owner.keeper.done(now, outcome)
+                    self._done(owner.keeper, now, outcome)
                 elif owner is self._stun:
                     self._take_seen(outcome)
                 elif owner is _listen:
                     for line in self._lines:
                         line.keeper.announced(now, outcome)
+
+    def _done(self, keeper: Keeper, now: float, outcome: object) -> None:
+        """Take an outcome. One that nobody thought of must not end the service: the router is searched anew."""
+        try:
+            keeper.done(now, outcome)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"[:200]
+            log.exception("%s: please report this as a defect of the keeper", text)
+            keeper.search(now)
 
     def _give_up(self) -> None:
         """Go on without a thread that does not come back. It is no reason to end: what is open needs its renewals."""

@@ -23,6 +23,7 @@ def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now:
         "router": {"address": router[0], "method": router[1]} if router else None,
         "router_model": main.model,
         "router_oddities": main.oddities(),
+        "answers_refused": sum(keeper.refused for keeper in keepers),
         "external_address": main.address,
         "seen_address": seen,
         "address_since": None if main.address_since is None else round(wall - (now - main.address_since), 3),
