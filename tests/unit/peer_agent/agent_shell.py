@@ -19,6 +19,7 @@ import pytest
 from peer_agent import clock, directory, service, settings
 from peer_agent.endpoints import Endpoint
 from peer_agent.interface import Interface, Peer
+from peer_agent.network import HostAddress, Place
 from peer_agent.reasons import Failure
 from peer_agent.wg import WireGuardError
 
@@ -131,7 +132,7 @@ class Ground:
         pass
 
     def addresses(self) -> list[Any]:
-        return [ip_interface(f"{self.host}/24")]
+        return [HostAddress(ip_interface(f"{self.host}/24"), Place.OUTSIDE)]
 
 
 class Fallback:

@@ -371,7 +371,7 @@ def test_ways_to_relays_are_forgotten_when_there_are_many(run: Run) -> None:
 
 def test_the_ways_to_targets_are_forgotten_when_there_are_many() -> None:
     port = RawPort.__new__(RawPort)
-    port._own, port._sources = frozenset(), {}
+    port._own, port._avoided, port._sources = frozenset(), frozenset(), {}
     port._families = {4: type("Family", (), {"source": lambda _, target: "192.0.2.250"})()}
     for number in range(5000):
         port.source(Endpoint(f"10.{number >> 8 & 255}.{number & 255}.1", 1 + number))

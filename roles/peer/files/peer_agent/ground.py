@@ -12,7 +12,7 @@ from pathlib import Path
 from peer_agent import network
 from peer_agent.endpoints import Endpoint
 from peer_agent.interface import Interface
-from peer_agent.network import Interface as HostAddress
+from peer_agent.network import HostAddress, Place
 from peer_agent.probes import MAGIC
 from peer_agent.raw import RawPort
 from peer_agent.settings import Settings
@@ -88,8 +88,20 @@ class Ground:
             self.raw.forget()
 
     def addresses(self) -> list[HostAddress]:
-        """Return the host's own addresses: first those that its packets to everywhere leave from."""
+        """Return the addresses at which others may reach this host: first those that its packets to everywhere leave
+        from, last those of its containers.
+
+        A tunnel that is not the way to everywhere is none of its networks, and no way to another device: it may run
+        through this one, as the overlays of container clusters do.
+        """
         if self._shape is None:
             return []
+        self.raw.avoid(())
         first = {self.way(target) for target in _ANYWHERE}
-        return sorted(network.addresses(self._shape[0]), key=lambda found: str(found.ip) not in first)
+        found = [
+            each._replace(place=Place.OUTSIDE) if str(each.interface.ip) in first else each
+            for each in network.addresses(self._shape[0])
+        ]
+        self.raw.avoid(each.interface.ip for each in found if each.place is Place.TUNNEL)
+        usable = [each for each in found if each.place is not Place.TUNNEL]
+        return sorted(usable, key=lambda each: (str(each.interface.ip) not in first, each.place))

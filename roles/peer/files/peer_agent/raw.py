@@ -14,7 +14,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -141,6 +141,7 @@ class RawPort:
         """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses, and
         whether IPv4 routers are forbidden to cut probes in pieces."""
         self._own = own
+        self._avoided: frozenset[Address] = frozenset()
         self._sources: dict[str, str] = {}  # by the target's address
         self._families: dict[int, _Family] = {}
         try:
@@ -170,12 +171,17 @@ class RawPort:
             if family is None:
                 raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
             source = family.source(target)
-            if ip_address(source) in self._own:
-                raise OSError(errno.ELOOP, "the way leads into the tunnel")
+            if source == target.host or ip_address(source) in self._own | self._avoided:
+                raise OSError(errno.ELOOP, "the way leads into a tunnel, or to this host itself")
             if len(self._sources) >= _MOST_SOURCES:  # others name as many targets as they like
                 self.forget()
             self._sources[target.host] = source
         return source
+
+    def avoid(self, addresses: Iterable[Address]) -> None:
+        """Send nothing that would leave from these addresses."""
+        self._avoided = frozenset(addresses)
+        self.forget()
 
     def forget(self) -> None:
         """Ask the kernel anew for the way to each target: the routes may have changed."""

@@ -23,7 +23,7 @@ from peer_agent.helper import Remote
 from peer_agent.interface import Interface
 from peer_agent.links import Links
 from peer_agent.names import Resolver, Stated
-from peer_agent.network import Changes
+from peer_agent.network import Changes, Place
 from peer_agent.pairs import Pairs
 from peer_agent.raw import Datagram, RawPort
 from peer_agent.refusals import Refusals
@@ -39,6 +39,7 @@ _CALM_SAMPLE = 0.5  # while something is under way and none do
 _INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
 _SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
 _ADDRESSES_AGAIN = 1.0  # seconds
+_SHOWN = 8  # addresses in a line of the journal
 _STATUS = 10.0  # seconds; readers take it for gone after 60
 
 
@@ -272,15 +273,15 @@ class Service:
             self._network_due = now + _ADDRESSES_AGAIN
             return
         self._note("network", "")
-        endpoints = [Endpoint.of(str(found.ip), self._running.port) for found in addresses]
-        networks = list(dict.fromkeys(found.network for found in addresses))
+        endpoints = [Endpoint.of(str(found.interface.ip), self._running.port) for found in addresses]
+        networks = list(dict.fromkeys(found.interface.network for found in addresses if found.place is Place.OUTSIDE))
         stated = self._stated.endpoints
         place = (endpoints, (stated, networks, self._links.ways()))
         moved = place != self._place
         if moved and self._place and not set(endpoints) >= set(self._place[0]):
             self._links.bind_again()
         if moved:
-            log.info("this device is at %s", ", ".join(map(str, [*stated, *endpoints])) or "no network")
+            log.info("this device is at %s", _few([*stated, *endpoints]) or "no network")
             self._place = place
             self._pairs.network(now, [*stated, *endpoints], networks)
         if moved or awake:
@@ -349,3 +350,9 @@ class Service:
             return told
         relays = [(view.name, view.alive, view.fallback) for view in self._links.views()]
         return told, relays, self._pairs, self._pairs.changes
+
+
+def _few(endpoints: list[Endpoint]) -> str:
+    """Return the first ones, for a line of the journal: a host may have hundreds."""
+    more = f" and {len(endpoints) - _SHOWN} more" if len(endpoints) > _SHOWN else ""
+    return ", ".join(map(str, endpoints[:_SHOWN])) + more
