@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import re
@@ -13,6 +14,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import blake2s
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -174,6 +176,24 @@ def test_strangers_are_sent_away(blocked: Blocked, stranger: Stranger, figure: F
         assert silent.recv(1) == b"", "no TLS handshake: closed"
     assert stream.lost() <= stream.sent() / 100
     assert "Traceback" not in blocked.bridge.text()
+
+
+def test_a_cookie_reply_is_no_proof(blocked: Blocked, stranger: Stranger) -> None:
+    """Who knows the relay's public key can have it answer, and is still nobody."""
+    mac1_key = blake2s(b"mac1----" + base64.b64decode(blocked.relay.public_key)).digest()
+    websocket = stranger.websocket()
+    began = time.monotonic()
+    for _ in range(300):
+        message = b"\x01\0\0\0" + os.urandom(112)
+        websocket.send(message + blake2s(message, key=mac1_key, digest_size=16).digest() + bytes(16))
+    answers = set()
+    with pytest.raises(ConnectionClosed, match="the relay does not know you"):
+        while True:
+            answer = websocket.recv(10)
+            answers.add((answer[0], len(answer)))
+    assert answers == {(3, 64)}
+    assert time.monotonic() - began < _STRANGER_SECONDS + 3
+    assert ": a device has come" not in blocked.bridge.text()
 
 
 def test_oversize_and_text_are_refused(blocked: Blocked, stranger: Stranger) -> None:

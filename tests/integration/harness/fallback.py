@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from harness.traffic import Stream
 from harness.wireguard import Device
 
 URL = f"wss://{RELAY_V4[0]}:443/"
+_numbers = itertools.count(1)
 _ROLES = Path(__file__).parents[3] / "roles"
 _PATH = f"{_ROLES / 'relay/files'}:{_ROLES / 'peer/files'}"
 # As the agent does: one attempt after the other, and WireGuard is told of each that succeeds.
@@ -104,13 +106,22 @@ class Carrier:
         port = device.host.run("wg", "show", device.interface, "listen-port").strip()
         words = [sys.executable, "-c", _DEVICE, url, fingerprint, device.interface, port, *keys]
         environment = _environment(library)
-        self._process = lab.start(device.host.spawn(*words, log="carrier", environment=environment))
+        # A log of its own: what it says is not what one before has said.
+        log = f"carrier{next(_numbers)}"
+        self._process = lab.start(device.host.spawn(*words, log=log, environment=environment))
 
     def text(self) -> str:
         return self._process.text()
 
     def cpu(self) -> float:
         return self._process.busy_seconds()
+
+    def memory(self) -> int:
+        return self._process.memory()
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
 
     def wait_said(self, text: str, times: int = 1, seconds: float = 10) -> float:
         return wait_until(f"the device's end says {text!r}", lambda: self.text().count(text) >= times, seconds)

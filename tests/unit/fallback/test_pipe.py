@@ -161,6 +161,26 @@ def test_an_idle_connection_is_kept_alive_and_a_dead_one_given_up():
     _run(scene)
 
 
+def test_a_stranger_waits_for_its_turn_and_a_device_does_not():
+    async def scene(ends: Ends) -> None:
+        flood = (b"\x82\xa0" + bytes(4 + 32)) * 1000
+        assert ends.bridge.read(flood) == 2048
+        assert ends.bridge.paused
+        await asyncio.sleep(0.005)
+        assert ends.bridge.paused, "a millisecond for each frame"
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if not ends.bridge.paused:
+                break
+        assert not ends.bridge.paused
+        ends.relay.send(b"\x04\0\0\0" + bytes(28))
+        await ends.settle()
+        assert ends.bridge.read(flood[2048:]) == 16384
+        assert not ends.bridge.paused
+
+    _run(scene)
+
+
 PING = b"\x89\xfd" + bytes(4) + b"p" * 125
 
 

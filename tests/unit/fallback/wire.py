@@ -19,7 +19,7 @@ class Wire:
         self.pipe = pipe
         self.stuck = stuck
         self.written = bytearray()
-        self.closed = False
+        self.closed = self.paused = False
         pipe.connection_made(self)
 
     def get_extra_info(self, name: str) -> object:
@@ -31,6 +31,20 @@ class Wire:
     def write(self, data: bytes) -> None:
         assert not self.closed
         self.written += data
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def read(self, data: bytes) -> int:
+        """Hand over as much as the pipe takes at once, as a socket does; return how much that is."""
+        room = self.pipe.get_buffer(-1)
+        taken = min(len(room), len(data))
+        room[:taken] = data[:taken]
+        self.pipe.buffer_updated(taken)
+        return taken
 
     def is_closing(self) -> bool:
         return self.closed

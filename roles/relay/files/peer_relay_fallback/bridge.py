@@ -26,6 +26,8 @@ log = logging.getLogger("peer_relay_fallback")
 _TLS_SECONDS = 5.0
 _OPEN_SECONDS = 10.0  # for TLS and the WebSocket's handshake together
 _IDLE = 20.0
+_STRANGERS_READ = 2048  # bytes that are read of a stranger's before others get their turn
+_STRANGERS_PAUSE = 0.001  # seconds until its next, for each frame: a device's first handshakes are some dozens
 _BREATH = 1.0  # seconds without new connections when the host has nothing left for them
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -48,6 +50,7 @@ class _Connection(Pipe):
         self.proven: asyncio.Future[None] = self.loop.create_future()
         self.proven_at = 0.0  # last
         self._admit = admit
+        self._frames = 0  # of the last turn
 
     def handshake(self, event: Any) -> None:
         response, udp = self.websocket.accept(event), None
@@ -61,6 +64,25 @@ class _Connection(Pipe):
         self._flush()
         if not udp:
             self.end("refused")
+
+    def get_buffer(self, _hint: int) -> memoryview:
+        return self._room if self.proven.done() else self._room[:_STRANGERS_READ]
+
+    def buffer_updated(self, count: int) -> None:
+        """Take what has come; a stranger has to wait for its next turn, lest it take those of the devices."""
+        self._frames = 0
+        super().buffer_updated(count)
+        if self._frames and not self.proven.done() and not self._closing:
+            self._transport.pause_reading()
+            self.loop.call_later(self._frames * _STRANGERS_PAUSE, self._go_on)
+
+    def _frame(self, frame: Any) -> None:
+        self._frames += 1
+        super()._frame(frame)
+
+    def _go_on(self) -> None:
+        if not self._closing:
+            self._transport.resume_reading()
 
     def passed(self, datagram: bytes) -> None:
         """Take a transport message of the relay's for the proof that a device is here.

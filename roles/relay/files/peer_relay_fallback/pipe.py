@@ -134,9 +134,10 @@ class Pipe(asyncio.BufferedProtocol):
     def _feed(self, data: bytes) -> None:
         if self._closing:
             return
-        # Version 9 raises what later ones keep.
-        with contextlib.suppress(Exception):
+        try:
             self.websocket.receive_data(data)
+        except Exception as error:  # version 9 raises what later ones keep, and keeps it as well
+            error.__traceback__ = None  # or it keeps this connection
         try:
             for event in self.websocket.events_received():
                 if self._closing:
