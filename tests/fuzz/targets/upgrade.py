@@ -183,7 +183,7 @@ def _play(pipe: Pipe, choices: Choices, data: bytes, outer: socket.socket) -> No
     for part in choices.parts(data):
         for at in range(0, len(part), 16384):
             pipe.data_received(part[at : at + 16384])
-        assert len(pipe.websocket.reader.buffer) <= LARGEST + 16384 + 14
+        assert pipe.websocket is None or len(pipe.websocket.reader.buffer) <= LARGEST + 16384 + 14
         assert len(pipe._header or b"") <= 8192 + 16384
         assert len(wire.written) <= 70 * 129 + 16384 + 1024
         while True:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe, printable
+from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe, forget_where, printable
 from websockets.uri import parse_uri
 
 from peer_agent.endpoints import Endpoint
@@ -195,6 +195,7 @@ class _Pipe(Pipe):
         # Version 9 puts it into the response.
         error = self.websocket.handshake_exc if hasattr(self.websocket, "handshake_exc") else event.exception
         if error:
+            forget_where(error)
             self.end(f"no WebSocket: {error}")
             return
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from peer_relay import packets
 
 from peer_relay_fallback.gate import Address, Gate, Sources, forwarded, parse
-from peer_relay_fallback.pipe import LARGEST, POLICY, Pipe, ServerProtocol
+from peer_relay_fallback.pipe import LARGEST, POLICY, Pipe, ServerProtocol, forget_where
 
 log = logging.getLogger("peer_relay_fallback")
 
@@ -54,6 +54,8 @@ class _Connection(Pipe):
 
     def handshake(self, event: Any) -> None:
         response, udp = self.websocket.accept(event), None
+        if not hasattr(self.websocket, "handshake_exc"):  # version 9 puts it into the response
+            forget_where(response.exception)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             udp = self._admit(self, event.headers)
             if udp is None:
@@ -176,7 +178,7 @@ class Bridge:
             log.debug("%s: %s", pipe.who, await pipe.ended)
         except (OSError, asyncio.TimeoutError) as error:  # strangers speak all sorts of things on this port
             log.debug("%s: %s", pipe.who, error)
-            # Its frames hold what holds it: a quarter of a megabyte of TLS until Python looks for such circles.
+            # The frames that it was raised in hold a quarter of a megabyte of TLS, and what holds itself.
             traceback.clear_frames(error.__traceback__)
         except Exception as error:  # nor does what nobody thought of concern the others
             log.warning("%s: the connection is closed: %r", pipe.who, error)

@@ -34,7 +34,7 @@ except ImportError:  # before version 11
     from websockets.client import ClientConnection as ClientProtocol
     from websockets.server import ServerConnection as ServerProtocol
 
-__all__ = ["GOING_AWAY", "LARGEST", "POLICY", "ClientProtocol", "Pipe", "ServerProtocol", "printable"]
+__all__ = ["GOING_AWAY", "LARGEST", "POLICY", "ClientProtocol", "Pipe", "ServerProtocol", "forget_where", "printable"]
 
 logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what others send is no error of ours
 
@@ -57,6 +57,13 @@ GOING_AWAY, POLICY, _UNSUPPORTED, _TOO_BIG = 1001, 1008, 1003, 1009  # RFC 6455,
 def printable(text: str) -> str:
     """Return what somebody else says as one line that no terminal and no journal obeys."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_REASON])
+
+
+def forget_where(error: BaseException | None) -> None:
+    """Let go of the frames that an exception, and what it comes from, was raised in."""
+    while error:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class Pipe(asyncio.BufferedProtocol):
@@ -134,10 +141,9 @@ class Pipe(asyncio.BufferedProtocol):
     def _feed(self, data: bytes) -> None:
         if self._closing:
             return
-        try:
+        # Version 9 raises what later ones keep.
+        with contextlib.suppress(Exception):
             self.websocket.receive_data(data)
-        except Exception as error:  # version 9 raises what later ones keep, and keeps it as well
-            error.__traceback__ = None  # or it keeps this connection
         try:
             for event in self.websocket.events_received():
                 if self._closing:
@@ -171,12 +177,15 @@ class Pipe(asyncio.BufferedProtocol):
             self._timer.cancel()
             self.loop.remove_reader(self._udp)
             self._udp.close()
-        # TLS keeps its protocol, and that a quarter of a megabyte: not in a circle, which only Python's collector ends.
-        self._transport = None
         with contextlib.suppress(Exception):  # the reason of a close is told after the end only
             self.websocket.receive_eof()
         if not self.ended.done():
             self.ended.set_result(printable(self._reason or self._why(error)))
+        # TLS keeps its protocol, and the library its exceptions with all that was under way when they were raised. In a
+        # circle, these and a quarter of a megabyte of TLS would wait for Python's collector.
+        for kept in filter(None, (getattr(self.websocket, name, None) for name in ("parser_exc", "handshake_exc"))):
+            forget_where(kept)
+        self.websocket = self._transport = None
 
     def _why(self, error: Exception | None) -> str:
         code = getattr(self.websocket, "close_code", None)
@@ -251,6 +260,8 @@ class Pipe(asyncio.BufferedProtocol):
         self._flush()
 
     def _flush(self) -> None:
+        if self.websocket is None:
+            return
         writes = self.websocket.data_to_send()
         data = b"".join(writes)
         if data and self._full_since is None and not self._closing:
