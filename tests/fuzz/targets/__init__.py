@@ -10,14 +10,14 @@ import sys
 from targets.target import ROOT, Target
 
 sys.path[:0] = [str(ROOT / f"roles/{role}/files") for role in ("relay", "port_forward", "peer")]
-sys.path[:0] = [str(ROOT / "tests/unit/relay"), str(ROOT / "tests/unit/fallback")]
+sys.path[:0] = [str(ROOT / f"tests/unit/{place}") for place in ("relay", "fallback", "peer_agent")]
 sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
-from targets import agent, disk, edge, fallback, hosts, keeper, network, routers, upgrade
+from targets import agent, agent_service, disk, edge, fallback, hosts, keeper, network, routers, upgrade
 
 TARGETS: dict[str, Target] = {
     name: target
-    for module in (network, disk, fallback, upgrade, edge, hosts, routers, keeper, agent)
+    for module in (network, disk, fallback, upgrade, edge, hosts, routers, keeper, agent, agent_service)
     for name, target in module.TARGETS.items()
 }

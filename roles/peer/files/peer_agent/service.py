@@ -120,7 +120,7 @@ class Service:
         if isinstance(owner, RawPort):
             owner.receive(sock, lambda datagram: self._probed(now, datagram))
         elif isinstance(owner, Tunnel):
-            owner.receive(sock, lambda *datagram: self._refusals.guard(now, datagram[1], self._heard, now, *datagram))
+            owner.receive(sock, lambda *datagram: self._told(now, *datagram))
         elif sock is self._changes.socket:
             self._changes.drain()
             self._ground.forget_ways()
@@ -145,6 +145,9 @@ class Service:
     def _probed(self, now: float, datagram: Datagram) -> None:
         if self._pairs:
             self._refusals.guard(now, datagram.source, self._pairs.received, now, datagram)
+
+    def _told(self, now: float, payload: bytes, source: Address, port: int) -> None:
+        self._refusals.guard(now, source, self._heard, now, payload, source, port)
 
     def _heard(self, now: float, payload: bytes, source: Address, port: int) -> None:
         if not self._pairs:

@@ -1,0 +1,148 @@
+# Copyright: The homelab.peer_relay contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole agent, with a registered device and a relay that mean harm: no fault, and bounds on what it does."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from peer_agent import control, limits, probes
+from peer_agent.endpoints import Endpoint, read_address, usable
+from peer_agent.raw import Datagram
+
+from targets.grammar import Choices
+from targets.target import Target
+
+_NAS, _TV, _RELAY = (read_address(host) for host in ("10.77.1.2", "10.77.1.3", "10.77.0.1"))
+_SECRET = bytes(range(32))
+_HEADERS = 28  # bytes, of IPv4 and UDP
+
+
+def message(data: bytes) -> bytes:
+    """What an agent may say, written by somebody who means harm."""
+    choices = Choices(data)
+    return _message(choices)
+
+
+def _message(choices: Choices) -> bytes:
+    document = {
+        "v": 1,
+        "key": base64.b64encode(_SECRET if choices.byte() % 4 else choices.bytes(32)).decode(),
+        "candidates": [choices.endpoint() for _ in range(choices.byte() % 16)],
+        "relays": {choices.one(["one", "two", "three"]): choices.one([0.01, 1e999, -1, "x"]) for _ in range(2)},
+        choices.one(["punch", "answer", "left", "bye", "symmetric", "full"]): True,
+        "punch": True,
+    }
+    return choices.json(document)
+
+
+def agent_hostile_message(data: bytes) -> None:
+    read = control.decode(message(data))
+    for candidate in read.candidates:
+        assert str(candidate).isascii()
+        assert str(candidate).isprintable()
+        assert candidate.address.packed == read_address(candidate.host).packed
+
+
+class _Raw:
+    """WireGuard's port: nothing leaves, and what would is looked at."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def send(self, payload: bytes, target: Endpoint) -> None:
+        assert usable(target, ()), target
+        self.sent += len(payload) + _HEADERS
+
+
+class _Discard(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)
+
+
+@functools.cache
+def _running():
+    """The service of this process: what it is, and not what it has heard, lasts from one input to the next."""
+    os.environ["PEER_AGENT_STRICT"] = "1"
+    sys.modules["peer_agent.directory"] = importlib.import_module("peer_relay.directory")
+    from agent_shell import Run
+
+    made = Run(Path(tempfile.mkdtemp(prefix="fuzz-agent-")), pytest.MonkeyPatch())
+    log = logging.getLogger("peer_agent")
+    log.addHandler(_Discard())
+    log.propagate = False
+    made.ground.full_size = 1452
+    made.advance(1)
+    return made
+
+
+def _answer(run, choices: Choices) -> bytes:
+    """What a relay answers the last question: to the point, and whatever it likes."""
+    from peer_agent import directory
+
+    payload, _ = run.ground.tunnel.questions[-1]
+    nonce, targets = directory.read_request(payload)
+    entries = []
+    for _ in range(1 + len(targets)):
+        address, port = choices.address(), int.from_bytes(choices.bytes(2), "big")
+        seen = (str(address), port) if port and any(address.packed) else None
+        entries.append(directory.Entry(seen, bool(choices.byte() % 2)))
+    return directory.write_answer(directory.Answer(nonce, entries[0], tuple(entries[1:])))
+
+
+def agent_service(data: bytes) -> None:
+    run, choices = _running(), Choices(data)
+    raw = run.ground.raw = _Raw()
+    service = run.service
+    run.ground.tunnel.questions.clear()
+    service._begin(run.now)
+    run.advance(0.2)
+    pair = next(told.pair for told in service._pairs if told.peer.name == "nas")
+    begun, came, number = run.now, 0, 0
+    while choices.left:
+        rule = choices.byte() % 5
+        if rule == 0:
+            payload = _message(choices)
+            service._told(run.now, payload, choices.one([_NAS, _NAS, _TV]), 7078)
+            came += len(payload) + 120
+        elif rule == 1 and run.ground.tunnel.questions:
+            service._told(run.now, _answer(run, choices), _RELAY, 7077)
+        elif rule == 2:
+            number += choices.byte()
+            key = probes.Key(_SECRET, pair._talk._secret, not pair._leader)
+            probe = probes.Probe(1 + choices.byte() % 2, number, *(bool(choices.byte() % 2) for _ in range(2)))
+            address = str(choices.address())
+            for _ in range(choices.one([1, 1, 50])):
+                source = Endpoint.of(address, 1 + int.from_bytes(choices.bytes(2), "big") % 65535)
+                service._probed(run.now, Datagram(key.seal(probe), source, "192.168.1.2"))
+                came += probes.SIZE + _HEADERS
+        elif rule == 3:
+            payload = choices.bytes(choices.byte() % 64)
+            service._told(run.now, payload, choices.one([_NAS, _RELAY]), choices.one([7077, 7078]))
+        run.advance(choices.one([0, 0.05, 0.3, 2]))
+    for told in service._pairs:
+        assert len(told.pair._candidates) <= 16
+        assert len(told.pair._candidates._pending) <= 256
+    assert len(service._pairs._limits._places) <= limits._MOST_PLACES
+    spent = run.now - begun
+    allowance = 2 * (limits._PAIR[0] + spent * limits._PAIR[1]) * (probes.SIZE + _HEADERS)
+    large = 2 * (limits._FULL_SIZE[0] + spent * limits._FULL_SIZE[1]) * (1452 + _HEADERS)
+    assert raw.sent <= allowance + large + came, (raw.sent, came, spent)
+    assert len(run.ground.tunnel.sent) < 100_000
+    run.ground.tunnel.sent.clear()
+    run.wireguard.done.clear()
+
+
+_SEEDS = [bytes([rule, *range(60)]) * 3 for rule in range(5)] + [bytes(200), b"\x02\x05\x00\x01\x00\x02" * 30]
+TARGETS = {
+    "agent_hostile_message": Target(agent_hostile_message, (control.MessageError,), [*_SEEDS, bytes(range(256))]),
+    "agent_service": Target(agent_service, (), _SEEDS),
+}
