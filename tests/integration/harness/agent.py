@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import compileall
 import json
+import os
 import shutil
 import signal
 import sys
@@ -27,6 +28,21 @@ def _ahead(which):
 time.clock_gettime = lambda clock: _boottime(clock) + (_ahead(0) if clock == time.CLOCK_BOOTTIME else 0)
 time.time = lambda: _time() + _ahead(1)
 """
+
+
+# Runs a program with a socket that systemd would have made, again and again.
+_AS_SYSTEMD = """
+import os, socket, subprocess, sys
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+sock.bind(sys.argv[1] + "~")
+sock.listen()
+os.dup2(sock.fileno(), 3)
+os.rename(sys.argv[1] + "~", sys.argv[1])
+os.environ["LISTEN_FDS"] = "1"
+while True:
+    subprocess.run(["setpriv", "--pdeathsig", "KILL", *sys.argv[2:]], pass_fds=[3])
+"""
+_NO_RIGHTS = ["setpriv", "--bounding-set", "-all,+net_raw", "--inh-caps", "-all", "--"]
 
 
 def stage(folder: Path) -> Path:
@@ -56,6 +72,7 @@ class Agent:
         self.process: Process | None = None
         self.hosts: Path | None = None  # stands in for /etc/hosts
         self.clock: Path | None = None
+        self.apart = False  # without rights over WireGuard, beside a helper that has them: as the role has it
         self.programs: Path | None = None  # a folder with those that it finds, if not with all
 
     def jump(self, asleep: float = 0, forward: float = 0) -> None:
@@ -101,9 +118,26 @@ class Agent:
             words.append(f"PATH={self.programs}")
         words.append(f"PYTHONPATH={':'.join(map(str, folders))}")
         words += [sys.executable, "-m", "peer_agent", "--settings", str(self.settings), "run"]
+        if self.apart:
+            words = [*_NO_RIGHTS, *words, "--wireguard", str(self._start_helper(folders[0]))]
         if self.hosts:  # `ip netns exec` has given it a mount namespace of its own
             words = ["sh", "-c", f'mount --bind {self.hosts} /etc/hosts && exec "$@"', "-", *words]
         self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
+
+    def _start_helper(self, package: Path) -> Path:
+        path = self.folder / f"{self.device.name}.sock"
+        path.unlink(missing_ok=True)
+        words = ["env", f"PYTHONPATH={package}", sys.executable, "-c", _AS_SYSTEMD, str(path), sys.executable]
+        words += ["-m", "peer_agent", "--interface", self.device.interface, "wireguard"]
+        self.helper = self.lab.start(self.device.host.spawn(*words, log=f"helper-{self.device.name}"))
+        wait_until("the helper listens", path.exists, 10)
+        return path
+
+    def kill_helper(self) -> None:
+        """What systemd starts again when it is asked the next time."""
+        pid = self.helper.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
 
     def wait_ready(self, seconds: float = 10) -> None:
         self._notify.wait_ready("the agent", self.process, seconds)

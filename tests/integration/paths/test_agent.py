@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from harness.paths import Figure, Journey, Paths, Watched
@@ -29,6 +31,26 @@ def test_restarts(journey: Journey) -> None:
 
     journey.undisturbed("agent restarts", lambda: restart(signal.SIGTERM), 6)
     journey.undisturbed("agent is killed and starts", lambda: restart(signal.SIGKILL), 6)
+
+
+def test_the_agent_has_no_rights_over_wireguard(paths: Paths, figure: Figure) -> None:
+    """Beside a helper that has them, as fast as with them; with a mark on its packets, and when the helper dies."""
+    for agent in paths.agents:
+        agent.apart = True
+    paths.up(agents=False)
+    for device in paths.devices:
+        device.host.run("wg", "set", device.interface, "fwmark", "0x7072")
+    paths.start_agents()
+    paths.wait("direct")
+    agent, (home, away) = paths.agents[0], paths.sites
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    assert int(re.search(r"CapEff:\s*(\w+)", status)[1], 16) == 1 << 13, "CAP_NET_RAW"
+    with Watched(paths.ann, paths.bob) as watched:
+        journey = Journey(paths, watched, figure)
+        journey.change("direct path cut, agent apart", lambda: home.partition_from(away.wan_v4), "relay", 2)
+        journey.change("direct path back, agent apart", home.heal, "direct", 2, lost=False)
+        journey.undisturbed("the helper dies", agent.kill_helper, 6)
+    assert not agent.status()["problems"]
 
 
 def test_reloads(journey: Journey, lab: Lab) -> None:
