@@ -183,6 +183,7 @@ class Device:
         self.pair = Pair(self.overlay, self.other.overlay, self._views.values(), secret, [OVERLAY], now)
         self.keys = Keyring()
         self.limits = Limits(now)
+        self.pair_key = None
         self._counters, self._polled_at, self._sampled_at = None, now, now
         self._sample()
         self._network()
@@ -251,7 +252,9 @@ class Device:
         now = self.world.now
         match action:
             case Send(target, probe, heard):
-                if not self.limits.send(now, self.other.name, target, heard, probe.full and probe.kind == PING):
+                if not self.pair_key or not self.limits.send(
+                    now, self.other.name, target, heard, probe.full and probe.kind == PING
+                ):
                     return
                 datagram = self.pair_key.seal(probe, FULL_SIZE)
                 self.sent_bytes += len(datagram) + HEADERS

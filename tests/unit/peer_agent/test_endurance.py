@@ -276,3 +276,28 @@ def test_a_path_that_comes_and_goes_is_tried_ever_more_seldom() -> None:
         world.net.blocked = direct_cut
         world.run(3)
     assert len([kind for _, kind, _ in world.devices["a"].paths if kind == "direct"]) <= 8
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_somebody_who_is_off_costs_less_and_less(direct: bool) -> None:
+    """A device that was spoken to and does not answer: neither the loop nor the relay is busy with it for ever."""
+    world = behind_nats(agents="a")
+    a, b = world.devices.values()
+    world.run(1)
+    if direct:  # as an earlier run has left it
+        a.crash()
+        a.peer.endpoint = Endpoint("198.51.100.2", 20007)
+        a.start()
+    world.stream("a")
+    world.run(2)
+    world.net.detach(b.host, b.router)
+    world.run(5)
+    world.stream()
+    world.run(300)
+    ticks, asked = [], []
+    tick, ask = a.pair.tick, a.relays.suspect
+    a.pair.tick = lambda now: ticks.append(now) or tick(now)
+    a.relays.suspect = lambda now, name: asked.append(now) or ask(now, name)
+    world.run(300)
+    assert len(asked) <= 6
+    assert len(ticks) <= 300 * 7, "the world itself looks five times a second"

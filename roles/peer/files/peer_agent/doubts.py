@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-_SUSPECT_EVERY = 1.0  # seconds between questions whether the relay lives
+_SUSPECT_EVERY, _SUSPECT_SELDOM = 1.0, 60.0  # seconds between questions whether the relay lives
+_OFTEN = 4  # questions; then each wait is twice the one before: somebody who is off costs next to nothing
 _ASK_EVERY = 1.0  # seconds between messages that want an answer
 _MOST_ASKED = 3
 _DEMAND, _LONGEST_DEMAND = 10.0, 120.0  # seconds from one forced handshake to the next, doubled each time
@@ -16,14 +17,19 @@ class Doubts:
     def __init__(self, now: float):
         self._suspect_at = self._ask_at = self._demand_at = now
         self._demand_wait = _DEMAND
-        self._asked = 0
+        self._asked = self._suspected = 0
 
     def suspect(self, now: float) -> bool:
         """Whether to have the relay asked now."""
         if now < self._suspect_at:
             return False
-        self._suspect_at = now + _SUSPECT_EVERY
+        self._suspected += 1
+        self._suspect_at = now + min(_SUSPECT_EVERY * 2.0 ** min(max(0, self._suspected - _OFTEN), 9), _SUSPECT_SELDOM)
         return True
+
+    def next(self, asks: bool) -> float:
+        """Return when to do something about silence; asks: the other may be asked itself."""
+        return min(self._suspect_at, self._ask_at) if asks else self._suspect_at
 
     def due(self, now: float) -> bool:
         """Whether it is time to do something about the other's silence."""
@@ -47,10 +53,10 @@ class Doubts:
 
     def flowed(self) -> None:
         """Something came, or the path is another one."""
-        self._asked = 0
+        self._asked = self._suspected = 0
 
     def answered(self, now: float) -> None:
         """The other has said something."""
-        self._asked = 0
+        self._asked = self._suspected = 0
         self._ask_at = now + _MOST_ASKED * _ASK_EVERY
         self._demand_wait = _DEMAND

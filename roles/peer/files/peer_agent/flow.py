@@ -90,10 +90,10 @@ class Flow:
         return now - max(self.sent_at, self.heard_at) < seconds
 
     def due(self, now: float) -> float:
-        """Return when it may be silent."""
+        """Return when it will be silent, if it is not yet."""
         ends = self.heard_at + SILENCE if self.heard_at > self._asked_for else float("inf")
         waits = self._waiting_since + SILENCE if self._waiting_since is not None else float("inf")
-        return min(waits, ends if ends > now else float("inf"))
+        return min((due for due in (waits, ends) if due > now), default=float("inf"))
 
 
 def _growth(before: Bytes, after: Bytes) -> int:

@@ -114,10 +114,12 @@ class Pair:
         if self.watching:
             return _TICK
         due = [self._talk.due, self._flow.due(now)]
-        if self._direct:
+        if self._direct and self._talk.key:
             due.append(self._watch.due())
             due.append(self._full_size_due(now))
-        if self._trials.rivals(self._direct):
+        elif self._flow.silent(now):
+            due.append(now + _TICK if self._direct else self._doubts.next(asks=self._talk.key is not None))
+        if self._talk.key and self._trials.rivals(self._direct):
             due.append(self._punching_due(now))
         return min(max(min(due) - now, 0.01), _LONGEST_TICK)
 
