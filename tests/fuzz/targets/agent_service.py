@@ -18,7 +18,7 @@ from peer_agent import control, limits, probes
 from peer_agent.endpoints import Endpoint, read_address, usable
 from peer_agent.raw import Datagram
 
-from targets.grammar import Choices
+from targets.grammar import Hostile
 from targets.target import Target
 
 _NAS, _TV, _RELAY = (read_address(host) for host in ("10.77.1.2", "10.77.1.3", "10.77.0.1"))
@@ -28,17 +28,17 @@ _HEADERS = 28  # bytes, of IPv4 and UDP
 
 def message(data: bytes) -> bytes:
     """What an agent may say, written by somebody who means harm."""
-    choices = Choices(data)
+    choices = Hostile(data)
     return _message(choices)
 
 
-def _message(choices: Choices) -> bytes:
+def _message(choices: Hostile) -> bytes:
     document = {
         "v": 1,
-        "key": base64.b64encode(_SECRET if choices.byte() % 4 else choices.bytes(32)).decode(),
-        "candidates": [choices.endpoint() for _ in range(choices.byte() % 16)],
-        "relays": {choices.one(["one", "two", "three"]): choices.one([0.01, 1e999, -1, "x"]) for _ in range(2)},
-        choices.one(["punch", "answer", "left", "bye", "symmetric", "full"]): True,
+        "key": base64.b64encode(_SECRET if choices.number(4) else choices.bytes(32)).decode(),
+        "candidates": [choices.endpoint() for _ in range(choices.number(16))],
+        "relays": {choices.of(["one", "two", "three"]): choices.of([0.01, 1e999, -1, "x"]) for _ in range(2)},
+        choices.of(["punch", "answer", "left", "bye", "symmetric", "full"]): True,
         "punch": True,
     }
     return choices.json(document)
@@ -84,7 +84,7 @@ def _running():
     return made
 
 
-def _answer(run, choices: Choices) -> bytes:
+def _answer(run, choices: Hostile) -> bytes:
     """What a relay answers the last question: to the point, and whatever it likes."""
     from peer_agent import directory
 
@@ -94,12 +94,12 @@ def _answer(run, choices: Choices) -> bytes:
     for _ in range(1 + len(targets)):
         address, port = choices.address(), int.from_bytes(choices.bytes(2), "big")
         seen = (str(address), port) if port and any(address.packed) else None
-        entries.append(directory.Entry(seen, bool(choices.byte() % 2)))
+        entries.append(directory.Entry(seen, bool(choices.number(2))))
     return directory.write_answer(directory.Answer(nonce, entries[0], tuple(entries[1:])))
 
 
 def agent_service(data: bytes) -> None:
-    run, choices = _running(), Choices(data)
+    run, choices = _running(), Hostile(data)
     raw = run.ground.raw = _Raw()
     service = run.service
     run.ground.tunnel.questions.clear()
@@ -108,26 +108,26 @@ def agent_service(data: bytes) -> None:
     pair = next(told.pair for told in service._pairs if told.peer.name == "nas")
     begun, came, number = run.now, 0, 0
     while choices.left:
-        rule = choices.byte() % 5
+        rule = choices.number(5)
         if rule == 0:
             payload = _message(choices)
-            service._told(run.now, payload, choices.one([_NAS, _NAS, _TV]), 7078)
+            service._told(run.now, payload, choices.of([_NAS, _NAS, _TV]), 7078)
             came += len(payload) + 120
         elif rule == 1 and run.ground.tunnel.questions:
             service._told(run.now, _answer(run, choices), _RELAY, 7077)
         elif rule == 2:
-            number += choices.byte()
+            number += choices.number(256)
             key = probes.Key(_SECRET, pair._talk._secret, not pair._leader)
-            probe = probes.Probe(1 + choices.byte() % 2, number, *(bool(choices.byte() % 2) for _ in range(2)))
+            probe = probes.Probe(1 + choices.number(2), number, *(bool(choices.number(2)) for _ in range(2)))
             address = str(choices.address())
-            for _ in range(choices.one([1, 1, 50])):
+            for _ in range(choices.of([1, 1, 50])):
                 source = Endpoint.of(address, 1 + int.from_bytes(choices.bytes(2), "big") % 65535)
                 service._probed(run.now, Datagram(key.seal(probe), source, "192.168.1.2"))
                 came += probes.SIZE + _HEADERS
         elif rule == 3:
-            payload = choices.bytes(choices.byte() % 64)
-            service._told(run.now, payload, choices.one([_NAS, _RELAY]), choices.one([7077, 7078]))
-        run.advance(choices.one([0, 0.05, 0.3, 2]))
+            payload = choices.bytes(choices.number(64))
+            service._told(run.now, payload, choices.of([_NAS, _RELAY]), choices.of([7077, 7078]))
+        run.advance(choices.of([0, 0.05, 0.3, 2]))
     for told in service._pairs:
         assert len(told.pair._candidates) <= 16
         assert len(told.pair._candidates._pending) <= 256
