@@ -28,9 +28,16 @@ def key(number: int) -> str:
 
 KEYS = {"laptop": key(1), "nas": key(2), "phone": key(3), "oslo": key(91), "rome": key(92)}
 FACTS = {
-    "peer/keys": {"peer_public_key": "{{ stand_in_keys[inventory_hostname] }}", "peer_known_peers": []},
-    "relay/main": {"relay_public_key": "{{ stand_in_keys[inventory_hostname] }}", "relay_registered_keys": {}},
+    "peer/keys": {
+        "peer_public_key": "{{ stand_in_keys[inventory_hostname] }}",
+        "peer_known_peers": "{{ stand_in_peers[inventory_hostname] | default([]) }}",
+    },
+    "relay/main": {
+        "relay_public_key": "{{ stand_in_keys[inventory_hostname] }}",
+        "relay_registered_keys": "{{ stand_in_registered }}",
+    },
 }
+STAND_IN = {"stand_in_keys": KEYS, "stand_in_peers": {}, "stand_in_registered": {}}
 PHONE = {"peer_managed": False, "peer_public_key": KEYS["phone"]}
 
 
@@ -76,7 +83,7 @@ def play(collections: Path, tmp_path: Path):
 
     def run(name: str, inventory: dict, *options: str, **variables: object) -> Run:
         groups = {group: {"hosts": hosts} for group, hosts in inventory.items()}
-        document = {"all": {"children": groups, "vars": {"stand_in_keys": KEYS, **variables}}}
+        document = {"all": {"children": groups, "vars": STAND_IN | variables}}
         (tmp_path / "inventory.json").write_text(json.dumps(document), encoding="utf-8")
         command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.json", *options]
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
@@ -202,6 +209,19 @@ def test_verify_judges_with_limit(play):
     run = play("verify", inventory, "--limit", "oslo")
     assert run.code == 2, run.output
     assert "Nothing was proven" in run.output
+
+
+def test_a_key_that_is_not_certain_is_said_with_who_has_which(play):
+    tv = {"name": "tv", "allowed_ips": ["10.77.1.4/32"]}
+    run = play(
+        "site",
+        {"relays": {"oslo": ON}, "peers": {"laptop": ON, "nas": ON, "tv": OFF | {"peer_addresses": ["10.77.1.4"]}}},
+        stand_in_peers={"laptop": [tv | {"public_key": key(4)}], "nas": [tv | {"public_key": key(66)}]},
+        stand_in_registered={"tv": key(66)},
+    )
+    assert run.code == 4, run.output
+    assert "The key of tv, which was not reached, is not certain, so each keeps what it has" in run.said
+    assert f"{key(4)} is what laptop has; {key(66)} is what nas, the relay relay have. Run this with tv on" in run.said
 
 
 def test_a_host_that_gives_a_variable_as_a_fact_is_refused(play, tmp_path):
