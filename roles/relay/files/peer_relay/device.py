@@ -111,6 +111,46 @@ class Route:
 class Device:
     """A registered device: settings, binding, its sessions with the relay, and what it sends to whom."""
 
+    # Beyond 30 attributes Python no longer keeps them at hand, which each forwarded packet would feel.
+    __slots__ = (
+        "asked",
+        "asks",
+        "attempt_source",
+        "authenticated",
+        "binding",
+        "bound_since",
+        "bucket",
+        "claim",
+        "cookies",
+        "credit",
+        "current",
+        "drops",
+        "handshakes",
+        "held",
+        "last_attempt",
+        "last_handshake",
+        "last_rekey",
+        "last_seen",
+        "mac1_key",
+        "moves",
+        "name",
+        "next",
+        "next_search",
+        "pairs",
+        "previous",
+        "public_key",
+        "refused",
+        "routes",
+        "rx_bytes",
+        "rx_packets",
+        "search",
+        "settings",
+        "timestamp",
+        "tries",
+        "tx_bytes",
+        "tx_packets",
+    )
+
     def __init__(self, settings: DeviceSettings):
         self.public_key = settings.public_key
         self.mac1_key = packets.mac1_key(settings.public_key)
