@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,7 +73,10 @@ rate_limit_mbit = 2.5
 
 
 def state_json(data: bytes) -> None:
-    saved, _problem = state.read(file("state.json", data))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.json"
+        path.write_bytes(data)
+        saved, _problem = state.read(path)
     world = World()
     world.add("a", at("192.0.2.1"))
     world.add("b", at("192.0.2.2"))

@@ -9,6 +9,7 @@ import json
 import port_keeper.settings
 import port_keeper.state
 from peer_relay import diagnose, edge, metrics, report, tables
+from peer_relay.slices import finish
 
 from targets.disk import file
 from targets.network import WORLD
@@ -56,7 +57,7 @@ KEEPER_STATE = {
 def edge_status(data: bytes) -> None:
     """What the keeper tells the relay: whatever is in the file, doctor, metrics and tables can say it."""
     document = edge.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
-    told = EDGE_HEAD | report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "") | {"edge": document}
+    told = EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": document}
     json.dumps(told, allow_nan=False)
     for finding in diagnose.findings(told):
         assert finding.subject

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from peer_relay import diagnose, edge
+from peer_relay.slices import finish
 from port_keeper import keeper as decision
 from port_keeper import status
 from port_keeper.held import Mapping
@@ -284,7 +285,7 @@ def loop(data: bytes) -> None:
     read = edge.parse(json.dumps(document, allow_nan=False).encode())
     for address in (read["external_address"], *(mapping["external_address"] for mapping in read["mappings"])):
         assert set(address) <= set("0123456789abcdef:.")
-    told = EDGE_HEAD | report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")
+    told = EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
     told["edge"] = read | {"age_seconds": 1.0, "address_age_seconds": None}
     diagnose.findings(told)
     diagnose.remarks(told)

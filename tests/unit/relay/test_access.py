@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 from peer_relay import packets, report
 from peer_relay.device import DeviceSettings
+from peer_relay.slices import finish
 from relay_world import StockDevice, World, at, check_consistency, echo_v4
 
 AWAY = at("203.0.113.7", 4242)
@@ -364,6 +365,6 @@ def test_status_costs_no_hash(
     for _ in range(50):
         world.raw(ann.address, ann.initiation(StockDevice(world, "nobody", AWAY)))
     hashes = Hashes(monkeypatch)
-    status = report.traffic(world.switchboard, world.now, lambda *_: "")
+    status = finish(report.traffic(world.switchboard, world.now, lambda *_: ""))
     assert next(device for device in status["devices"] if device["name"] == "ann")["refused_peer"] == "unknown"
     assert hashes.count == 0

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from peer_relay import drops, packets, probe, report
 from peer_relay.device import Binding, Device
 from peer_relay.kernel.entries import Entries, Refusal, Way
+from peer_relay.slices import finish
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
 
 NAMES = ["ann", "bob", "cid", "dan"]
@@ -145,7 +146,7 @@ class Relay(RuleBasedStateMachine):
 
     @invariant()
     def reported(self) -> None:
-        json.dumps(report.traffic(self.world.switchboard, self.world.now, self.why_userspace), allow_nan=False)
+        json.dumps(finish(report.traffic(self.world.switchboard, self.world.now, self.why_userspace)), allow_nan=False)
 
 
 TestRelay = Relay.TestCase

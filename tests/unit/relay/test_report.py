@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from peer_relay import diagnose, metrics, packets, probe, report, tables
+from peer_relay.slices import finish
 from relay_world import StockDevice, World, at
 
 AWAY = at("203.0.113.7", 4242)
@@ -32,7 +33,7 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "endpoint": None,
         "edge": None,
     }
-    traffic = report.traffic(world.switchboard, world.now, lambda *_: "no kernel")
+    traffic = finish(report.traffic(world.switchboard, world.now, lambda *_: "no kernel"))
     return json.loads(json.dumps(head | traffic | more, allow_nan=False))
 
 

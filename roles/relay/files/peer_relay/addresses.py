@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from ipaddress import ip_address
 
 _V4 = struct.Struct("=H2s4s")
@@ -65,3 +66,14 @@ def host_bytes(address: bytes) -> bytes:
 def network(address: bytes) -> bytes:
     """Return what one subscriber holds: an IPv4 address, or the first 64 bits of an IPv6 one."""
     return address[4:8] if len(address) == V4_SIZE else address[8:16]
+
+
+def is_unicast(address: bytes) -> bool:
+    """Tell whether these are the bytes of an address and port that one host can be reached at, in its own family."""
+    family = int.from_bytes(address[:2], sys.byteorder)
+    if (len(address), family) not in ((V4_SIZE, socket.AF_INET), (V6_SIZE, socket.AF_INET6)):
+        return False
+    host = ip_address(host_bytes(address))
+    mapped = host.version == 6 and host.ipv4_mapped
+    broadcast = host.version == 4 and int(host) == 0xFFFFFFFF
+    return any(address[2:4]) and not (host.is_multicast or host.is_unspecified or mapped or broadcast)

@@ -275,17 +275,19 @@ class BatchSocket:
     def flush(self) -> None:
         """Send what is queued, in order; a datagram that the system refuses does not hold up its neighbours."""
         total, done = len(self._queued), 0
-        while done < total:
-            sent = _libc.sendmmsg(self._fd, self._tx_headers.address + done * _header.size, total - done, 0)
-            if sent > 0:
-                done += sent
-            else:
-                code = ctypes.get_errno()
-                if code != errno.EINTR:
-                    self._refused(done, code)
-                    done += 1
-        self._queued.clear()
-        self._parts_used = 0
+        try:
+            while done < total:
+                sent = _libc.sendmmsg(self._fd, self._tx_headers.address + done * _header.size, total - done, 0)
+                if sent > 0:
+                    done += sent
+                else:
+                    code = ctypes.get_errno()
+                    if code != errno.EINTR:
+                        self._refused(done, code)
+                        done += 1
+        finally:
+            self._queued.clear()
+            self._parts_used = 0
 
     def _refused(self, slot: int, code: int) -> None:
         """Deal with the queued message that sendmmsg refused with errno `code`: what else was asked may be possible.

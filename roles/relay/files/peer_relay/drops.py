@@ -34,6 +34,7 @@ REASONS = {
     "inner_source": "a packet inside the tunnel whose source address is not the device's",
     "inner_unsupported": "a packet inside the tunnel that the relay has no answer to",
     "rate_limited": "the device sends faster than its rate limit",
+    "fault": "a fault of the relay's own, which its journal shows",
     "send_failed": "the system refused to send the datagram",
     "send_buffer_full": "the socket's send buffer was full",
 }

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+MOST_PAIRS = 2000  # that have time series of their own
+
 _DEVICE_COUNTERS = {
     "rx_packets": ("peer_relay_device_received_packets", "Packets received from the device"),
     "rx_bytes": ("peer_relay_device_received_bytes", "Bytes received from the device"),
@@ -26,13 +28,17 @@ def exposition(status: dict[str, Any]) -> bytes:
     # Imported here: the library costs memory that only those who scrape should spend.
     from prometheus_client import CollectorRegistry, generate_latest
 
-    class Collector:
-        def collect(self) -> Iterator[Any]:
-            return _families(status)
-
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
+    registry.register(_Collector(status))
     return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, status: dict[str, Any]):
+        self._status = status
+
+    def collect(self) -> Iterator[Any]:
+        return _families(self._status)
 
 
 def _families(status: dict[str, Any]) -> Iterator[Any]:
@@ -70,11 +76,12 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
             device_drops.add_metric([device["name"], reason], count)
     yield device_drops
     yield from _kernel_families(status)
+    yield GaugeMetricFamily("peer_relay_pairs", "Pairs that have asked for each other", status["pairs_total"])
     for key in ("packets", "bytes"):
         family = CounterMetricFamily(
             f"peer_relay_pair_{key}", f"Forwarded transport {key} of a pair", labels=["from", "to"]
         )
-        for pair in status["pairs"]:
+        for pair in _pairs(status):
             family.add_metric([pair["from"], pair["to"]], pair[key])
         yield family
         drops = CounterMetricFamily(f"peer_relay_dropped_{key}", f"Dropped {key} by reason", labels=["reason"])
@@ -83,6 +90,11 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
         yield drops
     if status["edge"] is not None:
         yield from _edge_families(status["edge"])
+
+
+def _pairs(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pairs, where they are few enough for a monitoring system to keep three series of each."""
+    return status["pairs"] if status["pairs_total"] <= MOST_PAIRS else []
 
 
 def _kernel_families(status: dict[str, Any]) -> Iterator[Any]:
@@ -97,7 +109,7 @@ def _kernel_families(status: dict[str, Any]) -> Iterator[Any]:
         "Those of the forwarded packets that the kernel forwarded",
         labels=["from", "to"],
     )
-    for pair in status["pairs"]:
+    for pair in _pairs(status):
         by_kernel.add_metric([pair["from"], pair["to"]], pair["kernel_packets"])
     yield by_kernel
     kernel = status["kernel"]

@@ -1,6 +1,9 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the relay tells about itself: the status document that doctor, metrics and Ansible read."""
+"""What the relay tells about itself: the status document that doctor, metrics and Ansible read.
+
+It is built between the packets, in short steps; each device and each pair is told as it is when its turn comes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from typing import Any
 from peer_relay import addresses
 from peer_relay.device import NEVER, Device, Pair
 from peer_relay.session import REJECT_AFTER
+from peer_relay.slices import Steps
 from peer_relay.switchboard import Switchboard
 
+MOST_PAIRS = 20_000  # told one by one: 8 MB of JSON, all pairs of 140 devices
+_STEP = 32  # pairs between two chances to do something else
 _PAIR_UP = REJECT_AFTER  # seconds for which a session lives after its handshake
 
 
@@ -42,7 +48,7 @@ def pair_state(pair: Pair, now: float) -> str:
     return "silent" if pair.peer.live(now) else "waiting"
 
 
-def _device(switchboard: Switchboard, device: Device, now: float) -> dict[str, Any]:
+def _device(device: Device, now: float) -> dict[str, Any]:
     settings = device.settings
     return {
         "name": device.name,
@@ -91,21 +97,32 @@ def _pair(device: Device, pair: Pair, why_userspace: str, now: float) -> dict[st
     }
 
 
-def traffic(switchboard: Switchboard, now: float, why_userspace: Callable[[Device, Device], str]) -> dict[str, Any]:
+def traffic(
+    switchboard: Switchboard, now: float, why_userspace: Callable[[Device, Device], str]
+) -> Steps[dict[str, Any]]:
     """Return the part of the status that the switchboard knows: devices, pairs, drops, strangers.
 
-    `why_userspace` tells why the kernel does not forward what a device sends to another, "" if it does.
+    `why_userspace` tells why the kernel does not forward what a device sends to another, "" if it does. Of more than
+    MOST_PAIRS pairs, those are told that somebody has asked for in vain; `pairs_total` is how many there are.
     """
     devices = sorted(switchboard.devices.values(), key=lambda device: device.name)
+    told = []
+    for device in devices:
+        told.append(_device(device, now))
+        yield
+    total, pairs = yield from _chosen_pairs(devices)
+    told_pairs = []
+    for number, (device, pair) in enumerate(pairs):
+        told_pairs.append(_pair(device, pair, why_userspace(device, pair.peer), now))
+        if number % _STEP == 0:
+            yield
+    told_pairs.sort(key=lambda pair: (pair["from"], pair["to"]))
     return {
         "public_key": encode_key(switchboard.own.identity.public),
         "addresses": sorted(str(address) for address in switchboard.own.addresses),
-        "devices": [_device(switchboard, device, now) for device in devices],
-        "pairs": [
-            _pair(device, pair, why_userspace(device, pair.peer), now)
-            for device in devices
-            for pair in sorted(device.pairs.values(), key=lambda pair: pair.peer.name)
-        ],
+        "devices": told,
+        "pairs": told_pairs,
+        "pairs_total": total,
         "drops": {reason: count._asdict() for reason, count in sorted(switchboard.drops.items())},
         "unknown_devices": [
             {"public_key": encode_key(key), "last_seen_seconds": _age(now, seen)}
@@ -117,3 +134,17 @@ def traffic(switchboard: Switchboard, now: float, why_userspace: Callable[[Devic
         ],
         "probes_answered": switchboard.own.probes.answered,
     }
+
+
+def _chosen_pairs(devices: list[Device]) -> Steps[tuple[int, list[tuple[Device, Pair]]]]:
+    """Return how many pairs there are, and those to tell."""
+    total, asked, others = 0, [], []
+    for device in devices:
+        pairs = sorted(device.pairs.values(), key=lambda pair: pair.peer.name)
+        total += len(pairs)
+        for pair in pairs:
+            chosen = asked if pair.last_initiation > pair.last_response else others
+            if len(chosen) < MOST_PAIRS:
+                chosen.append((device, pair))
+        yield
+    return total, (asked + others)[:MOST_PAIRS]

@@ -6,21 +6,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
-import queue
 import select
 import signal
+import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from peer_relay import __version__, addresses, edge, notify, report, settings, state
+from peer_relay.datagrams import BatchSocket
+from peer_relay.faults import Faults
 from peer_relay.kernel.plane import KernelPlane
+from peer_relay.limits import TokenBucket
 from peer_relay.noise import Identity, tai64n
 from peer_relay.relay_peer import RelayPeer
 from peer_relay.settings import Settings, SettingsError
+from peer_relay.slices import Slices, Steps
+from peer_relay.snapshots import Snapshots
+from peer_relay.state_writer import StateWriter
 from peer_relay.status_server import StatusServer
 from peer_relay.switchboard import Event, Switchboard
 from peer_relay.userspace import BUFFER_SIZE, UserspacePlane
@@ -30,7 +35,10 @@ log = logging.getLogger("peer_relay")
 _BATCHES_BEFORE_TIME = 16  # batches of one socket before the loop looks at time and signals again
 _SAVE_INTERVAL = 0.5  # seconds between two writes of the state; what a SIGKILL can cost
 _SAVE_INTERVAL_PER_DEVICE = 0.001  # a large state is written less often
-_ANSWER_WITHIN = 5.0  # seconds that a status request waits for the loop
+_SAVE_SHARE = 20  # of the time that passes, gathering the state takes one part in this many
+_LAST_SAVE_WITHIN = 5.0  # seconds that a stop waits for the disk
+_SWITCH_INTERVAL = 0.0005  # seconds after which a thread that answers lets the loop go on
+_LINE_RATE, _LINE_BURST = 10.0, 1000.0  # lines of the journal about devices, a second and at once
 _CLOCK_SLACK = 2.0
 _EVENT_TEXT = {
     "bound": "{subject}: reached the relay from {address}",
@@ -62,33 +70,34 @@ class Service:
     """Everything that runs while `peer-relay run` does."""
 
     def __init__(self, config: Settings):
+        gc.disable()  # see _tick
         self._settings = config
         self._settings_error: str | None = None
-        self._state_error: str | None = None
+        self._faults = Faults()
         self._clock_error: str | None = None
         self._started = time.monotonic()
         private = settings.read_private_key(config.private_key_file)
         self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses), config.relay_ports)
         self._switchboard.apply(config.devices)
         self._switchboard.own.probes.since = tai64n(time.time())  # which of them a run before answered is not known
-        self._plane = UserspacePlane(self._switchboard)
+        self._plane = UserspacePlane(self._switchboard, self._faults)
         self._plane.adopt(notify.kept())
         self._listen(config)
         self._restore(config)
         self._kernel = KernelPlane(self._switchboard)
         self._told_plane = ""
         self._use_kernel(config)
-        self._requests: queue.SimpleQueue[Future[dict[str, Any]]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = self._reload = False
-        self._writer = ThreadPoolExecutor(1, "state")
+        self._slices = Slices()
+        self._snapshots = Snapshots(self._document_steps, self._with_router, self._wake)
+        self._health = Snapshots(self._head_steps, lambda document: document, self._wake)
+        self._lines, self._lines_left_out = TokenBucket(_LINE_RATE, _LINE_BURST), 0
         self._saved_changes = self._switchboard.changes
+        self._saving = False
         self._save_due = float("inf")
-        self._last_save = float("-inf")
-        try:
-            self._status = StatusServer(config.status_socket, config.metrics_listen, self._document_from_loop)
-        except OSError as error:
-            raise StartError(f"{error.filename}: {error.strerror}") from error
+        self._last_save = self._save_not_before = float("-inf")
+        self._status = self._status_server(config)
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 
@@ -119,7 +128,13 @@ class Service:
                 problem = state.set_aside(config.state_file, str(error))
         if problem:
             log.warning("%s", problem)
-        self._state_error = problem
+        self._writer = StateWriter(problem)
+
+    def _status_server(self, config: Settings) -> StatusServer:
+        try:
+            return StatusServer(config.status_socket, config.metrics_listen, self._snapshots.ask, self._health.ask)
+        except OSError as error:
+            raise StartError(f"{error.filename}: {error.strerror}") from error
 
     def _use_kernel(self, config: Settings) -> None:
         """Let the kernel forward what it can, or no longer; what the settings forbid is gone from it then."""
@@ -135,6 +150,7 @@ class Service:
             signal.signal(number, self._signal)
         # Signals come from the same pipe as status requests: one thing to wait for.
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         log.info(
             "relay %s (%s) on %s, %d devices",
             self._settings.name,
@@ -156,42 +172,63 @@ class Service:
             self._stop = True
 
     def _loop(self) -> None:
-        plane, switchboard, kernel = self._plane, self._switchboard, self._kernel
+        keep_alive_due = float("-inf")
         watchdog = notify.watchdog_interval()
-        keep_alive_due = tick_due = kernel_due = float("-inf")
-        poller, news = self._poller(), kernel.fileno()
+        self._tick_due = self._kernel_due = float("-inf")
+        poller, news, guard = self._poller(), self._kernel.fileno(), self._faults.guard
         while not self._stop:
             now = time.monotonic()
-            if now >= tick_due:
-                tick_due = now + switchboard.tick(now, time.time())
-                plane.flush()
-            self._save_if_due(now)
+            if now >= self._tick_due:
+                guard("tick", self._tick, now)
+            guard("save", self._save_if_due, now)
             if watchdog and now >= keep_alive_due:
                 notify.send("WATCHDOG=1")
                 keep_alive_due = now + watchdog / 3
-            ready = poller.poll(max(0.0, min(tick_due, self._save_due, kernel_due) - time.monotonic()))
+            due = 0.0 if self._slices else min(self._tick_due, self._save_due, self._kernel_due) - time.monotonic()
+            ready = poller.poll(max(0.0, due))
             for descriptor, _ in ready:
                 if descriptor == self._wake_read:
                     self._drain_wake()
                 elif descriptor == news:
-                    kernel.network_changed(time.monotonic())
-            for sock in plane.sockets:
+                    guard("network", self._kernel.network_changed, time.monotonic())
+            for sock in self._plane.sockets:
                 # Polling tells who is ready, but a look costs less than finding out which one it was.
-                for _ in range(_BATCHES_BEFORE_TIME):
-                    if not plane.drain(sock, time.monotonic()):
-                        break
-            kernel_due = kernel.turn(time.monotonic())
-            if switchboard.events:
-                self._log_events(switchboard.events)
+                guard("receive", self._drain, sock)
+            guard("kernel", self._turn_kernel)
+            if self._switchboard.events:
+                guard("events", self._log_events, self._switchboard.events)
             if self._reload:
                 self._reload = False
                 self._take_over_settings()
                 poller = None
-            if poller is None or news != kernel.fileno():
-                poller, news = self._poller(), kernel.fileno()
+            if poller is None or news != self._kernel.fileno():
+                poller, news = self._poller(), self._kernel.fileno()
             self._tell_plane()
-            while not self._requests.empty():
-                self._requests.get().set_result(self._document())
+            self._snapshots.turn(self._slices)
+            self._health.turn(self._slices)
+            if self._slices:
+                guard("report", self._slices.turn)
+
+    def _tick(self, now: float) -> None:
+        self._tick_due = now + 1.0  # whatever happens
+        self._tick_due = now + self._switchboard.tick(now, time.time())
+        self._plane.flush()
+        # Each object is looked at once. Looking at all of them, as Python does when many are new, may take seconds.
+        gc.collect()
+        gc.freeze()
+
+    def _drain(self, sock: BatchSocket) -> None:
+        for _ in range(_BATCHES_BEFORE_TIME):
+            if not self._plane.drain(sock, time.monotonic()):
+                break
+
+    def _turn_kernel(self) -> None:
+        self._kernel_due = time.monotonic() + 1.0
+        self._kernel_due = self._kernel.turn(time.monotonic())
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # enough wake-ups are on their way
+            os.write(self._wake_write, b"\0")
 
     def _poller(self) -> select.epoll:
         poller = select.epoll()
@@ -208,10 +245,17 @@ class Service:
             pass
 
     def _log_events(self, events: list[Event]) -> None:
-        for event in events:
+        taken, now = events.copy(), time.monotonic()
+        events.clear()
+        for event in taken:
+            if not self._lines.take(1, now):
+                self._lines_left_out += 1
+                continue
+            if self._lines_left_out:
+                log.info("%d lines about devices left out: see peer-relay status", self._lines_left_out)
+                self._lines_left_out = 0
             address = addresses.text(event.binding.address) if event.binding else ""
             log.info(_EVENT_TEXT[event.kind].format(subject=event.subject, address=address))
-        events.clear()
 
     def _tell_plane(self) -> None:
         """Say once which plane forwards, and why not the kernel."""
@@ -224,8 +268,7 @@ class Service:
     def _shut_down(self) -> None:
         notify.send("STOPPING=1")
         self._status.close()
-        self._save(time.monotonic())
-        self._writer.shutdown()
+        self._save_at_last()
         self._kernel.close()
         self._plane.close()
         log.info("stopped")
@@ -246,14 +289,17 @@ class Service:
             log.error("settings not taken over, the last good ones stay: %s", error)
         else:
             self._settings_error = None
-            self._switchboard.own.addresses = config.addresses
-            self._switchboard.expect_relays(config.relay_ports)
-            self._switchboard.apply(config.devices)
-            self._use_kernel(config)
-            self._settings = config
-            self._save_due = 0.0
-            log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
+            self._faults.guard("settings", self._apply, config)
         notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
+
+    def _apply(self, config: Settings) -> None:
+        self._switchboard.own.addresses = config.addresses
+        self._switchboard.expect_relays(config.relay_ports)
+        self._switchboard.apply(config.devices)
+        self._use_kernel(config)
+        self._settings = config
+        self._save_due = 0.0
+        log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
 
     def _move_status(self, config: Settings) -> None:
         current = self._settings
@@ -261,58 +307,54 @@ class Service:
             return
         self._status.close()
         try:
-            self._status = StatusServer(config.status_socket, config.metrics_listen, self._document_from_loop)
-        except OSError as error:
-            self._status = StatusServer(current.status_socket, current.metrics_listen, self._document_from_loop)
+            self._status = self._status_server(config)
+        except StartError:
+            self._status = self._status_server(current)
             self._listen(current)
-            raise StartError(f"{error.filename}: {error.strerror}") from error
+            raise
 
     def _save_if_due(self, now: float) -> None:
         if self._switchboard.changes != self._saved_changes:
             interval = _SAVE_INTERVAL + _SAVE_INTERVAL_PER_DEVICE * len(self._switchboard.devices)
-            self._save_due = self._last_save + interval
-        if now >= self._save_due:
-            self._save(now)
+            self._save_due = max(self._last_save + interval, self._save_not_before)
+        if now < self._save_due:
+            return
+        if self._saving or self._writer.busy:
+            # The disk, or the gathering, takes its time: the newest state comes next.
+            self._save_due = self._save_not_before = now + _SAVE_INTERVAL
+            return
+        self._saving = True
+        self._slices.add(self._save(now))
 
-    def _save(self, now: float) -> None:
+    def _save(self, now: float) -> Steps[None]:
+        """Gather the state between the packets; JSON and disk are a thread's."""
         self._save_due = float("inf")
         self._last_save = now
         self._saved_changes = self._switchboard.changes
-        # The copy is made here, the slow part (JSON, disk) beside the loop.
-        self._writer.submit(self._write_state, state.export(self._switchboard, now, time.time()))
-
-    def _write_state(self, content: dict[str, Any]) -> None:
         try:
-            state.write(self._settings.state_file, content)
-            if self._state_error and not state.broken_name(self._settings.state_file).exists():
-                self._state_error = None
-        except OSError as error:
-            problem = (
-                f"{self._settings.state_file}: {error.strerror}: a restart will cost handshakes: "
-                "make its directory writable"
-            )
-            if problem != self._state_error:
-                log.warning("%s", problem)
-            self._state_error = problem
+            content = yield from state.export_steps(self._switchboard, now, time.time())
+        finally:
+            self._saving = False
+        self._writer.write(self._settings.state_file, content, time.monotonic())
+        took = time.monotonic() - now
+        self._save_not_before = now + _SAVE_SHARE * took
+
+    def _save_at_last(self) -> None:
+        if self._writer.wait(_LAST_SAVE_WITHIN):
+            now = time.monotonic()
+            self._writer.write(self._settings.state_file, state.export(self._switchboard, now, time.time()), now)
+            if self._writer.wait(_LAST_SAVE_WITHIN):
+                return
+        log.warning("%s: not written in time: the next start begins with an older state", self._settings.state_file)
 
     # --- status -------------------------------------------------------------------------------------------------------
-
-    def _document_from_loop(self) -> dict[str, Any]:
-        """Ask the loop for the status, from another thread: only the loop touches the switchboard."""
-        answer: Future[dict[str, Any]] = Future()
-        self._requests.put(answer)
-        with contextlib.suppress(BlockingIOError):  # enough wake-ups are on their way
-            os.write(self._wake_write, b"\0")
-        try:
-            return answer.result(_ANSWER_WITHIN)
-        except FutureTimeout:
-            raise TimeoutError(f"the relay did not answer within {_ANSWER_WITHIN:.0f} s") from None
 
     def _listening(self) -> list[str]:
         return [addresses.text(sock.local) for sock in self._plane.sockets]
 
     def _problems(self) -> list[str]:
-        problems = [text for text in (self._settings_error, self._state_error, self._clock_error) if text]
+        problems = [text for text in (self._settings_error, self._clock_error) if text]
+        problems += [*self._writer.problems(time.monotonic()), *self._faults.problems()]
         if self._settings.data_plane == "kernel" and self._kernel.reason:
             problems.append(f"data_plane is kernel, but userspace forwards: {self._kernel.reason}")
         granted = min(sock.receive_buffer() for sock in self._plane.sockets)
@@ -323,24 +365,36 @@ class Service:
             )
         return problems
 
-    def _document(self) -> dict[str, Any]:
-        now = time.monotonic()
-        self._kernel.count(now)
-        router, router_problem = edge.read(self._settings.edge_status_file, time.time())
+    def _head(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "name": self._settings.name,
-            "uptime_seconds": round(now - self._started, 3),
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
             "data_plane": self._kernel.name,
             "data_plane_wanted": self._settings.data_plane,
             "data_plane_reason": self._kernel.reason or None,
             "kernel": self._kernel.document(),
             "healthy": self._settings_error is None,
-            "problems": self._problems() + ([router_problem] if router_problem else []),
+            "problems": self._problems(),
             "listen": self._listening(),
             "endpoint": self._settings.public_endpoint or None,
-            "edge": router,
             "settings_file": str(self._settings.file),
             "settings_error": self._settings_error,
-            **report.traffic(self._switchboard, now, self._kernel.refusal),
         }
+
+    def _head_steps(self) -> Steps[dict[str, Any]]:
+        yield
+        return self._head()
+
+    def _document_steps(self) -> Steps[dict[str, Any]]:
+        now = time.monotonic()
+        self._kernel.count(now)
+        yield
+        head = self._head()
+        traffic = yield from report.traffic(self._switchboard, now, self._kernel.refusal)
+        return head | traffic
+
+    def _with_router(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Add what the keeper's file tells: reading it is nothing that forwarding should wait for."""
+        router, problem = edge.read(self._settings.edge_status_file, time.time())
+        return document | {"edge": router, "problems": document["problems"] + ([problem] if problem else [])}

@@ -10,14 +10,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peer_relay import addresses
 from peer_relay.device import Binding
 from peer_relay.noise import TIMESTAMP_SIZE
+from peer_relay.slices import Steps, finish
 from peer_relay.switchboard import Switchboard
 
 FORMAT = 1
+_MOST = 1 << 28  # bytes of a state file: 5,000 devices with 500 routes each
 _TAI64_END = b"\x80".ljust(TIMESTAMP_SIZE, b"\0")  # labels from here on are reserved; the relay's own never get there
 
 
@@ -26,9 +31,14 @@ class StateError(Exception):
 
 
 def export(switchboard: Switchboard, now: float, wall: float) -> dict[str, Any]:
+    """Return at once what `export_steps` does."""
+    return finish(export_steps(switchboard, now, wall))
+
+
+def export_steps(switchboard: Switchboard, now: float, wall: float) -> Steps[dict[str, Any]]:
     """Return the state as JSON values. Ages are relative to `wall`, the Unix time in seconds."""
     devices = {}
-    for key, device in switchboard.devices.items():
+    for key, device in list(switchboard.devices.items()):
         devices[key.hex()] = {
             "binding": [part.hex() for part in device.binding] if device.binding else None,
             "timestamp": device.timestamp.hex(),
@@ -37,6 +47,8 @@ def export(switchboard: Switchboard, now: float, wall: float) -> dict[str, Any]:
                 for index, route in device.routes.items()
             ],
         }
+        yield
+    # Taken last: nothing that was sent before the file is written is above it.
     return {"format": FORMAT, "wall": wall, "timestamp": switchboard.own.last_timestamp.hex(), "devices": devices}
 
 
@@ -48,15 +60,15 @@ def restore(switchboard: Switchboard, state: Any, now: float) -> None:
     """
     try:
         if state["format"] != FORMAT:
-            raise StateError(f"format {state['format']!r} instead of {FORMAT}")
+            raise StateError(f"format {state['format']!r:.50} instead of {FORMAT}")
         if not math.isfinite(state["wall"]):
-            raise StateError(f"wall {state['wall']!r}")
+            raise StateError(f"wall {state['wall']!r:.50}")
         last = _timestamp(state["timestamp"])
         if last >= _TAI64_END:
             raise StateError(f"timestamp {state['timestamp']}")
         entries = [_entry(key, value) for key, value in state["devices"].items()]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise StateError(f"{type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise StateError(f"{type(error).__name__}: {error!s:.200}") from error
     switchboard.own.last_timestamp = max(last, switchboard.own.last_timestamp)
     known = switchboard.devices
     for key, binding, timestamp, routes in entries:
@@ -82,13 +94,13 @@ def _entry(key: str, value: dict[str, Any]) -> tuple[bytes, Binding | None, byte
     binding = value["binding"]
     if binding is not None:
         address, local = (bytes.fromhex(part) for part in binding)
-        if len(address) not in (8, 28) or len(local) not in (0, 4, 16):
-            raise ValueError(f"address of {len(address)} bytes, local address of {len(local)}")
+        if not addresses.is_unicast(address) or len(local) not in (0, 4, 16):
+            raise ValueError(f"address {address.hex():.60}, local address of {len(local)} bytes")
         binding = Binding(address, local)
     routes = []
     for index, peer, left in value["routes"]:
         if not 0 <= int(index) < 2**32 or not 0 <= float(left) <= 3600:
-            raise ValueError(f"route {index!r} for {left!r} s")
+            raise ValueError(f"route {index!r:.50} for {left!r:.50} s")
         routes.append((int(index), bytes.fromhex(peer), float(left)))
     return bytes.fromhex(key), binding, _timestamp(value["timestamp"]), routes
 
@@ -96,13 +108,25 @@ def _entry(key: str, value: dict[str, Any]) -> tuple[bytes, Binding | None, byte
 def read(file: Path) -> tuple[Any, str | None]:
     """Return (state or None, a sentence when the file was there but of no use, and where it is kept)."""
     try:
-        return json.loads(file.read_bytes()), None
+        return json.loads(_content(file)), None
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"{file}: {error.strerror}: going on without the state"
     except (ValueError, RecursionError) as error:
         return None, set_aside(file, str(error))
+
+
+def _content(file: Path) -> bytes:
+    """Read the file, whatever somebody has put in its place."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a file")
+        content = stream.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise ValueError(f"more than {_MOST} bytes")
+    return content
 
 
 def broken_name(file: Path) -> Path:
@@ -126,5 +150,18 @@ def write(file: Path, state: dict[str, Any]) -> None:
     temporary = file.with_name(file.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as stream:
-        json.dump(state, stream, separators=(",", ":"))
+        stream.writelines(_pieces(state))
     temporary.replace(file)
+
+
+def _pieces(state: dict[str, Any], depth: int = 1) -> Iterator[str]:
+    """Return JSON device by device: the encoder lets no other thread run before it is done."""
+    before = "{"
+    for key, value in state.items():
+        yield f"{before}{json.dumps(key)}:"
+        if depth and isinstance(value, dict):
+            yield from _pieces(value, depth - 1)
+        else:
+            yield json.dumps(value, separators=(",", ":"))
+        before = ","
+    yield "}" if state else "{}"

@@ -71,7 +71,7 @@ def _totals(document: dict[str, Any]) -> str:
     pairs = document["pairs"]
     lines = [
         f"devices: {', '.join(f'{devices[state]} {state}' for state in ('bound', 'handshaking', 'absent'))}",
-        f"pairs: {len(pairs)}, {sum(pair['state'] == 'up' for pair in pairs)} of them up, "
+        f"pairs: {document['pairs_total']}, {sum(pair['state'] == 'up' for pair in pairs)} of them up, "
         f"{_size(sum(pair['bytes'] for pair in pairs))} forwarded (--pairs shows each)",
     ]
     if document["kernel"]:

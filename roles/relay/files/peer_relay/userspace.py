@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from peer_relay import addresses, trains
 from peer_relay.datagrams import RX_SLOTS, BatchSocket
 from peer_relay.device import Binding
+from peer_relay.faults import Faults
 from peer_relay.switchboard import Switchboard
 from peer_relay.trains import Run
 
@@ -20,8 +21,9 @@ BUFFER_SIZE = 8 << 20  # bytes asked for each socket buffer: 50 ms at 1 Gbit/s, 
 class UserspacePlane:
     """Moves datagrams between the sockets and the switchboard."""
 
-    def __init__(self, switchboard: Switchboard):
+    def __init__(self, switchboard: Switchboard, faults: Faults):
         self.switchboard = switchboard
+        self._faults = faults
         self.sockets: list[BatchSocket] = []
         self._open: dict[tuple[str, int], BatchSocket] = {}
         self._kept: dict[tuple[str, int], socket.socket] = {}
@@ -73,19 +75,31 @@ class UserspacePlane:
         """Take one batch from a socket through the switchboard; tell whether there may be more."""
         batch = sock.receive()
         for (source, local, head), runs in trains.flows(sock.payload, batch).items():
-            index = trains.index_of(head)
-            if index is not None:
-                count, size = trains.count(runs)
-                binding = self.switchboard.route(source, local, index, count, size, now)
-                if binding:
-                    self._forward(sock, runs, binding)
-                    continue
+            try:
+                index = trains.index_of(head)
+                if index is not None:
+                    count, size = trains.count(runs)
+                    binding = self.switchboard.route(source, local, index, count, size, now)
+                    if binding:
+                        self._forward(sock, runs, binding)
+                        continue
+            except Exception as error:
+                self._fault(error, *trains.count(runs))
+                continue
             for offset, size in trains.singles(runs):
-                self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
-                if self.switchboard.outbox:
-                    self._empty_outbox()
+                try:
+                    self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
+                    if self.switchboard.outbox:
+                        self._empty_outbox()
+                except Exception as error:
+                    self._fault(error, 1, size)
         self.flush()
         return len(batch) == RX_SLOTS
+
+    def _fault(self, error: Exception, count: int, size: int) -> None:
+        """Drop what raised: nothing that somebody sends may end the service, nor keep what is queued from leaving."""
+        self._faults.note("datagrams", error)
+        self.switchboard.drop("fault", count, size)
 
     def flush(self) -> None:
         """Send what the switchboard has decided and what is queued."""
@@ -94,14 +108,16 @@ class UserspacePlane:
             sock.flush()
 
     def _empty_outbox(self) -> None:
-        outbox = self.switchboard.outbox
-        for datagram, (address, local) in outbox:
+        if not self.switchboard.outbox:
+            return
+        taken = self.switchboard.outbox.copy()
+        self.switchboard.outbox.clear()
+        for datagram, (address, local) in taken:
             sender = self._sender(address, local)
             if sender:
                 sender.send(datagram, address, local)
             else:
                 self._failed("send_failed", address, 1, len(datagram))
-        outbox.clear()
 
     def _forward(self, sock: BatchSocket, runs: list[Run], binding: Binding) -> None:
         address, local = binding
