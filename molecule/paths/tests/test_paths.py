@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 
 SITE = "homelab.peer_relay.site"
 UNIT = "peer-agent@pr0.service"
+WIREGUARD_GO, HELPERS = "/var/run/wireguard/pr0.sock", "/run/peer-agent-wireguard/pr0.sock"
+HELPER = "peer-agent-wireguard@pr0.service"
+USER = "peer-agent"
+ASK = """import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(10)
+s.connect(sys.argv[2])
+s.sendall(sys.argv[1].encode() + b"\\n")
+print(s.makefile().readline())"""
 DEVICES = pytest.mark.parametrize("name", OTHER)
 DIRECT = {"laptop": "198.51.100.22", "home": "198.51.100.21"}  # the other's router
 
@@ -45,7 +56,50 @@ def test_the_agent_is_shut_in(name: str) -> None:
     process = run(name, f"systemctl show --property MainPID --value {UNIT}").strip()
     capabilities = re.search(r"CapEff:\s*(\w+)", run(name, f"cat /proc/{process}/status"))
     assert capabilities
-    assert int(capabilities[1], 16) == 1 << 12 | 1 << 13, "CAP_NET_ADMIN and CAP_NET_RAW"
+    # Before Linux 5.17, a mark takes CAP_NET_ADMIN.
+    marks = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 17)
+    assert int(capabilities[1], 16) == 1 << 13 | (0 if marks else 1 << 12), "CAP_NET_RAW"
+    assert run(name, f"stat --format %U /proc/{process}").strip() == USER
+
+
+@DEVICES
+def test_whoever_takes_over_the_agent_gets_no_key(name: str) -> None:
+    key = machine(name).file("/etc/wireguard/pr0.key").content_string.strip()
+    ours = base64.b64decode(key).hex()
+    as_agent = f"setpriv --reuid {USER} --regid {USER} --clear-groups --inh-caps -all"
+    for secret in ("/etc/wireguard/pr0.key", "/etc/wireguard/pr0.conf", "/etc/shadow"):
+        assert fails(name, f"{as_agent} dd if={secret} of=/dev/null")
+    for questions in ("get=1", "show", "show private-key", f"endpoint {key} 192.0.2.1:1"):
+        answer = run(name, f"{as_agent} python3 -c '{ASK}' '{questions}' {HELPERS}")
+        assert answer.startswith("{"), answer
+        assert key not in answer
+        assert ours not in answer
+        assert ("error" in answer) == (questions != "show")
+    nobody = "setpriv --reuid nobody --regid nogroup --clear-groups"
+    for who, place in ((as_agent, WIREGUARD_GO), (nobody, WIREGUARD_GO), (nobody, HELPERS)):
+        assert "PermissionError" in machine(name).run(f"{who} python3 -c '{ASK}' get=1 {place}").stderr
+
+
+@DEVICES
+def test_both_parts_have_room(name: str) -> None:
+    for unit in (UNIT, HELPER):
+        process = run(name, f"systemctl show --property MainPID --value {unit}").strip()
+        most = re.search(r"VmHWM:\s*(\d+) kB", run(name, f"cat /proc/{process}/status"))
+        room = int(run(name, f"systemctl show --property MemoryMax --value {unit}"))
+        assert most
+        figure(f"memory of {unit} on {name}", f"{int(most[1]) / 1024:.0f} of {room >> 20} MiB")
+        assert int(most[1]) * 1024 * 3 < room
+        assert run(name, f"systemctl show --property TasksMax --value {unit}").strip().isdigit()
+
+
+def test_the_helper_may_die() -> None:
+    before = run("laptop", f"systemctl show --property MainPID --value {HELPER}").strip()
+    with pings() as seen:
+        run("laptop", f"kill -9 {before}")
+        wait_for("it is back", lambda: run("laptop", f"systemctl is-active {HELPER} || true").strip() == "active")
+        wait_path("direct")
+    assert seen.lost == 0
+    assert run("laptop", f"systemctl show --property MainPID --value {HELPER}").strip() not in ("0", before)
 
 
 def test_the_watcher_of_earlier_versions_is_gone() -> None:
@@ -139,3 +193,6 @@ def test_a_device_without_the_agent_reaches_all_through_the_relay() -> None:
     for name in OTHER:
         assert {line.split()[1] for line in endpoints(name)} == {"198.51.100.10:40000"}
         assert fails(name, f"ls -d /usr/local/*/peer-* /etc/peer-agent /run/peer-agent /etc/systemd/system/{UNIT}")
+        assert fails(name, "ls -d /run/peer-agent-*")
+        assert fails(name, "ls -d /etc/systemd/system/peer-agent*")
+        assert fails(name, f"getent passwd {USER}")

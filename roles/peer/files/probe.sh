@@ -35,6 +35,7 @@ kernel=$(yes_no kernel_has_wireguard)
 cat <<JSON
 {
   "kernel": $kernel,
+  "release": "$(uname -r)",
   "tun": $(yes_no test -c /dev/net/tun),
   "missing": [$(missing "$implementation")],
   "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 from typing import Any
 
 from peer_agent.endpoints import Endpoint
@@ -29,7 +30,7 @@ log = logging.getLogger("peer_agent")
 
 _LONGEST_QUESTION = 256
 _LONGEST_ANSWER = 16 << 20
-_TIMEOUT = 15.0  # seconds: more than `wg` gets
+_TIMEOUT = 8.0  # seconds: more than `wg` gets; twice of it is less than the watchdog gives the agent
 
 
 class _Lines:
@@ -57,17 +58,25 @@ class Helper:
 
     def __init__(self, wireguard: WireGuard):
         self._wireguard = wireguard
+        self._lock = threading.Lock()
         self._keys: frozenset[str] = frozenset()  # of the [Peer]s, when last looked
 
     def serve(self, listener: socket.socket) -> None:
-        """Answer one connection after the other, for ever."""
+        """Answer whoever connects, for ever: an agent that starts anew need not wait for the end of the one before."""
         while True:
             connection, _ = listener.accept()
-            with connection:
-                try:
-                    self.converse(connection)
-                except OSError as error:
-                    log.info("the agent's connection has ended: %s", error)
+            try:
+                threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+            except RuntimeError as error:  # the unit bounds the threads
+                connection.close()
+                log.warning("one connection too many: %s", error)
+
+    def _attend(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self.converse(connection)
+            except OSError as error:
+                log.info("the agent's connection has ended: %s", error)
 
     def converse(self, connection: socket.socket) -> None:
         lines = _Lines(connection, _LONGEST_QUESTION)
@@ -76,7 +85,8 @@ class Helper:
 
     def answer(self, question: bytes) -> dict[str, Any]:
         try:
-            return self._do(*question.decode("ascii").split(" "))
+            with self._lock:
+                return self._do(*question.decode("ascii").split(" "))
         except (WireGuardError, OSError) as error:
             return {"error": str(error)}
         except (ValueError, TypeError):
