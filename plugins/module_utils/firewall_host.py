@@ -13,7 +13,11 @@ from . import firewalld, nft, nft_plan, ssh_ports, ufw
 from .firewall import CommandError, FirewallError, Plan, Port, Run, apply_plan
 
 # How each backend is recognized, turned on, and named to a person.
-PROGRAMS = {"nftables": "nft", "ufw": "ufw", "firewalld": "firewall-offline-cmd"}
+PROGRAMS = {
+    "nftables": ("nft", "iptables-nft", "iptables-legacy"),
+    "ufw": ("ufw",),
+    "firewalld": ("firewall-offline-cmd",),
+}
 TURN_ON = {
     "ufw": [["ufw", "--force", "enable"]],
     "firewalld": [["systemctl", "enable", "--now", "firewalld.service"]],
@@ -75,21 +79,22 @@ class Host:
             return "firewalld", "firewalld is running"
         if self._installed("ufw") and ufw.read_ufw(self.run).active:
             return "ufw", "ufw is active"
-        if self._installed("nftables"):
-            ruleset = nft_plan.read_ruleset(self.run)
-            chains = nft_plan.blocking_chains(ruleset, self.request.ports)
-            if chains:
-                return "nftables", f"input chains that drop: {', '.join(map(str, chains))}"
-            if nft_plan.has_own_chain(ruleset):
-                return "nftables", "the chain that this role made is there"
-        return "none", "no running firewalld, no active ufw, and no nftables input chain that drops"
+        ruleset = nft_plan.read_ruleset(self.run)
+        chains = nft_plan.blocking_chains(ruleset, self.request.ports)
+        if chains:
+            return "nftables", f"input chains that drop: {', '.join(map(str, chains))}"
+        if nft_plan.has_own_chain(ruleset):
+            return "nftables", "the chain that this role made is there"
+        return "none", "no running firewalld, no active ufw, and no input chain of nftables or iptables that drops"
 
     def _installed(self, backend: str) -> bool:
-        try:
-            self.run([PROGRAMS[backend], "--version"])
-        except CommandError:
-            return False
-        return True
+        for program in PROGRAMS[backend]:
+            try:
+                self.run([program, "--version"])
+            except CommandError:
+                continue
+            return True
+        return False
 
     # -- opening
 
@@ -103,6 +108,9 @@ class Host:
                     "set firewall_backend to nftables, ufw or firewalld."
                 )
             decision.message = f"Nothing to do for {_names(self.request.ports)}: {reason}."
+            decision.warnings = self._unseen()
+            if decision.warnings:
+                decision.message = f"Cannot tell what becomes of {_names(self.request.ports)}: {decision.warnings[0]}"
             return decision
         if not self._installed(backend):
             return self._not_installed(decision)
@@ -141,7 +149,7 @@ class Host:
         for chain in chains:
             if nft_plan.owner(chain):
                 raise FirewallError(
-                    f"the nftables chain {chain} drops, and belongs to {nft_plan.owner(chain)}: "
+                    f"the {_kind(chain)} chain {chain} drops, and belongs to {nft_plan.owner(chain)}: "
                     f"set firewall_backend to {nft_plan.owner(chain)}, or to auto."
                 )
         own = nft_plan.has_own_chain(ruleset)
@@ -172,18 +180,37 @@ class Host:
 
     def _other_obstacles(self, backend: str) -> list[str]:
         """Drops that the chosen firewall has no say in."""
-        if not self._installed("nftables"):
-            return []
+        closed = []
+        if backend == "firewalld":
+            closed = firewalld.closed_interfaces(
+                firewalld.read_firewalld(self.run, self.request.zone), self.request.ports
+            )
         ruleset = nft_plan.read_ruleset(self.run)
         chains = nft_plan.dropping_chains(ruleset, self.request.ports, "prerouting")
         if backend != "nftables":
             chains += [
                 c for c in nft_plan.dropping_chains(ruleset, self.request.ports, "input") if not nft_plan.owner(c)
             ]
-        return [
-            f"the nftables chain {chain} may drop {_names(self.request.ports)} as well; it is left alone"
-            for chain in chains
-        ]
+        return (
+            closed
+            + [
+                f"the {_kind(chain)} chain {chain} may drop {_names(self.request.ports)} as well; it is left alone"
+                for chain in chains
+            ]
+            + self._unseen()
+        )
+
+    def _unseen(self) -> list[str]:
+        unseen = nft_plan.read_ruleset(self.run).unseen
+        cure = "iptables" if all("legacy" in table for table in unseen) else "nftables"
+        return (
+            [
+                f"the kernel has rules that no program here can read ({'; '.join(unseen)}), and they may drop it. "
+                f"Install {cure} on this host, then run this again."
+            ]
+            if unseen
+            else []
+        )
 
     def _summary(self, decision: Decision) -> str:
         text = f"{decision.backend} ({decision.reason}): {_names(self.request.ports)}"
@@ -233,6 +260,10 @@ class Host:
                     f"refusing to close {port}: it is the port of SSH, and no other rule lets it in. "
                     f"Allow SSH by a rule of your own, or keep {port} in firewall_ports."
                 )
+
+
+def _kind(chain: nft.Chain) -> str:
+    return "iptables" if chain.program.endswith("legacy") else "nftables"
 
 
 def _names(ports: list[Port]) -> str:

@@ -4,17 +4,21 @@
 """Open ports with firewalld.
 
 firewalld keeps no comments, so the ports are held by a service definition of ours, named peer-relay, in the permanent
-configuration. `firewall-cmd --reload` would drop everybody's runtime-only settings (bans, containers), so the running
-firewall gets plain ports instead, which the service replaces at the next start or reload.
+configuration. It goes into every zone that an interface of the host is in, since a packet is judged by the zone that
+it comes in by, and into those of senders, which go first. `firewall-cmd --reload` would drop everybody's runtime-only
+settings (bans, containers), so the running firewall gets plain ports instead, which the service replaces at the next
+start or reload.
 """
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 from .firewall import TAG, CommandError, FirewallError, Plan, Port, Run, covers
 
 SERVICE = "peer-relay"
+SHUT = (["DROP"], ["%%REJECT%%"])  # targets of zones in which senders are banned
 Zones = dict[str, dict[str, list[str]]]
 
 
@@ -27,9 +31,10 @@ class Settings(NamedTuple):
 
 class Firewalld(NamedTuple):
     running: bool
-    zone: str
+    zones: tuple[str, ...]  # where the ports are to be let in
     permanent: Settings
     runtime: Settings  # empty when not running
+    interfaces: dict[str, str]  # the zone of each of the host's interfaces
 
 
 def is_running(run: Run) -> bool:
@@ -41,18 +46,44 @@ def is_running(run: Run) -> bool:
 
 def read_firewalld(run: Run, zone: str) -> Firewalld:
     running = is_running(run)
-    permanent = ["firewall-cmd", "--permanent"] if running else ["firewall-offline-cmd"]
-    zone = zone or run([permanent[0], "--get-default-zone"]).strip()
-    firewalld = Firewalld(
-        running,
-        zone,
-        _read_settings(run, permanent),
-        _read_settings(run, ["firewall-cmd"]) if running else Settings({}, None),
-    )
-    if zone not in firewalld.permanent.zones or (running and zone not in firewalld.runtime.zones):
-        zones = ", ".join(sorted(firewalld.permanent.zones))
-        raise FirewallError(f"firewalld has no zone '{zone}'. Set firewall_zone to one of: {zones}.")
-    return firewalld
+    program = ["firewall-cmd", "--permanent"] if running else ["firewall-offline-cmd"]
+    permanent = _read_settings(run, program)
+    runtime = _read_settings(run, ["firewall-cmd"]) if running else Settings({}, None)
+    default = run([program[0], "--get-default-zone"]).strip()
+    now = runtime.zones if running else permanent.zones
+    bound = {name: zone for zone, settings in now.items() for name in settings.get("interfaces", [])}
+    interfaces = {name: bound.get(name, default) for name in _interfaces(run)}
+    senders = [zone for zone, settings in now.items() if settings.get("sources") and settings.get("target") not in SHUT]
+    zones = (zone,) if zone else tuple(dict.fromkeys([*interfaces.values(), *senders])) or (default,)
+    for name in zones:
+        if name not in permanent.zones or (running and name not in runtime.zones):
+            known = ", ".join(sorted(permanent.zones))
+            raise FirewallError(f"firewalld has no zone '{name}'. Set firewall_zone to one of: {known}.")
+    return Firewalld(running, zones, permanent, runtime, interfaces)
+
+
+def _interfaces(run: Run) -> list[str]:
+    """Those by which others may reach the host."""
+    try:
+        links = json.loads(run(["ip", "-j", "address", "show", "scope", "global"]) or "[]")
+    except (CommandError, ValueError):
+        return []
+    return [link["ifname"] for link in links if link.get("ifname", "lo") != "lo" and link.get("addr_info")]
+
+
+def closed_interfaces(firewalld: Firewalld, ports: list[Port]) -> list[str]:
+    """Interfaces by which the ports are not reached, for people."""
+    found = []
+    for name, zone in firewalld.interfaces.items():
+        settings = (firewalld.runtime if firewalld.running else firewalld.permanent).zones[zone]
+        here = zone in firewalld.zones
+        closed = [str(port) for port in ports if not here and not _admits(settings, str(port))]
+        if closed:
+            found.append(
+                f"the interface {name} is in firewalld's zone {zone}, which does not let {', '.join(closed)} in. "
+                f"Leave firewall_zone empty for the zones of all interfaces, or set it to {zone}."
+            )
+    return found
 
 
 def _read_settings(run: Run, command: list[str]) -> Settings:
@@ -87,32 +118,48 @@ def make_plan(firewalld: Firewalld, ports: list[Port], ssh_ports: list[int] | No
 
     ssh_ports: ports that have to be let in as well before firewalld is turned on, by settings that stay.
     """
-    zone = firewalld.permanent.zones[firewalld.zone]
-    _refuse_rich_rules(firewalld.zone, zone, ports)
-    found = [f"{port} is open already in zone {firewalld.zone}" for port in ports if _has_port(zone, str(port))]
-    wanted = [str(port) for port in ports if not _has_port(zone, str(port))]
+    zones = {name: firewalld.permanent.zones[name] for name in firewalld.zones}
+    for name, zone in zones.items():
+        _refuse_rich_rules(name, zone, ports)
+    # By zone, what its own settings do not let in already.
+    needed = {name: [str(port) for port in ports if not _is_open(zone, str(port))] for name, zone in zones.items()}
+    wanted = list(dict.fromkeys(port for needs in needed.values() for port in needs))
+    here = [name for name, needs in needed.items() if needs]
+    found = [
+        f"{port} is open already in zone {name}"
+        for name, needs in needed.items()
+        for port in ports
+        if str(port) not in needs
+    ]
     old = firewalld.permanent.service_ports
-    name = f"firewalld zone {firewalld.zone}:"
-    permanent = [*_service(firewalld, wanted), *_placement(firewalld, wanted)]
-    ssh = [f"{number}/tcp" for number in ssh_ports or [] if not _admits(zone, f"{number}/tcp")]
-    permanent += [[f"--zone={firewalld.zone}", f"--add-port={port}"] for port in ssh]
+    permanent = [*_service(firewalld, wanted), *_placement(firewalld, here)]
+    ssh = [
+        (name, f"{number}/tcp")
+        for name, zone in zones.items()
+        for number in ssh_ports or []
+        if not _admits(zone, f"{number}/tcp")
+    ]
+    permanent += [[f"--zone={name}", f"--add-port={port}"] for name, port in ssh]
     program = ["firewall-cmd", "--permanent"] if firewalld.running else ["firewall-offline-cmd"]
-    runtime = _runtime(firewalld, wanted) if firewalld.running else []
+    runtime = _runtime(firewalld, dict.fromkeys(here, wanted)) if firewalld.running else []
     commands = [[*program, *words] for words in permanent] + [["firewall-cmd", *words] for words in runtime]
-    placed = SERVICE in zone.get("services", [])
+    placed = [name for name, zone in firewalld.permanent.zones.items() if SERVICE in zone.get("services", [])]
     # A default zone that runtime and permanent configuration do not agree on is firewalld's to settle.
     return Plan(
         commands=tuple(commands),
-        before=tuple(f"{name} {port} by service {SERVICE}" for port in sorted(old or []) if placed),
+        before=tuple(
+            f"firewalld zone {name}: {port} by service {SERVICE}" for name in placed for port in sorted(old or [])
+        ),
         after=tuple(
-            [f"{name} {port} by service {SERVICE}" for port in sorted(wanted)]
-            + [f"{name} {port} for SSH" for port in ssh]
+            [f"firewalld zone {name}: {port} by service {SERVICE}" for name in here for port in sorted(wanted)]
+            + [f"firewalld zone {name}: {port} for SSH" for name, port in ssh]
         ),
         found=tuple(found),
         closed_ports=tuple(
             Port(port.partition("/")[2], int(port.partition("/")[0]), SERVICE)
             for port in old or []
-            if firewalld.running and port.partition("/")[0].isdigit() and port not in wanted and not _admits(zone, port)
+            if firewalld.running and port.partition("/")[0].isdigit() and port not in wanted
+            if any(not _admits(firewalld.permanent.zones[name], port) for name in placed or firewalld.zones)
         ),
     )
 
@@ -131,27 +178,27 @@ def _service(firewalld: Firewalld, wanted: list[str]) -> list[list[str]]:
     return commands
 
 
-def _placement(firewalld: Firewalld, wanted: list[str]) -> list[list[str]]:
-    """Have our service in the right zone alone, and undefined when it is not needed."""
+def _placement(firewalld: Firewalld, here: list[str]) -> list[list[str]]:
+    """Have our service in the right zones alone, and undefined when it is not needed."""
     commands = []
     for zone, settings in firewalld.permanent.zones.items():
         present = SERVICE in settings.get("services", [])
-        if zone == firewalld.zone and wanted and not present:
+        if zone in here and not present:
             commands.append([f"--zone={zone}", f"--add-service={SERVICE}"])
-        elif present and not (zone == firewalld.zone and wanted):
+        elif present and zone not in here:
             commands.append([f"--zone={zone}", f"--remove-service={SERVICE}"])
-    if not wanted and firewalld.permanent.service_ports is not None:
+    if not here and firewalld.permanent.service_ports is not None:
         commands.append([f"--delete-service={SERVICE}"])
     return commands
 
 
-def _runtime(firewalld: Firewalld, wanted: list[str]) -> list[list[str]]:
+def _runtime(firewalld: Firewalld, wanted: dict[str, list[str]]) -> list[list[str]]:
     """Bring the running firewall to the same ports."""
     commands = []
     live_ports = firewalld.runtime.service_ports or []
     formerly = {*(firewalld.permanent.service_ports or []), *live_ports}
     for zone, settings in firewalld.runtime.zones.items():
-        here = wanted if zone == firewalld.zone else []
+        here = wanted.get(zone, [])
         by_service = SERVICE in settings.get("services", [])
         if by_service and sorted(live_ports) != sorted(here):
             commands.append([f"--zone={zone}", f"--remove-service={SERVICE}"])
@@ -174,10 +221,14 @@ def _has_port(zone: dict[str, list[str]], port: str) -> bool:
     return False
 
 
+def _is_open(zone: dict[str, list[str]], port: str) -> bool:
+    return _has_port(zone, port) or zone.get("target") == ["ACCEPT"]
+
+
 def _admits(zone: dict[str, list[str]], port: str) -> bool:
     """Whether the zone lets the port in without our service."""
     by_service = port == "22/tcp" and "ssh" in zone.get("services", [])
-    return by_service or _has_port(zone, port) or zone.get("target") == ["ACCEPT"]
+    return by_service or _is_open(zone, port)
 
 
 def _refuse_rich_rules(name: str, zone: dict[str, list[str]], ports: list[Port]) -> None:

@@ -41,6 +41,9 @@ class Packet(NamedTuple):
     port: int | None
     destination: str = ""  # an address that rules may name; empty: some address of this host
     translated: bool = False  # a DNAT rule has sent it there
+    source: str = ""  # an address; empty: a stranger's
+    established: bool = False  # an answer
+    links: tuple[str, str] = ("", "")  # where it comes in, and goes out; empty: any but "lo"
 
 
 class Rule(NamedTuple):
@@ -61,7 +64,7 @@ class Chain(NamedTuple):
     hook: str  # empty: not a base chain
     policy: str
     rules: list[Rule]
-    iptables: bool = False  # kept by iptables-nft, and to be written by it alone
+    program: str = ""  # the iptables that keeps it, and has to write it; empty: nft
 
     def __str__(self) -> str:
         return f"{self.family} {self.table} {self.name}"
@@ -70,6 +73,7 @@ class Chain(NamedTuple):
 class Ruleset(NamedTuple):
     chains: dict[tuple[str, str, str], Chain]
     sets: dict[tuple[str, str, str], list[Any]]
+    unseen: tuple[str, ...] = ()  # tables that the kernel has, and no program here can read
 
     def base_chains(self, hook: str) -> list[Chain]:
         """Base chains of a hook that sees IP packets, without our own table."""
@@ -214,9 +218,15 @@ class _Walk:
         if kind == "meta" and key == "l4proto":
             return self.protocol(values, negated)
         if kind == "meta" and key in ("iif", "iifname", "oif", "oifname"):
+            link = self.packet.links["oif" in key]
+            if link:
+                found = any(_is_link(value, link) for value in values)
+                return NEVER if found == negated else ALWAYS
             return ALWAYS if values == ["lo"] and negated else NEVER if values == ["lo"] else BROAD
         if kind == "meta" and key == "nfproto":
             return self.version(values, negated)
+        if kind == "ct" and key == "state" and self.packet.established:
+            return ALWAYS if ("established" in values) != negated else NEVER
         if kind == "ct" and key == "state":
             return BROAD if ("new" in values) != negated else SOME
         if kind == "ct" and key == "status" and values == ["dnat"]:
@@ -245,6 +255,9 @@ class _Walk:
             return NEVER if found == negated else ALWAYS
         if (protocol, field) in (("ip", "protocol"), ("ip6", "nexthdr")):
             return min(BROAD, self.protocol(values, negated))
+        if field == "saddr" and self.packet.source:
+            found = any(_covers_address(value, self.packet.source) for value in values)
+            return NEVER if found == negated else ALWAYS
         if field == "saddr" and negated:
             return BROAD  # "everybody but": strangers are meant
         if field == "daddr" and self.packet.destination:
@@ -274,6 +287,11 @@ def _covers(value: Any, port: int) -> bool:
         low, high = value["range"]
         return isinstance(low, int) and isinstance(high, int) and low <= port <= high
     return value == port
+
+
+def _is_link(value: Any, link: str) -> bool:
+    """Whether a value of an interface match is the interface, or a pattern that fits it."""
+    return isinstance(value, str) and (value == link or (value.endswith("*") and link.startswith(value[:-1])))
 
 
 def _covers_address(value: Any, address: str) -> bool:

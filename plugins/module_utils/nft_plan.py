@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import shlex
 
+from . import netfilter
 from .firewall import CommandError, Plan, Port, Run
+from .iptables import parse_save
 from .nft import OWN_TABLE, Chain, Packet, Rule, Ruleset, fate, parse_ruleset
 from .nft_text import admitted_port, describe_rule, iptables_rule, rule_text, text_of_iptables_rule
 
@@ -31,6 +33,8 @@ table inet peer_relay_firewall {{
     }}
 }}"""
 OWN_CHAIN_FIXED_RULES = 5
+PROGRAMS = (("iptables", "ip"), ("ip6tables", "ip6"))
+LEGACY_TABLES = ("filter", "nat", "mangle", "raw", "security")
 
 
 def owner(chain: Chain) -> str:
@@ -45,8 +49,31 @@ def owner(chain: Chain) -> str:
 
 
 def read_ruleset(run: Run) -> Ruleset:
-    """The ruleset; rules of iptables' chains with their comments, which nft does not print."""
-    ruleset = parse_ruleset(run(["nft", "-j", "list", "ruleset"]))
+    """The ruleset, that of iptables included, whichever of its two kinds and whichever programs are here."""
+    ruleset = _read_nftables(run)
+    unseen = list(ruleset.unseen)
+    for program, family in PROGRAMS:
+        tables = _legacy_tables(run, family)
+        # The kernel makes the tables when somebody first asks for them, so ask for those alone that are there.
+        if tables and not _add_saved(run, ruleset, program, "legacy", family):
+            unseen.append(f"{program}-legacy {', '.join(tables)}")
+    return ruleset._replace(unseen=tuple(unseen))
+
+
+def _read_nftables(run: Run) -> Ruleset:
+    try:
+        text = run(["nft", "-j", "list", "ruleset"])
+    except CommandError:
+        if _works(run, ["nft", "--version"]):
+            raise
+        ruleset = Ruleset({}, {})
+        for program, family in PROGRAMS:
+            _add_saved(run, ruleset, program, "nft", family)
+        seen = {chain[:2] for chain in ruleset.chains.values()}
+        hidden = [table for table in netfilter.nftables_tables() if table not in seen]
+        return ruleset._replace(unseen=tuple(f"nftables {family} {name}" for family, name in hidden))
+    ruleset = parse_ruleset(text)
+    # Rules of iptables' chains with their comments, which nft does not print.
     for family, program in (("ip", "iptables-nft"), ("ip6", "ip6tables-nft")):
         for name in ("INPUT", "FORWARD"):
             chain = ruleset.chains.get((family, "filter", name))
@@ -55,11 +82,39 @@ def read_ruleset(run: Run) -> Ruleset:
                     listing = run([program, "-w", "-S", name])
                 except CommandError:  # no iptables here, or not a chain that it understands: an ordinary one then
                     continue
-                ruleset.chains[family, "filter", name] = as_iptables_chain(chain, listing)
+                ruleset.chains[family, "filter", name] = as_iptables_chain(chain, listing, program)
     return ruleset
 
 
-def as_iptables_chain(chain: Chain, listing: str) -> Chain:
+def _add_saved(run: Run, ruleset: Ruleset, program: str, kind: str, family: str) -> bool:
+    """Add what iptables itself tells; whether it does."""
+    try:
+        text = run([f"{program}-{kind}-save"])
+    except CommandError:
+        return False
+    for chain in parse_save(text, family, f"{program}-{kind}"):
+        ruleset.chains[chain[:3]] = chain
+    return True
+
+
+def _works(run: Run, argv: list[str]) -> bool:
+    try:
+        run(argv)
+    except CommandError:
+        return False
+    return True
+
+
+def _legacy_tables(run: Run, family: str) -> list[str]:
+    """Those that legacy iptables has made in the kernel."""
+    try:
+        names = run(["cat", f"/proc/net/{family}_tables_names"]).split()
+    except CommandError:  # a kernel without them
+        return []
+    return [name for name in names if name in LEGACY_TABLES]
+
+
+def as_iptables_chain(chain: Chain, listing: str, program: str) -> Chain:
     """The chain with what `iptables -S` tells about its rules, in the same order: comments, and the text of ours."""
     lines = [shlex.split(line)[2:] for line in listing.splitlines() if line.startswith("-A ")]
     if len(lines) != len(chain.rules):
@@ -71,7 +126,7 @@ def as_iptables_chain(chain: Chain, listing: str) -> Chain:
         if rule.ours:
             rule = rule._replace(text=text_of_iptables_rule(words, comment))
         rules.append(rule)
-    return chain._replace(rules=rules, iptables=True)
+    return chain._replace(rules=rules, program=program)
 
 
 def dropping_chains(ruleset: Ruleset, ports: list[Port], hook: str = "input") -> list[Chain]:
@@ -116,8 +171,8 @@ def chain_plan(ruleset: Ruleset, ports: list[Port], hook: str) -> Plan:
     """What to do to other people's chains so that these let exactly the ports in."""
     edits = [_ChainEdit(ruleset, chain, ports) for chain in ruleset.base_chains(hook) if not owner(chain)]
     return Plan(
-        statements=tuple(line for edit in edits if not edit.chain.iptables for line in edit.statements()),
-        commands=tuple(command for edit in edits if edit.chain.iptables for command in edit.commands()),
+        statements=tuple(line for edit in edits if not edit.chain.program for line in edit.statements()),
+        commands=tuple(command for edit in edits if edit.chain.program for command in edit.commands()),
         before=tuple(line for edit in edits for line in edit.before),
         after=tuple(line for edit in edits for line in edit.after),
         found=tuple(line for edit in edits for line in edit.found),
@@ -168,7 +223,7 @@ class _ChainEdit:
 
     def commands(self) -> list[list[str]]:
         """By iptables itself: its older versions cannot read rules that nft wrote."""
-        program = ["ip6tables-nft" if self.chain.family == "ip6" else "iptables-nft", "-w"]
+        program = [self.chain.program, "-w"]
         # By number, from the end: the one form that fits whatever somebody made of the rule.
         numbers = [number for number, rule in enumerate(self.chain.rules, 1) if rule in self.stale]
         lines = [[*program, "-D", self.chain.name, str(number)] for number in reversed(numbers)]
@@ -212,4 +267,5 @@ class _OwnChain:
 def _reason(chain: Chain, index: int) -> str:
     if index == len(chain.rules):
         return "policy drop"
-    return f"rule {index + 1} of {len(chain.rules)}, handle {chain.rules[index].handle}"
+    rule = f"rule {index + 1} of {len(chain.rules)}"
+    return f"{rule}, handle {chain.rules[index].handle}" if chain.rules[index].handle else rule

@@ -33,8 +33,9 @@ options:
   backend:
     description:
       - The firewall to use.
-      - With V(auto), the first of these that is found, a running firewalld, an active ufw, an nftables input chain that
-        drops. With none of them nothing blocks, and nothing is done. With O(state=absent), V(auto) means all of them.
+      - With V(auto), the first of these that is found, a running firewalld, an active ufw, an input chain that drops,
+        of nftables or of iptables, legacy ones included. With none of them nothing blocks, and nothing is done. Rules
+        that no program on the host can read are told. With O(state=absent), V(auto) means all of them.
     type: str
     choices: [auto, nftables, ufw, firewalld, none]
     default: auto
@@ -69,7 +70,9 @@ options:
     type: bool
     default: false
   zone:
-    description: The zone of firewalld. Empty for its default zone.
+    description:
+      - The zone of firewalld. Empty for those that the host's interfaces are in, and those of senders who are not
+        banned.
     type: str
     default: ""
   ssh_ports:

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import FirewallError, Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError, FirewallError, Port
 from ansible_collections.homelab.peer_relay.plugins.module_utils.firewalld import (
     Firewalld,
     Settings,
+    closed_interfaces,
     make_plan,
     parse_blocks,
+    read_firewalld,
 )
 
 RELAY = Port("udp", 40000, "relay")
@@ -36,7 +40,7 @@ def settings(services: str = "", ports: str = "", service_ports: list[str] | Non
 
 
 def commands(permanent: Settings, runtime: Settings | None, *ports: Port, ssh: tuple[int, ...] = ()) -> list[str]:
-    state = Firewalld(runtime is not None, "public", permanent, runtime or Settings({}, None))
+    state = Firewalld(runtime is not None, ("public",), permanent, runtime or Settings({}, None), {"eth0": "public"})
     return [" ".join(command) for command in make_plan(state, list(ports), list(ssh)).commands]
 
 
@@ -101,7 +105,7 @@ def test_off_with_ssh_on_another_port() -> None:
 
 def test_removal_tells_which_ports_it_closes() -> None:
     ours = settings(" peer-relay", service_ports=["2222/tcp", "22/tcp", "8080/tcp"])
-    plan = make_plan(Firewalld(True, "public", ours, ours), [])
+    plan = make_plan(Firewalld(True, ("public",), ours, ours, {}), [])
     assert plan.closed_ports == (Port("tcp", 2222, "peer-relay"),)
 
 
@@ -111,3 +115,77 @@ def test_a_rich_rule_that_closes_the_port_on_purpose_is_refused() -> None:
     closed.zones["public"]["rich rules"].append(rule)
     with pytest.raises(FirewallError, match=rule):
         commands(closed, closed, RELAY)
+
+
+ALL_ZONES = """\
+drop
+  target: DROP
+  interfaces: eth2
+  services:
+  ports:
+
+external (active)
+  target: default
+  interfaces: eth1
+  services: ssh
+  ports:
+
+friends (active)
+  target: default
+  sources: 203.0.113.0/24
+  services:
+  ports:
+
+banned (active)
+  target: DROP
+  sources: ipset:bans
+  services:
+  ports:
+
+trusted (active)
+  target: ACCEPT
+  interfaces: docker0
+  services:
+  ports:
+
+public (default)
+  target: default
+  services: ssh
+  ports: 40000/udp
+"""
+ADDRESSES = json.dumps(
+    [{"ifname": name, "addr_info": [{"local": "192.0.2.1"}]} for name in ("lo", "eth0", "eth1", "eth2", "docker0")]
+    + [{"ifname": "eth9", "addr_info": []}]
+)
+
+
+def host(zone: str = "") -> Firewalld:
+    outputs = {"--state": "running\n", "--get-default-zone": "public\n", "--list-all-zones": ALL_ZONES}
+
+    def run(argv: list[str], stdin: str = "") -> str:
+        if argv[0] == "ip":
+            return ADDRESSES
+        if argv[-1] not in outputs:
+            raise CommandError("INVALID_SERVICE")
+        return outputs[argv[-1]]
+
+    return read_firewalld(run, zone)
+
+
+def test_the_port_goes_into_the_zone_of_every_interface_and_of_senders_that_are_not_banned() -> None:
+    found = host()
+    assert found.interfaces == {"eth0": "public", "eth1": "external", "eth2": "drop", "docker0": "trusted"}
+    plan = make_plan(found, [RELAY])
+    placed = [command[2] for command in plan.commands if command[-1] == "--add-service=peer-relay"]
+    opened = [command[1] for command in plan.commands if command[1] != "--permanent"]
+    assert placed == opened == ["--zone=drop", "--zone=external", "--zone=friends"]
+    assert plan.found == ("40000/udp is open already in zone public", "40000/udp is open already in zone trusted")
+    assert closed_interfaces(found, [RELAY]) == []
+
+
+def test_a_zone_that_is_named_is_told_which_interfaces_it_is_not_for() -> None:
+    found = host("external")
+    plan = make_plan(found, [RELAY])
+    assert [command[2] for command in plan.commands if command[-1] == "--add-service=peer-relay"] == ["--zone=external"]
+    (told,) = closed_interfaces(found, [RELAY])
+    assert "interface eth2 is in firewalld's zone drop" in told

@@ -10,6 +10,10 @@ def test_the_port_is_open_and_others_are_not(name: str) -> None:
     assert is_open(name)
 
 
+def test_the_port_is_open_in_the_zone_of_every_interface() -> None:
+    assert answers(("udp", "192.0.2.10", 40000, ""), ("udp", "192.0.2.10", 40001, "")) == [True, False]
+
+
 def test_bans_stay_in_force() -> None:
     assert answers(("udp", "198.51.100.10", 40000, "198.51.100.66")) == [False]
 
