@@ -15,9 +15,19 @@ from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
 from .written import one_line, shown
 
 # "pr": the number of the routing table with the exit node's default routes, and the mark of WireGuard's own packets,
-# which are to leave by the main table. The rules have this priority and the one before it, before the main table's own.
+# which are to leave by the main table. The rules have priorities around it, before the main table's own.
 EXIT_TABLE = 0x7072
 MAIN_FIRST = EXIT_TABLE - 1
+SECOND_EXIT = EXIT_TABLE + 1
+OFFERED_ONLY = EXIT_TABLE - 2
+OFFERED_FIRST = EXIT_TABLE - 3
+PRIORITIES = (OFFERED_FIRST, OFFERED_ONLY, MAIN_FIRST, EXIT_TABLE, SECOND_EXIT)
+# What the packet filter gives to packets that it lets pass between the interface and the networks behind this device.
+OFFERED_MARK = 0x7073
+
+# The last resort of that table: nothing comes of what is sent to "lo", while sockets that are bound to a link keep it.
+NOWHERE = "lo"
+NOWHERE_METRIC = 65535
 
 # The local LAN wins over the same subnet behind a peer: a connected route has a smaller metric (0, or up to 1024).
 SUBNET_METRIC = 4096
@@ -52,6 +62,8 @@ class Interface:
     pre_down: tuple = ()
     listen_port: int = 0  # 0: any
     keep_endpoints: bool = False
+    offered_only: bool = False  # what comes from the interface is forwarded with OFFERED_MARK alone
+    families: tuple = (4, 6)  # those that the host has
 
     @property
     def networks(self) -> list:
@@ -79,7 +91,7 @@ class Interface:
         return sorted(own, key=lambda prefix: (prefix.version, prefix))
 
     @classmethod
-    def from_options(cls, options: dict) -> Interface:
+    def from_options(cls, options: dict, families: tuple = (4, 6)) -> Interface:
         """Make an interface from the module's options, or say which of them is wrong."""
         name = options["name"]
         if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name) or name.startswith(("-", ".")):
@@ -102,6 +114,8 @@ class Interface:
             pre_down=tuple(options["pre_down"]),
             listen_port=options["listen_port"],
             keep_endpoints=options["keep_endpoints"],
+            offered_only=options["offered_only"],
+            families=families,
         )
 
 
@@ -110,9 +124,12 @@ class Route:
     """A route of ours. A default route has a table of its own, a subnet's is in the main table."""
 
     prefix: str
+    nowhere: bool = False
 
     @property
     def arguments(self) -> list:
+        if self.nowhere:
+            return [self.prefix, "table", str(EXIT_TABLE), "metric", str(NOWHERE_METRIC), "protocol", "kernel"]
         place = ["table", str(EXIT_TABLE)] if self.prefix in DEFAULT_ROUTES else ["metric", str(SUBNET_METRIC)]
         return [self.prefix, *place]
 
@@ -120,22 +137,51 @@ class Route:
     def version(self) -> int:
         return 6 if ":" in self.prefix else 4
 
+    def device(self, interface: str) -> str:
+        return NOWHERE if self.nowhere else interface
+
 
 def routes_of(interface: Interface) -> list:
-    exits = [Route({4: "0.0.0.0/0", 6: "::/0"}[version]) for version in interface.exit_families]
-    return [Route(str(prefix)) for prefix in interface.subnets] + exits
+    default = {4: "0.0.0.0/0", 6: "::/0"}
+    exits = [Route(default[version]) for version in interface.exit_families]
+    nowhere = [Route(default[version], nowhere=True) for version in interface.families if interface.exit_families]
+    return [Route(str(prefix)) for prefix in interface.subnets] + nowhere + exits
 
 
-def rules_of() -> dict:
-    """The rules that send a family's traffic to the exit node, by priority.
+@dataclass(frozen=True)
+class Rule:
+    """A policy rule of ours: one of each priority for a family and an interface."""
+
+    version: int
+    priority: int
+    selector: tuple  # what tells it from other interfaces' of this priority
+    action: tuple
+
+    def command(self, verb: str) -> list:
+        # systemd-networkd removes other people's rules whenever it starts, all but those that say to be the kernel's.
+        rest = [*self.action, "protocol", "kernel"] if verb == "add" else []
+        return ["ip", f"-{self.version}", "rule", verb, "priority", str(self.priority), *self.selector, *rest]
+
+
+def rules_of(interface: Interface, device: str) -> list:
+    """The rules that send traffic to the exit node, and those that forbid what is not to be; device may be "%i".
 
     The main table goes first, without its default route: that keeps the local LAN and the routes to subnets. What is
-    left goes to the exit node, except WireGuard's own packets and the answers that carry their mark.
+    left goes to the exit node, except WireGuard's own packets and the answers that carry their mark. It goes nowhere
+    when the interface has gone, or in a family that the overlay lacks; the second of two equal rules is for when
+    somebody removes the first.
     """
-    return {
-        MAIN_FIRST: ["lookup", "main", "suppress_prefixlength", "0"],
-        EXIT_TABLE: ["not", "fwmark", str(EXIT_TABLE), "lookup", str(EXIT_TABLE)],
-    }
+    to_exit = ("not", "fwmark", str(EXIT_TABLE), "lookup", str(EXIT_TABLE))
+    rules = []
+    for version in interface.families:
+        if interface.offered_only:
+            marked = ("fwmark", str(OFFERED_MARK), "lookup", "main")
+            rules.append(Rule(version, OFFERED_FIRST, ("iif", device), marked))
+            rules.append(Rule(version, OFFERED_ONLY, ("iif", device), ("prohibit",)))
+        if interface.exit_families:
+            rules.append(Rule(version, MAIN_FIRST, (), ("lookup", "main", "suppress_prefixlength", "0")))
+            rules += [Rule(version, priority, (), to_exit) for priority in (EXIT_TABLE, SECOND_EXIT)]
+    return rules
 
 
 def key_command(interface: Interface, device: str) -> list:
@@ -154,13 +200,15 @@ def render(interface: Interface) -> str:
     """
     up, down = [shlex.join(key_command(interface, "%i"))], []
     for route in routes_of(interface):
-        up.append(f"ip -{route.version} route replace {route.prefix} dev %i {' '.join(route.arguments[1:])}")
-    for version in interface.exit_families:
-        for priority, rule in rules_of().items():
-            remove = f"ip -{version} rule del priority {priority}"
-            # An interface that died left its rules behind.
-            up.append(f"{remove} 2>/dev/null || true; ip -{version} rule add priority {priority} {' '.join(rule)}")
-            down.append(f"{remove} || true")
+        rest = " ".join(route.arguments[1:])
+        up.append(f"ip -{route.version} route replace {route.prefix} dev {route.device('%i')} {rest}")
+        if route.nowhere:
+            down.append(f"ip -{route.version} route del {route.prefix} dev {NOWHERE} {rest} || true")
+    for rule in rules_of(interface, "%i"):
+        add, remove = (" ".join(rule.command(verb)) for verb in ("add", "del"))
+        # An interface that died left its rules behind.
+        up.append(f"{remove} 2>/dev/null || true; {add}")
+        down.append(f"{remove} || true")
     lines = [
         "# Managed by Ansible (homelab.peer_relay): changes made here are lost.",
         "[Interface]",
@@ -170,7 +218,7 @@ def render(interface: Interface) -> str:
         *([_setting("FwMark", interface.fwmark)] if interface.fwmark else []),
         "Table = off",
         *(_setting("PostUp", hook) for hook in [*interface.post_up, *up]),
-        *(_setting("PreDown", hook) for hook in [*down, *interface.pre_down]),
+        *(_setting("PreDown", hook) for hook in [*interface.pre_down, *down]),
         *([_CHOSEN] if interface.keep_endpoints else []),
     ]
     for peer in interface.peers:

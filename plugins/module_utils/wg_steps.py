@@ -9,9 +9,15 @@ from .wg_quick import (
     DEFAULT_ROUTES,
     EXIT_TABLE,
     MAIN_FIRST,
+    NOWHERE,
+    OFFERED_FIRST,
+    OFFERED_ONLY,
+    PRIORITIES,
+    SECOND_EXIT,
     SUBNET_METRIC,
     Interface,
     Route,
+    Rule,
     Written,
     key_command,
     routes_of,
@@ -35,10 +41,11 @@ class Running:
     addresses: frozenset
     prefixes: frozenset  # of our routes
     rules: frozenset  # of our rules: (family, priority)
+    weak_rules: frozenset = frozenset()  # those of them that systemd-networkd would remove, of earlier versions
 
 
 def running_from(wireguard: RunningInterface, link: dict, routes: list, rules: dict) -> Running:
-    """Take what `ip -j addr`, `ip -j route show table all` (both families) and `ip -j rule` (by family) print."""
+    """Take what `ip -j addr`, `ip -j route show table all` (both families) and `ip -d -j rule` (by family) print."""
     addresses = {
         f"{entry['local']}/{entry['prefixlen']}"
         for entry in link.get("addr_info", [])
@@ -46,18 +53,26 @@ def running_from(wireguard: RunningInterface, link: dict, routes: list, rules: d
     }
     # Other people's routes by way of this interface have another metric or table, and are not ours to remove.
     ours = {
-        _prefix(route)
+        _key(Route(_prefix(route), nowhere=route.get("dev") == NOWHERE))
         for route in routes
         if (str(route.get("table")) == str(EXIT_TABLE) and _prefix(route) in DEFAULT_ROUTES)
         or ("table" not in route and route.get("metric") == SUBNET_METRIC)
     }
+    marks = {
+        (MAIN_FIRST, "main", None),
+        (EXIT_TABLE, str(EXIT_TABLE), None),
+        (SECOND_EXIT, str(EXIT_TABLE), None),
+        (OFFERED_FIRST, "main", link.get("ifname")),
+        (OFFERED_ONLY, "prohibit", link.get("ifname")),
+    }
     present = {
-        (version, rule["priority"])
+        (version, rule["priority"]): rule.get("protocol", "kernel")
         for version, entries in rules.items()
         for rule in entries
-        if (rule["priority"], str(rule.get("table"))) in {(MAIN_FIRST, "main"), (EXIT_TABLE, str(EXIT_TABLE))}
+        if (rule["priority"], str(rule.get("table", rule.get("action"))), rule.get("iif")) in marks
     }
-    return Running(wireguard, link["mtu"], frozenset(addresses), frozenset(ours), frozenset(present))
+    weak = frozenset(key for key, protocol in present.items() if protocol != "kernel")
+    return Running(wireguard, link["mtu"], frozenset(addresses), frozenset(ours), frozenset(present), weak)
 
 
 def plan(wanted: Interface, running: Running, written: Written, public_key: str, now: float, resolve) -> list[Step]:
@@ -94,7 +109,7 @@ def _hook_steps(wanted: Interface, written: Written):
 
 
 def _is_rule(line: str) -> bool:
-    return any(f"rule del priority {priority} " in line for priority in rules_of())
+    return any(f"rule del priority {priority} " in line for priority in PRIORITIES)
 
 
 def _hook(line: str, device: str) -> Step:
@@ -103,20 +118,27 @@ def _hook(line: str, device: str) -> Step:
 
 
 def _rule_steps(wanted: Interface, running: Running):
-    expected = {(version, priority) for version in wanted.exit_families for priority in rules_of()}
+    expected = {(rule.version, rule.priority): rule for rule in rules_of(wanted, wanted.name)}
     removals = [
-        Step(("ip", f"-{version}", "rule", "del", "priority", str(priority)), f"IPv{version} rule {priority} removed")
-        # The one that sends traffic to the exit node goes first.
-        for version, priority in sorted(running.rules - expected, reverse=True)
-    ]
-    additions = [
-        Step(
-            ("ip", f"-{version}", "rule", "add", "priority", str(priority), *rules_of()[priority]),
-            f"IPv{version} rule {priority} added",
+        _rule_step(
+            Rule(version, priority, ("iif", wanted.name) if priority in (OFFERED_FIRST, OFFERED_ONLY) else (), ()),
+            "del",
         )
-        for version, priority in sorted(expected - running.rules)
+        # The one that sends traffic to the exit node goes first.
+        for version, priority in sorted(running.rules - set(expected), reverse=True)
     ]
+    additions = []
+    for key, rule in expected.items():
+        if key in running.weak_rules:
+            additions.append(_rule_step(rule, "del"))
+        if key not in running.rules or key in running.weak_rules:
+            additions.append(_rule_step(rule, "add"))
     return removals, additions
+
+
+def _rule_step(rule: Rule, verb: str) -> Step:
+    done = {"add": "added", "del": "removed"}[verb]
+    return Step(tuple(rule.command(verb)), f"IPv{rule.version} rule {rule.priority} {done}")
 
 
 def _address_steps(wanted: Interface, running: Running):
@@ -129,18 +151,23 @@ def _address_steps(wanted: Interface, running: Running):
 
 
 def _route_steps(wanted: Interface, running: Running, renewed_families):
-    expected = {route.prefix: route for route in routes_of(wanted)}
+    expected = {_key(route): route for route in routes_of(wanted)}
     removals = []
-    for prefix in sorted(running.prefixes - set(expected)):
-        route = Route(prefix)
-        command = ("ip", f"-{route.version}", "route", "del", *route.arguments, "dev", wanted.name)
-        removals.append(Step(command, f"route {prefix} removed"))
+    for key in sorted(running.prefixes - set(expected)):
+        prefix, _dev, nowhere = key.partition(" ")
+        route = Route(prefix, nowhere=bool(nowhere))
+        command = ("ip", f"-{route.version}", "route", "del", *route.arguments, "dev", route.device(wanted.name))
+        removals.append(Step(command, f"route {key} removed"))
     additions = []
-    for prefix, route in expected.items():
-        if prefix not in running.prefixes or route.version in renewed_families:
-            command = ("ip", f"-{route.version}", "route", "replace", *route.arguments, "dev", wanted.name)
-            additions.append(Step(command, f"route {prefix} added"))
+    for key, route in expected.items():
+        if key not in running.prefixes or (route.version in renewed_families and not route.nowhere):
+            command = ("ip", f"-{route.version}", "route", "replace", *route.arguments)
+            additions.append(Step((*command, "dev", route.device(wanted.name)), f"route {key} added"))
     return removals, additions
+
+
+def _key(route: Route) -> str:
+    return f"{route.prefix} dev {NOWHERE}" if route.nowhere else route.prefix
 
 
 def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, now: float, resolve) -> list[Step]:

@@ -19,7 +19,8 @@ description:
   - Overlay addresses are reached by the connected route of O(addresses). Every other network of O(peers[].allowed_ips)
     gets a route in the main table with a metric so large that the same network on a local link wins.
   - A default route, C(0.0.0.0/0) or C(::/0), makes the peer the exit node. It goes to a routing table of its own,
-    with rules before the main table's that keep local networks, and WireGuard's own packets, off it.
+    with rules before the main table's that keep local networks, and WireGuard's own packets, off it. Without
+    the interface, and in a family that the overlay has not, that table leads nowhere. One of the rules is there twice.
   - Routes of others over the interface are left alone.
 extends_documentation_fragment:
   - homelab.peer_relay.attributes
@@ -105,6 +106,14 @@ options:
         description: The seconds between two keepalive packets. V(0) is for none.
         type: int
         default: 0
+  offered_only:
+    description:
+      - Whether what comes from the interface is forwarded only with the mark C(0x7073), which a packet filter then
+        gives to what it lets pass, in both directions, with C(net.ipv4.conf.all.src_valid_mark) set. Without the
+        filter, nothing is forwarded.
+    type: bool
+    default: false
+    version_added: 1.3.0
   post_up:
     description:
       - Commands to run when the interface has come up. C(%i) is its name.
@@ -164,6 +173,7 @@ public_key:
   returned: when O(state=present)
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -172,6 +182,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import (
+    EXIT_TABLE,
+    NOWHERE,
     Interface,
     Written,
     read_back,
@@ -182,6 +194,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard impor
 
 FOLDER = Path("/etc/wireguard")
 JOURNAL_LINES = 15
+IPV6_OFF = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 
 
 class Device:
@@ -229,6 +242,12 @@ class Device:
             file.write(text)
         temporary.replace(self.file)
 
+    def lock(self) -> None:
+        """Until this module ends, whoever puts back what the file says waits: see roles/peer/files/peer_guard."""
+        FOLDER.mkdir(mode=0o700, exist_ok=True)
+        self.lock_fd = os.open(FOLDER, os.O_RDONLY)
+        fcntl.flock(self.lock_fd, fcntl.LOCK_EX)
+
     def public_key(self, private_key_file: str) -> str:
         """The public key of the wanted private key."""
         try:
@@ -250,8 +269,9 @@ class Device:
         routes, rules = [], {}
         for version in (4, 6):
             found = self.ask_ip(f"-{version}", "route", "show", "table", "all", "dev", self.name)
+            found += self.ask_ip(f"-{version}", "route", "show", "table", str(EXIT_TABLE), "dev", NOWHERE)
             routes += [{**route, "family": version} for route in found]
-            rules[version] = self.ask_ip(f"-{version}", "rule", "show")
+            rules[version] = self.ask_ip("-d", f"-{version}", "rule", "show")
         return running_from(parse_dump(dump), link, routes, rules)
 
     def ask_ip(self, *arguments: str) -> list:
@@ -321,6 +341,7 @@ def present(device: Device, wanted: Interface) -> dict:
     if enable:
         device.changes.append("unit enabled")
     if not module.check_mode:
+        device.lock()
         if start:
             device.stop(old_text)
             device.start(text, old_text)
@@ -348,6 +369,7 @@ def absent(device: Device) -> dict:
     if device.is_enabled():
         device.changes.append("unit disabled")
     if not device.module.check_mode:
+        device.lock()
         device.stop(old_text)
         if device.is_enabled():
             device.run("systemctl", "disable", "--quiet", device.unit)
@@ -384,12 +406,14 @@ def main() -> None:
             },
             "post_up": {"type": "list", "elements": "str", "default": []},
             "pre_down": {"type": "list", "elements": "str", "default": []},
+            "offered_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     device = Device(module)
     try:
-        wanted = Interface.from_options(module.params)
+        families = (4, 6) if IPV6_OFF.exists() and IPV6_OFF.read_text().strip() == "0" else (4,)
+        wanted = Interface.from_options(module.params, families)
         result = present(device, wanted) if module.params["state"] == "present" else absent(device)
     except WireGuardError as error:
         device.fail(str(error))

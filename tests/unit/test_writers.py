@@ -56,7 +56,7 @@ def spoilt(value, text):
 
 
 # wg-quick has the name of its file, and peers are tried below.
-UNWRITTEN = ("name", "peers", "keep_endpoints")
+UNWRITTEN = ("name", "peers", "keep_endpoints", "offered_only", "families")
 
 
 @pytest.mark.parametrize("text", [*NO_TEXT, "#"])
@@ -182,6 +182,7 @@ VARIABLES = {
     "__peer_others": [DEVICE],
     "__peer_probe": {"advertised_links": ["eth0"]},
     "__peer_relays_usable": [RELAY],
+    "__peer_restricted": "true",
     "__peer_sysctls": ["net.ipv4.ip_forward"],
     "__peer_uses_exit_node": "true",
     "__peer_wanted": {"addresses": ["10.77.0.3/16", "fd77::3/64"]},
@@ -231,6 +232,7 @@ VARIABLES = {
     "__relay_capabilities": ["CAP_BPF"],
     "__relay_fallback_target": "127.0.0.1",
     "__relay_grants_bpf": "true",
+    "__relay_ports": [40000],
     "__relay_public_endpoint": "192.0.2.1:40000",
     "ansible_managed": "Ansible managed",
     "inventory_hostname": "home",

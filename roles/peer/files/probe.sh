@@ -1,12 +1,16 @@
 # shellcheck shell=sh
 # Prints what the role has to know about the host, as JSON. Changes nothing.
-# PACKAGES: those that are needed in any case.
+# PACKAGES: those that are needed in any case. DNS: not empty if name servers are to be set.
 
 yes_no() { if "$@" >/dev/null 2>&1; then echo true; else echo false; fi; }
 value() { cat "/proc/sys/net/$1" 2>/dev/null || echo "${2:-0}"; }
 
-# A namespace of its own takes the interface away again at once.
-kernel_has_wireguard() { [ -d /sys/module/wireguard ] || unshare --net ip link add probe0 type wireguard; }
+# A namespace of its own takes the interface away again at once. Without ip, which is yet to be installed, the files tell.
+kernel_has_wireguard() {
+    [ -d /sys/module/wireguard ] && return
+    command -v ip && { unshare --net ip link add probe0 type wireguard; return; }
+    grep -qs '/wireguard[.]ko' "/lib/modules/$(uname -r)/modules.dep" "/lib/modules/$(uname -r)/modules.builtin"
+}
 
 strings() { sed 's/.*/"&"/' | paste -s -d , -; } # lines as the elements of a list
 
@@ -16,13 +20,6 @@ missing() { # IMPLEMENTATION
     done | strings
 }
 
-# Docker and ufw drop what iptables forwards unless told otherwise, from the next boot at the latest.
-iptables_drops_forwarded() {
-    command -v iptables || return 1
-    grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf || command -v dockerd ||
-        iptables -S FORWARD | grep -qx -e '-P FORWARD DROP'
-}
-
 # The kernel stops to learn its default route from router advertisements once it forwards, unless accept_ra is 2.
 advertised_links() {
     ip -6 route show default proto ra | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u | while read -r link; do
@@ -30,22 +27,26 @@ advertised_links() {
     done | strings
 }
 
+# Who keeps the name servers: systemd-resolved, or whatever brings resolvconf.
+resolved=$(yes_no systemctl is-active --quiet systemd-resolved)
+[ -z "$DNS" ] || [ "$resolved" = true ] || command -v resolvconf >/dev/null || PACKAGES="$PACKAGES openresolv"
+
 kernel=$(yes_no kernel_has_wireguard)
 [ "$kernel" = true ] && implementation= || implementation=wireguard-go
 cat <<JSON
 {
+  "ip": $(yes_no command -v ip),
   "kernel": $kernel,
   "release": "$(uname -r)",
   "tun": $(yes_no test -c /dev/net/tun),
   "missing": [$(missing "$implementation")],
+  "resolved": $resolved,
   "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),
   "sysctl": {
     "net.ipv4.ip_forward": $(value ipv4/ip_forward),
     "net.ipv6.conf.all.forwarding": $(value ipv6/conf/all/forwarding),
     "net.ipv4.conf.all.src_valid_mark": $(value ipv4/conf/all/src_valid_mark)
   },
-  "advertised_links": [$(advertised_links)],
-  "iptables_drops": $(yes_no iptables_drops_forwarded),
-  "firewalld": $(yes_no systemctl is-active --quiet firewalld)
+  "advertised_links": [$(advertised_links)]
 }
 JSON

@@ -56,7 +56,7 @@ def written_by(hosts) -> str:
 
 def render_of(found) -> str:
     options = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
-    options |= {"listen_port": 0, "keep_endpoints": False, **found}
+    options |= {"listen_port": 0, "keep_endpoints": False, "offered_only": False, **found}
     return render(Interface.from_options(options))
 
 

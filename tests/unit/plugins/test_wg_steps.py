@@ -4,6 +4,7 @@
 """The way from a running interface to the wanted one."""
 
 import base64
+import dataclasses
 
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import Interface, read_back, render
@@ -36,7 +37,7 @@ PEERS = [peer("relay", RELAY, "10.77.0.1/32", keepalive=25), peer("nas", NAS, "1
 
 def wanted(peers=PEERS, **options):
     defaults = {"name": "pr0", "mtu": 1420, "private_key_file": None, "post_up": [], "pre_down": []}
-    defaults |= {"listen_port": 0, "keep_endpoints": False}
+    defaults |= {"listen_port": 0, "keep_endpoints": False, "offered_only": False}
     return Interface.from_options({**defaults, "addresses": ["10.77.1.1/16"], "peers": peers, **options})
 
 
@@ -182,13 +183,53 @@ def test_an_exit_node_comes_routes_first_rules_last():
     assert steps(wanted(exit_peers), running()) == [
         "wg set pr0 fwmark 28786",
         f"wg set pr0 peer {NAS} allowed-ips 10.77.1.2/32,192.168.1.0/24,0.0.0.0/0,::/0",
+        "ip -4 route replace 0.0.0.0/0 table 28786 metric 65535 protocol kernel dev lo",
+        "ip -6 route replace ::/0 table 28786 metric 65535 protocol kernel dev lo",
         "ip -4 route replace 0.0.0.0/0 table 28786 dev pr0",
         "ip -6 route replace ::/0 table 28786 dev pr0",
-        "ip -4 rule add priority 28785 lookup main suppress_prefixlength 0",
-        "ip -4 rule add priority 28786 not fwmark 28786 lookup 28786",
-        "ip -6 rule add priority 28785 lookup main suppress_prefixlength 0",
-        "ip -6 rule add priority 28786 not fwmark 28786 lookup 28786",
+        "ip -4 rule add priority 28785 lookup main suppress_prefixlength 0 protocol kernel",
+        "ip -4 rule add priority 28786 not fwmark 28786 lookup 28786 protocol kernel",
+        "ip -4 rule add priority 28787 not fwmark 28786 lookup 28786 protocol kernel",
+        "ip -6 rule add priority 28785 lookup main suppress_prefixlength 0 protocol kernel",
+        "ip -6 rule add priority 28786 not fwmark 28786 lookup 28786 protocol kernel",
+        "ip -6 rule add priority 28787 not fwmark 28786 lookup 28786 protocol kernel",
     ]
+
+
+def test_a_family_that_the_exit_node_lacks_goes_nowhere():
+    exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0")]
+    lines = [line for line in steps(wanted(exit_peers), running()) if " -6 " in line]
+    assert lines == [
+        "ip -6 route replace ::/0 table 28786 metric 65535 protocol kernel dev lo",
+        "ip -6 rule add priority 28785 lookup main suppress_prefixlength 0 protocol kernel",
+        "ip -6 rule add priority 28786 not fwmark 28786 lookup 28786 protocol kernel",
+        "ip -6 rule add priority 28787 not fwmark 28786 lookup 28786 protocol kernel",
+    ]
+
+
+def test_rules_that_systemd_networkd_would_remove_are_made_anew():
+    exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0")]
+    prefixes = ["192.168.1.0/24", "0.0.0.0/0", "0.0.0.0/0 dev lo"]
+    have = running(
+        [running_peer(p) for p in exit_peers], fwmark=28786, prefixes=prefixes, rules=((4, 28785), (4, 28786))
+    )
+    have = dataclasses.replace(have, weak_rules=frozenset({(4, 28786)}))
+    want = dataclasses.replace(wanted(exit_peers), families=(4,))
+    assert steps(want, have) == [
+        "ip -4 rule del priority 28786",
+        "ip -4 rule add priority 28786 not fwmark 28786 lookup 28786 protocol kernel",
+        "ip -4 rule add priority 28787 not fwmark 28786 lookup 28786 protocol kernel",
+    ]
+
+
+def test_what_is_offered_alone_is_forwarded():
+    want = wanted(offered_only=True)
+    have = running(rules=((4, 28783), (4, 28784)))
+    assert steps(want, have) == [
+        "ip -6 rule add priority 28783 iif pr0 fwmark 28787 lookup main protocol kernel",
+        "ip -6 rule add priority 28784 iif pr0 prohibit protocol kernel",
+    ]
+    assert steps(wanted(), have) == [f"ip -4 rule del priority {priority} iif pr0" for priority in (28784, 28783)]
 
 
 def test_an_exit_node_goes_rules_first():
@@ -237,7 +278,7 @@ def test_another_private_key():
 
 
 def test_routes_of_others_are_left_alone():
-    link = {"mtu": 1420, "addr_info": [{"local": "fe80::1", "prefixlen": 64, "scope": "link"}]}
+    link = {"ifname": "pr0", "mtu": 1420, "addr_info": [{"local": "fe80::1", "prefixlen": 64, "scope": "link"}]}
     routes = [
         {"family": 4, "dst": "10.77.0.0/16", "protocol": "kernel"},
         {"family": 4, "dst": "192.168.1.0/24", "metric": 4096},
@@ -246,11 +287,19 @@ def test_routes_of_others_are_left_alone():
         {"family": 6, "dst": "default", "table": "28786", "metric": 1024},
         {"family": 6, "dst": "default", "table": "99"},
     ]
-    rules = {4: [{"priority": 28786, "table": "28786"}, {"priority": 28785, "table": "99"}], 6: []}
+    rules = {
+        4: [
+            {"priority": 28784, "iif": "pr1", "action": "prohibit", "protocol": "kernel"},
+            {"priority": 28786, "table": "28786", "protocol": "kernel"},
+            {"priority": 28785, "table": "99", "protocol": "kernel"},
+        ],
+        6: [{"priority": 28786, "table": "28786", "protocol": "unspec"}],
+    }
     found = running_from(running().wireguard, link, routes, rules)
     assert found.addresses == set()
     assert found.prefixes == {"192.168.1.0/24", "0.0.0.0/0", "::/0"}
-    assert found.rules == {(4, 28786)}
+    assert found.rules == {(4, 28786), (6, 28786)}
+    assert found.weak_rules == {(6, 28786)}
 
 
 def test_the_file_holds_no_secret_and_starts_at_once():
