@@ -17,6 +17,7 @@ from typing import Any
 KEEPER = Path("/etc/peer-relay-ports/ports.toml")  # is there where a keeper is to run
 _MAX_SIZE = 1 << 18
 _MAX_TEXT = 2000
+_MAX_LABEL = 100
 _MAX_LIST = 256
 _STALE = 60.0  # seconds; it is written six times as often
 _ZONE = re.compile(r"%[\w.@-]{1,15}", re.ASCII)  # the name of an interface of this host
@@ -58,6 +59,13 @@ def _gateway(value: Any) -> str:
     return _address(literal) + percent + zone
 
 
+def _label(value: Any) -> str:
+    """What becomes a label of the metrics, of which a monitoring system keeps each value."""
+    if len(_text(value)) > _MAX_LABEL:
+        raise ValueError(f"{value!r:.100} is too long")
+    return value
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r:.100} is no number")
@@ -93,7 +101,7 @@ def _table(kinds: dict[str, Callable[[Any], Any]]) -> Callable[[Any], dict[str, 
 
 
 _MAPPING = {
-    "name": _text,
+    "name": _label,
     "protocol": _text,
     "family": _count,
     "internal_port": _count,
@@ -115,7 +123,7 @@ _DOCUMENT = {
     "seen_address": _address,
     "address_since": _maybe(_number),
     "address_changes": _count,
-    "nat": _text,
+    "nat": _label,
     "explanation": _text,
     "mappings": _list(_table(_MAPPING)),
     "problems": _list(_text),
