@@ -13,6 +13,8 @@ from typing import NamedTuple
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import canonical_address, parse_address
 from ansible_collections.homelab.peer_relay.plugins.module_utils.written import one_line
 
+from .port_specs import covers, has_protocol
+
 PREFIX = "peer_relay_"
 _SECTION = re.compile(r"firewall\.(@?[A-Za-z0-9_]+(?:\[\d+\])?)=([A-Za-z0-9_]+)")
 _OPTION = re.compile(r"firewall\.(@?[A-Za-z0-9_]+(?:\[\d+\])?)\.([A-Za-z0-9_]+)=(.*)")
@@ -152,17 +154,13 @@ def _is_on(section: Section) -> bool:
 
 
 def _same_port(other, wanted) -> bool:
-    if other.get("src") != wanted["src"]:
+    if other.get("src", "*") not in ("*", wanted["src"]):
         return False
     protocols = other.get("proto", "tcp udp").replace("tcpudp", "tcp udp").split()
-    if wanted["proto"] not in protocols and not {"all", "any", "*"} & set(protocols):
+    if not any(has_protocol(protocol, wanted["proto"]) for protocol in protocols):
         return False
-    port = int(wanted["src_dport"])
-    for part in other.get("src_dport", "0-65535").split():
-        bounds = re.fullmatch(r"(\d+)(?:[-:](\d+))?", part)
-        if bounds and int(bounds[1]) <= port <= int(bounds[2] or bounds[1]):
-            return True
-    return False
+    ports = other.get("src_dport", "").replace("! ", "!").split() or [""]
+    return any(covers(part, int(wanted["src_dport"])) for part in ports)
 
 
 def external_address(there: dict[str, Section], interfaces: str, wan: str) -> str:

@@ -97,3 +97,51 @@ def test_what_it_refuses(role: Role, router: RouterOS) -> None:
     assert "invalid user name or password" in error
     assert "wrong secret" not in error
     assert router.writes == []
+
+
+def test_a_port_that_somebody_else_has_in_any_form(role: Role, router: RouterOS) -> None:
+    foreign = (
+        {"protocol": "udp", "dst_port": "40000-40100"},
+        {"protocol": "udp", "dst_port": "443,39000-40000"},
+        {"protocol": "udp", "dst_port": "!53"},
+        {"protocol": "udp"},
+        {"in_interface": "ether1"},  # a host for everything
+        {"in_interface_list": "WAN", "protocol": "17"},
+        {"in_interface": "!bridge", "protocol": "!tcp"},
+    )
+    for number, values in enumerate(foreign, 10):
+        router.row(NAT, chain="dstnat", action="dst-nat", to_addresses=f"192.168.88.{number}", **values)
+    error = role.error()
+    for number, values in enumerate(foreign, 10):
+        assert f"udp port 40000 already, and forwards it to 192.168.88.{number} " in error, values
+    assert router.writes == []
+
+
+def test_ports_beside_ours_are_nobodys_business(role: Role, router: RouterOS) -> None:
+    for foreign in (
+        {"protocol": "udp", "dst_port": "40001-40100,53", "action": "dst-nat", "to_addresses": "192.168.88.9"},
+        {"protocol": "tcp", "dst_port": "40000", "action": "dst-nat", "to_addresses": "192.168.88.9"},
+        {"in_interface": "bridge", "action": "redirect"},
+        {"in_interface_list": "LAN", "action": "redirect"},
+        {"src_address": "198.51.100.7", "action": "dst-nat", "to_addresses": "192.168.88.9"},
+    ):
+        router.row(NAT, chain="dstnat", **foreign)
+    role.run()
+
+
+@pytest.mark.parametrize("address", ["2001:db8::1%x\nPreUp = id", "{{ 7 * 7 }}"])
+def test_an_external_address_that_is_none(role: Role, router: RouterOS, address: str) -> None:
+    router.menus["/ip/address"][1]["address"] = f"{address}/24"
+    error = role.error()
+    assert "Nothing of the answer is used" in error
+    assert "set relay_endpoint" in error
+    assert "'49'" not in error
+
+
+def test_options_may_be_text(role: Role, router: RouterOS) -> None:
+    """As INI inventories and -e give them."""
+    role.run("-e", "port_forward_hairpin=false")
+    assert list(own(router, NAT)) == ["relay"]
+    role.variables.pop("port_forward_routeros_port")
+    run = role._run("-e", "port_forward_routeros_tls=no", "-vvv")
+    assert '"port": 8728' in run.output

@@ -45,3 +45,35 @@ def test_the_tasks_use_the_collection_that_is_checked(backend: str) -> None:
     assert f" {VENDORS[backend]['collection']}." in text
     for variable in VENDORS[backend]["needs"]:
         assert variable in text
+
+
+NAMES = {
+    "gcp": {"rule": "a" * 70, "instance": "home_1", "target_tag": "peer-relay-", "zone": "", "project": "My project"},
+    "aws": {"security_group": "sg-home", "instance_id": "home"},
+    "azure": {"resource_group": "home.", "security_group": "x" * 81, "priority": 99},
+    "opnsense": {"wan": "igc0.7", "lan": "", "url": "192.168.1.1"},
+    "routeros": {"lan": "/", "wan_list": "", "host": "a b"},
+}
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_names_that_the_vendor_does_not_take(role: Role, backend: str) -> None:
+    wrong = {f"port_forward_{backend}_{name}": value for name, value in NAMES[backend].items()}
+    needed = VENDORS[backend]["needs"] | {"port_forward_backend": backend}
+    error = role.error(**needed | {name: value for name, value in wrong.items() if value or name not in needed})
+    for name, value in wrong.items():
+        if value or name not in needed:  # that it is needed is told before
+            assert f'cannot take {name} \\"{value}\\"' in error or f'cannot take {name} "{value}"' in error
+
+
+def test_every_name_is_tried_here() -> None:
+    known = {backend: set(VENDORS[backend].get("names", ())) for backend in VENDORS}
+    tried = {backend: {f"port_forward_{backend}_{name}" for name in names} for backend, names in NAMES.items()}
+    others = {"inventory_hostname", "__port_forward_azure_too_long"}
+    assert {backend: names - others for backend, names in known.items() if backend != "hcloud"} == tried
+
+
+def test_a_rule_of_google_for_ipv6_has_a_longer_name(role: Role) -> None:
+    needed = VENDORS["gcp"]["needs"] | {"port_forward_backend": "gcp", "port_forward_gcp_rule": "a" * 60}
+    forward = {"name": "relay", "port": 40000, "families": ["ipv6"]}
+    assert "up to 58, as -ipv6 is added" in role.error(**needed, port_forward_forwards=[forward])

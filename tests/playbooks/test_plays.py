@@ -27,6 +27,7 @@ def key(number: int) -> str:
 
 
 KEYS = {"laptop": key(1), "nas": key(2), "phone": key(3), "oslo": key(91), "rome": key(92)}
+CHECKS = ("relay/preflight",)
 FACTS = {
     "peer/keys": {
         "peer_public_key": "{{ stand_in_keys[inventory_hostname] }}",
@@ -58,7 +59,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collection.mkdir(parents=True)
     for part in ("galaxy.yml", "meta", "playbooks", "plugins"):
         (collection / part).symlink_to(ROOT / part)
-    for name in ("peer/keys", "peer/main", "relay/main", "firewall/main", "port_forward/main"):
+    for name in ("peer/keys", "peer/main", "relay/main", "firewall/main", "port_forward/main", *CHECKS):
         role, file = name.split("/")
         path = collection / "roles" / role / "tasks" / f"{file}.yml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def play(collections: Path, tmp_path: Path):
 
 
 def set_up(relay: str) -> set:
-    return {f"{role} on {relay}" for role in ("firewall/main", "port_forward/main", "relay/main")}
+    return {f"{role} on {relay}" for role in (*CHECKS, "firewall/main", "port_forward/main", "relay/main")}
 
 
 def device(name: str) -> set:
@@ -147,7 +148,10 @@ def test_site_takes_relays_away_although_everything_else_is_off(play):
 @pytest.mark.parametrize(
     ("inventory", "ran"),
     [
-        ({"relays": {"oslo": ON}, "peers": {"laptop": OFF, "nas": OFF}}, set_up("oslo")),
+        (
+            {"relays": {"oslo": ON}, "peers": {"laptop": OFF, "nas": OFF}},
+            {f"{role}/main on oslo" for role in ("port_forward", "relay", "firewall")},
+        ),
         ({"relays": {"oslo": OFF}, "peers": {"laptop": ON}}, {"peer/main on laptop"}),
         ({"relays": {"oslo": OFF}, "peers": {"laptop": ON, "nas": OFF, "phone": PHONE}}, {"peer/main on laptop"}),
     ],
@@ -235,3 +239,35 @@ def test_a_host_that_gives_a_variable_as_a_fact_is_refused(play, tmp_path):
     run = play("site", {"relays": {"oslo": ON}, "peers": {"laptop": laptop, "nas": nas}})
     assert run.code == 2, run.output
     assert "laptop reports peer_addresses as a fact, which only the inventory decides" in run.output
+
+
+@pytest.mark.parametrize(
+    ("relay", "peer", "said"),
+    [
+        ({}, {"peer_agent": "maybe"}, "laptop: peer_agent is 'maybe': give true or false"),
+        ({"port_forward_forwards": "relay"}, {}, "oslo: port_forward_forwards is 'relay': give a list"),
+    ],
+)
+def test_what_one_host_cannot_have_stops_that_host_before_anything_changes(play, relay, peer, said):
+    run = play("site", {"relays": {"oslo": ON | relay, "rome": ON}, "peers": {"laptop": ON | peer, "nas": ON}})
+    assert run.code == 2, run.output
+    assert said in run.output
+    assert run.ran == set_up("rome") | device("nas") | (set() if relay else set_up("oslo")) | (
+        set() if peer else device("laptop")
+    )
+
+
+@pytest.mark.parametrize(
+    ("relay", "peer", "said"),
+    [
+        ({"relay_endpoint": "192.0.2.1\n[Interface]"}, {}, "oslo: relay_endpoint is '192.0.2.1"),
+        ({"relay_name": "two words"}, {}, "oslo: relay_name is 'two words'"),
+        ({}, {"peer_groups": ["a b"]}, "laptop: peer_groups is 'a b'"),
+        ({"relay_fallback_url": "https://x/"}, {}, "oslo: relay_fallback_url is 'https://x/'"),
+    ],
+)
+def test_what_contradicts_itself_stops_the_run_before_anything_changes(play, relay, peer, said):
+    run = play("site", {"relays": {"oslo": ON | relay}, "peers": {"laptop": ON | peer}})
+    assert run.code == 2, run.output
+    assert said in run.output
+    assert run.ran == set()

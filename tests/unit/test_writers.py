@@ -22,6 +22,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.filter.core import FilterModule as CoreFilters
 from ansible.plugins.filter.mathstuff import FilterModule as SetFilters
 from ansible.plugins.test.core import TestModule as CoreTests
+from ansible_collections.homelab.peer_relay.plugins.filter.port_holders import port_holders
 from ansible_collections.homelab.peer_relay.plugins.filter.toml import toml
 from ansible_collections.homelab.peer_relay.plugins.filter.word import word
 from ansible_collections.homelab.peer_relay.plugins.module_utils import nft_forwards, nft_text, wg_quick, written
@@ -157,6 +158,7 @@ def environment():
     jinjas = {name: as_list(made.filters[name]) for name in ("map", "select", "reject", "selectattr", "rejectattr")}
     made.filters |= SetFilters().filters() | CoreFilters().filters() | jinjas | {"default": made.filters["default"]}
     made.filters |= {"homelab.peer_relay.toml": toml, "homelab.peer_relay.word": word}
+    made.filters["homelab.peer_relay.port_holders"] = port_holders
     made.tests |= CoreTests().tests() | {"contains": lambda value, item: item in value}
     return made
 
@@ -178,6 +180,7 @@ RELAY = {
 }
 # All that the templates use and that depends on a variable of a role, a fact, or another machine.
 VARIABLES = {
+    "__peer_agent_capabilities": ["CAP_NET_RAW"],
     "__peer_forwards": "true",
     "__peer_others": [DEVICE],
     "__peer_probe": {"advertised_links": ["eth0"]},
@@ -195,6 +198,10 @@ VARIABLES = {
         ]
     },
     "__port_forward_family": "ipv4",
+    "__port_forward_azure_prefix": "peer-relay-home",
+    "__port_forward_foreign": {
+        "result": [{"action": "dst-nat", "protocol": "udp", "dst-port": "443", "to-addresses": "a", "comment": "x"}]
+    },
     "__port_forward_found_rules": {"resources": [{"name": "peer-relay-home", "description": MARK}]},
     "__port_forward_instance": {"networkInterfaces": [{"network": "global/networks/default"}]},
     "__port_forward_lan": {"ipv4": {"gateway": "192.168.1.1", "mac": "52:54:00:00:00:01"}},
@@ -228,14 +235,15 @@ VARIABLES = {
             }
         }
     ],
+    "__port_forward_wan": ["ether1"],
     "__port_forward_wanted": WANTED,
     "__relay_capabilities": ["CAP_BPF"],
     "__relay_fallback_target": "127.0.0.1",
     "__relay_grants_bpf": "true",
     "__relay_ports": [40000],
     "__relay_public_endpoint": "192.0.2.1:40000",
+    "__relay_self": {"name": "rome", "addresses": ["10.77.0.1"]},
     "ansible_managed": "Ansible managed",
-    "inventory_hostname": "home",
     "peer_endpoints": ["192.0.2.9:51820"],
     "peer_exit_node": "false",
     "peer_interface": "pr0",
@@ -272,7 +280,7 @@ VARIABLES = {
     "relay_socket_buffer": "8388608",
 }
 # Computed from truths and numbers alone, or from words of the role's own.
-DERIVED = {"ansible_managed", "__peer_sysctls", "__relay_capabilities"}
+DERIVED = {"ansible_managed", "__peer_agent_capabilities", "__peer_sysctls", "__relay_capabilities"}
 # Shown to a person, and written nowhere.
 SHOWN = {"port_forward/templates/manual.txt.j2"}
 
@@ -314,8 +322,8 @@ def used_by(file):
 
 
 def context_of(file):
-    """The variables of a template that are not constant. One that is missing here has to be added above."""
-    used = used_by(file)
+    """The variables of a template that are not constant."""
+    used = used_by(file) & set(VARIABLES)
     return {name: copy.deepcopy(VARIABLES[name]) for name in sorted(used)}
 
 
@@ -371,6 +379,7 @@ PLAIN = [file for file in TEMPLATES if file not in TOML + YAML and file not in S
 
 @pytest.mark.parametrize("file", [file for file in TEMPLATES if file not in SHOWN])
 def test_the_variables_of_these_tests_are_good_ones(file):
+    assert used_by(file) <= set(VARIABLES), "add what is missing above"
     text = render(file, context_of(file))
     if file in TOML:
         assert tomllib.loads(text)

@@ -14,8 +14,7 @@ HERE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 SITE = "homelab.peer_relay.site"
 MARK = "peer-relay-was-here"
 LINES = f"[Interface]&#10;PreUp = touch /run/{MARK}&#10;PostUp = touch /run/{MARK}"
-# Python's ipaddress takes the first for an address.
-ANSWERS = [f"2001:db8::1%x&#10;{LINES}", f"11.22.33.21&#10;{LINES}"]
+ANSWER = f"2001:db8::1%x&#10;{LINES}"  # which Python's ipaddress takes for an address
 MACHINES = ["rome", "oslo", "laptop", "nas"]
 
 
@@ -24,7 +23,7 @@ def router() -> Iterator[None]:
     name = "router-home"
     assert name in machines()
     put(name, "/run/igd.py", (HERE / "igd.py").read_text(encoding="utf-8"))
-    say(ANSWERS[0])
+    say(ANSWER)
     run(name, "systemd-run --quiet --collect --unit igd python3 /run/igd.py")
     yield
     run(name, "systemctl stop igd")
@@ -45,12 +44,10 @@ def traces(name: str) -> str:
     return machine(name).run(f"grep -rIl --exclude-dir=journal -e {MARK} {places} 2>/dev/null; ls /run/{MARK}").stdout
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_its_words_reach_no_file(answer: str) -> None:
-    say(answer)
+def test_its_words_reach_no_file() -> None:
     started = time.monotonic()
     result = attempt(SITE)
-    figure(f"site with {answer[:12]}", f"{time.monotonic() - started:.0f} s")
+    figure("site with a router that lies", f"{time.monotonic() - started:.0f} s")
     assert result.returncode != 0
     said = " ".join(result.stdout.replace("\\n", " ").split())
     # The router, what is wrong with it, and what to do.
