@@ -71,6 +71,7 @@ class Agent:
         self.others = [other for other in others if other is not device]
         self.process: Process | None = None
         self.hosts: Path | None = None  # stands in for /etc/hosts
+        self.resolvers: Path | None = None  # stands in for /etc/resolv.conf
         self.clock: Path | None = None
         self.apart = False  # without rights over WireGuard, beside a helper that has them: as the role has it
         self.programs: Path | None = None  # a folder with those that it finds, if not with all
@@ -120,8 +121,9 @@ class Agent:
         words += [sys.executable, "-m", "peer_agent", "--settings", str(self.settings), "run"]
         if self.apart:
             words = [*_NO_RIGHTS, *words, "--wireguard", str(self._start_helper(folders[0]))]
-        if self.hosts:  # `ip netns exec` has given it a mount namespace of its own
-            words = ["sh", "-c", f'mount --bind {self.hosts} /etc/hosts && exec "$@"', "-", *words]
+        for file, place in ((self.hosts, "/etc/hosts"), (self.resolvers, "/etc/resolv.conf")):
+            if file:  # `ip netns exec` has given it a mount namespace of its own
+                words = ["sh", "-c", f'mount --bind {file} {place} && exec "$@"', "-", *words]
         self.process = self.lab.start(self.device.host.spawn(*words, log=f"agent-{self.device.name}"))
 
     def _start_helper(self, package: Path) -> Path:

@@ -24,6 +24,7 @@ from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe, forget_where
 from websockets.uri import parse_uri
 
 from peer_agent.endpoints import Endpoint
+from peer_agent.lookup import look_up
 from peer_agent.reasons import Failure
 
 _LOOPBACK = "127.0.0.1"
@@ -222,22 +223,29 @@ def _protocol(url: str) -> Any:
 async def _open(host: str, port: int, mark: int) -> socket.socket:
     """Connect to the first address of the host that answers; raise OSError."""
     loop = asyncio.get_running_loop()
-    problem: Exception = OSError("no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    problem: Exception = OSError(f"no address of {host} is known")
+    for place in await _places(host, port, mark):
+        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             if mark:  # an exit node's route must not lead this into the tunnel
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.wait_for(loop.sock_connect(sock, address), _ADDRESS_SECONDS)
+            await asyncio.wait_for(loop.sock_connect(sock, tuple(place)), _ADDRESS_SECONDS)
             return sock
         except (OSError, asyncio.TimeoutError) as error:
             sock.close()
-            problem = error if str(error) else OSError(f"{address[0]} port {port} does not answer")
+            problem = error if str(error) else OSError(f"{place.host} port {port} does not answer")
         except BaseException:
             sock.close()
             raise
     raise problem
+
+
+async def _places(host: str, port: int, mark: int) -> list[Endpoint]:
+    with contextlib.suppress(ValueError):
+        return [Endpoint.of(host, port)]
+    return await asyncio.get_running_loop().run_in_executor(None, look_up, host, port, mark)
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:

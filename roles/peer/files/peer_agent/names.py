@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Iterable
 
 from peer_agent.endpoints import Endpoint
+from peer_agent.lookup import look_up
 from peer_agent.settings import Place
 
 AGAIN = 180.0  # seconds between two looks at names that work
-_MOST_FOUND = 16  # addresses of one name
 
 
 class Resolver:
@@ -27,6 +27,7 @@ class Resolver:
         self._answers: queue.SimpleQueue[tuple[Place, list[Endpoint]]] = queue.SimpleQueue()
         self._asked: set[Place] = set()
         self.known: dict[Place, list[Endpoint]] = {}  # what names had for addresses last
+        self.mark = 0  # of WireGuard's packets
         threading.Thread(target=self._run, name="resolver", daemon=True).start()
 
     def ask(self, place: Place) -> None:
@@ -53,20 +54,8 @@ class Resolver:
     def _run(self) -> None:
         while True:
             place = self._questions.get()
-            self._answers.put((place, _look_up(place)))
+            self._answers.put((place, look_up(place.host, place.port, self.mark)))
             self._bell.send(b"!")
-
-
-def _look_up(place: Place) -> list[Endpoint]:
-    try:
-        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):
-        return []
-    endpoints = []
-    for _, _, _, _, (host, port, *_) in found:
-        with contextlib.suppress(ValueError):  # a link-local address
-            endpoints.append(Endpoint.of(host, port))
-    return list(dict.fromkeys(endpoints))[:_MOST_FOUND]
 
 
 class Stated:

@@ -221,6 +221,7 @@ class Service:
         self._sampled_at, self._sample_due = now, now + _SAMPLE
         try:
             self._running = self._wireguard.show()
+            self._resolver.mark = self._running.mark
             fresh = self._ground.fit(self._running)
         except (WireGuardError, OSError) as error:
             self._leave(f"{self._settings.interface}: {error}")
