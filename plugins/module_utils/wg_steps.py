@@ -103,13 +103,15 @@ def plan(wanted: Interface, running: Running, written: Written, public_key: str,
 
 def _hook_steps(wanted: Interface, written: Written):
     """A hook that went away is undone by the line for going down that went with it; a new one is run."""
-    gone = [line for line in written.pre_down if line not in wanted.pre_down and not _is_rule(line)]
+    gone = [line for line in written.pre_down if line not in wanted.pre_down and not _is_routing(line)]
     new = [line for line in wanted.post_up if line not in written.post_up]
     return [_hook(line, wanted.name) for line in gone], [_hook(line, wanted.name) for line in new]
 
 
-def _is_rule(line: str) -> bool:
-    return any(f"rule del priority {priority} " in line for priority in PRIORITIES)
+def _is_routing(line: str) -> bool:
+    return f"dev {NOWHERE} table {EXIT_TABLE} " in line or any(
+        f"rule del priority {priority} " in line for priority in PRIORITIES
+    )
 
 
 def _hook(line: str, device: str) -> Step:

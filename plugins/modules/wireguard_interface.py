@@ -269,14 +269,17 @@ class Device:
         routes, rules = [], {}
         for version in (4, 6):
             found = self.ask_ip(f"-{version}", "route", "show", "table", "all", "dev", self.name)
-            found += self.ask_ip(f"-{version}", "route", "show", "table", str(EXIT_TABLE), "dev", NOWHERE)
+            nowhere = self.ask_ip(f"-{version}", "route", "show", "table", str(EXIT_TABLE), "dev", NOWHERE)
+            # ip leaves out what it was asked for.
+            found += [{"dev": NOWHERE, "table": str(EXIT_TABLE), **route} for route in nowhere]
             routes += [{**route, "family": version} for route in found]
             rules[version] = self.ask_ip("-d", f"-{version}", "rule", "show")
         return running_from(parse_dump(dump), link, routes, rules)
 
     def ask_ip(self, *arguments: str) -> list:
-        # A host without IPv6 has no table to show, and ip then prints nothing.
-        return json.loads(self.module.run_command(["ip", "-j", *arguments])[1] or "[]")
+        # A host without IPv6 has nothing to show, and a table without routes is not there: ip fails, with half a list.
+        code, out, _error = self.module.run_command(["ip", "-j", *arguments])
+        return json.loads(out or "[]") if code == 0 else []
 
     def start(self, text: str, old_text: str) -> None:
         """Start the unit with the new file, or go back to the old one."""

@@ -196,6 +196,18 @@ def test_an_exit_node_comes_routes_first_rules_last():
     ]
 
 
+def test_what_the_file_undoes_for_an_exit_node_is_no_hook():
+    exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0")]
+    want = wanted(exit_peers, offered_only=True)
+    have = running(
+        [running_peer(p) for p in exit_peers],
+        fwmark=28786,
+        prefixes=["192.168.1.0/24", "0.0.0.0/0", "0.0.0.0/0 dev lo", "::/0 dev lo"],
+        rules=tuple((version, priority) for version in (4, 6) for priority in range(28783, 28788)),
+    )
+    assert steps(want, have, written=render(want)) == []
+
+
 def test_a_family_that_the_exit_node_lacks_goes_nowhere():
     exit_peers = [PEERS[0], peer("nas", NAS, "10.77.1.2/32", "192.168.1.0/24", "0.0.0.0/0")]
     lines = [line for line in steps(wanted(exit_peers), running()) if " -6 " in line]

@@ -83,8 +83,9 @@ class Upkeep:
 
 
 def _ask(*argv: str) -> list[dict]:
-    # ip fails for a table that has no routes.
-    return json.loads(_run(*argv).stdout or "[]")
+    # A table without routes does not exist: ip fails, with half a list.
+    done = _run(*argv)
+    return json.loads(done.stdout or "[]") if done.returncode == 0 else []
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:
