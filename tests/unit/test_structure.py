@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What several files of the collection say must agree."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,19 @@ def test_what_runs_on_the_control_node_asks_for_no_sudo():
     assert len(local) >= 6
     for path, task in local:
         assert (task.get("vars") or {}).get("ansible_become") is False, f"{path}: {task.get('name')}"
+
+
+def test_every_test_that_the_documents_name_is_there():
+    named = []
+    for document in sorted((ROOT / "docs").glob("*.md")):
+        file = None
+        for path, test in re.findall(r"`([\w/.]*\.py)?::(\w+)", document.read_text(encoding="utf-8")):
+            file = path or file
+            named.append((document.name, file, test))
+    assert named
+    missing = [
+        (document, file, test)
+        for document, file, test in named
+        if not (ROOT / file).is_file() or f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert not missing
