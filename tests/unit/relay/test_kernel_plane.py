@@ -256,6 +256,53 @@ def test_a_table_that_fails_is_given_up_and_tried_again(bench: Bench, joined: Pa
     assert len(bench.table.entries) == 2
 
 
+@pytest.mark.parametrize("part", ["put", "remove", "read", "way_out", "changed"])
+def test_a_fault_of_its_own_leaves_no_table_behind_that_nobody_keeps_true(
+    bench: Bench, joined: Pair, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Whatever it is that is raised: what is pinned goes, the fault is told, and it is tried again."""
+    ann, bob = joined
+
+    def broken(*_: object) -> None:
+        raise KeyError("a fault")
+
+    ended: list[Path] = []
+    monkeypatch.setattr(module.KernelTable, "destroy_pinned", ended.append)
+    monkeypatch.setattr(bench.table if part in ("put", "remove", "read") else bench.network, part, broken)
+    bob.move(at("198.18.0.1"))
+    bob.keepalive()
+    bench.world.now += 1
+    with pytest.raises(KeyError):
+        bench.plane.network_changed(bench.world.now) if part == "changed" else bench.turn()
+    assert ended == [bench.folder / module.FOLDER]
+    assert bench.plane.name == "userspace"
+    assert "a fault" in bench.plane.reason
+    assert ann.say(bob)
+    monkeypatch.undo()
+    bench.table = Table()
+    bench.world.now = bench.turn()
+    bench.turn()
+    assert (bench.plane.name, bench.plane.reason) == ("kernel", "")
+
+
+def test_a_fault_while_it_begins_leaves_no_table_behind(
+    bench: Bench, joined: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.plane.close()
+    bench.start()
+    ended: list[Path] = []
+    monkeypatch.setattr(module.KernelTable, "destroy_pinned", ended.append)
+    bench.table.entries[next(iter(bench.table.entries))] = "nonsense"
+    with pytest.raises(AttributeError):
+        bench.configure()
+    assert ended == [bench.folder / module.FOLDER]
+    assert (bench.plane.name, bench.plane.mode) == ("userspace", "auto")
+    bench.table = Table()
+    bench.world.now = bench.turn()
+    bench.turn()
+    assert bench.plane.name == "kernel"
+
+
 def test_what_is_not_available_is_asked_for_now_and_then(bench: Bench, world: World) -> None:
     bench.start()
     bench.unavailable = "the service lacks CAP_BPF"

@@ -86,7 +86,7 @@ class Service:
         self._restore(config)
         self._kernel = KernelPlane(self._switchboard)
         self._told_plane = ""
-        self._use_kernel(config)
+        self._faults.guard("kernel", self._use_kernel, config)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = self._reload = False
         self._slices = Slices()

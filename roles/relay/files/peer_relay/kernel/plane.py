@@ -32,6 +32,7 @@ _RESOLUTION = 10_000_000  # ns, of the kernel's record of when it last forwarded
 _RENEW_INTERVAL = 30.0  # path MTUs are learned without an announcement
 _RENEW_PAUSE, _RENEW_PAUSE_PER_WAY = 0.1, 0.0004  # between two rounds, however often the network changes
 _RETRY_INTERVAL = 60.0
+_FAULT = "a fault of the relay's own: see its journal"
 
 
 class _InUse(Container[Binding]):
@@ -72,34 +73,37 @@ class KernelPlane:
         folder = directory / FOLDER
         if self._running and folder != self._folder:
             self._end("the directory is another one")
-        first, self._folder = self.mode == USERSPACE, folder
+        first, moved = self.mode == USERSPACE, port != self._port
+        self.mode, self._port, self._folder = mode, port, folder
         if mode == USERSPACE:
             self._end("data_plane is userspace")
         elif not self._running:
-            self._begin(port, now, revive=first)
-        elif port != self._port:
-            self._attempt(now, lambda: self._adopt(port))
-        self.mode, self._port = mode, port
+            self._begin(now, revive=first)
+        elif moved:
+            self._attempt(now, self._adopt)
 
-    def _begin(self, port: int, now: float, revive: bool = False) -> None:
+    def _begin(self, now: float, revive: bool = False) -> None:
         self._retry_due = now + _RETRY_INTERVAL
         try:
             with contextlib.ExitStack() as opened:
                 self._table = opened.enter_context(contextlib.closing(self._open_table(self._folder, TABLE_SIZE)))
                 self._network = opened.enter_context(contextlib.closing(self._open_network()))
                 self._ways = Ways(self._network)
-                self._adopt(port, now if revive else None)
+                self._adopt(now if revive else None)
                 self._with = opened.pop_all()
         except (Unavailable, OSError) as error:
             self._end(str(error))
             return
+        except Exception as error:
+            self._end(f"{_FAULT} ({error!r:.200})")
+            raise
         self._running, self.reason = True, ""
         self._count_due, self._renew_due = now + _COUNT_INTERVAL, now + _RENEW_INTERVAL
 
-    def _adopt(self, port: int, revive: float | None = None) -> None:
+    def _adopt(self, revive: float | None = None) -> None:
         """Make the table what the switchboard wants, from what it holds."""
         found = self._table.read()
-        self._entries = Entries(self._switchboard, port, self._ways)
+        self._entries = Entries(self._switchboard, self._port, self._ways)
         if revive is not None:
             self._entries.revive(found, revive)
         remove, put = self._entries.adopt(found)
@@ -110,13 +114,12 @@ class KernelPlane:
 
     def _end(self, reason: str) -> None:
         """Leave everything to userspace: what nobody keeps true must not forward."""
-        self._with.close()
-        self._running = False
+        self._running, self.reason = False, reason
         try:
             KernelTable.destroy_pinned(self._folder)
-        except OSError as error:
-            reason += f"; what it forwarded before could not be ended ({error}): peer-relay unload as root ends it"
-        self.reason = reason
+        except Exception as error:
+            self.reason += f"; what it forwarded before could not be ended ({error}): peer-relay unload as root ends it"
+        self._with.close()
 
     def close(self) -> None:
         """Go, and let the kernel forward on."""
@@ -131,7 +134,11 @@ class KernelPlane:
 
     def network_changed(self, now: float) -> None:
         """Look at the network again: the descriptor was readable."""
-        if self._running and self._network.changed():
+        if self._running:
+            self._attempt(now, lambda: self._look_at_network(now))
+
+    def _look_at_network(self, now: float) -> None:
+        if self._network.changed():
             pause = _RENEW_PAUSE + _RENEW_PAUSE_PER_WAY * len(self._ways)
             self._renew_due = min(self._renew_due, max(now, self._renewed + pause))
 
@@ -143,17 +150,22 @@ class KernelPlane:
             self._switchboard.moved.clear()
             self._switchboard.rerouted.clear()
             if self.mode != USERSPACE and now >= self._retry_due:
-                self._begin(self._port, now)
+                self._begin(now)
         if not self._running:
             return float("inf") if self.mode == USERSPACE else self._retry_due
         return now if self._ways.busy else min(self._count_due, self._renew_due)
 
     def _attempt(self, now: float, action: Callable[[], None]) -> None:
+        """Do something with the table, which is given up whatever is raised; a fault of the relay's own goes on up."""
         try:
             action()
-        except OSError as error:
+        except Exception as error:
             self._retry_due = now + _RETRY_INTERVAL
-            self._end(f"the kernel's table failed: {error}")
+            if isinstance(error, OSError):
+                self._end(f"the kernel's table failed: {error}")
+            else:
+                self._end(f"{_FAULT} ({error!r:.200})")
+                raise
 
     def _turn(self, now: float) -> None:
         if now >= self._renew_due:
