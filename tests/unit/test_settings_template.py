@@ -51,6 +51,7 @@ def render(**variables) -> dict:
         "relay_metrics_listen": "",
         "relay_data_plane": "auto",
         "relay_devices": [],
+        "__relay_self": {"name": "host", "addresses": ["10.77.0.1"]},
         "__relay_public_endpoint": "192.0.2.1:40000",
         "__relay_ports": [40000],
         "__relay_bpf": "/b",
@@ -65,7 +66,7 @@ def render(**variables) -> dict:
 def test_any_string_survives(name, groups):
     device = {"name": name, "public_key": KEY, "addresses": ["10.77.0.2"], "groups": groups}
     settings = render(relay_name=name, relay_devices=[device])
-    assert settings["relay"]["name"] == name
+    assert settings["relay"]["name"] == (name or "host")
     assert settings["device"] == [device | {"rate_limit_mbit": 0}]
 
 
