@@ -55,8 +55,8 @@ def test_the_kernel_forwards():
 def test_the_service_may_do_no_more_than_that():
     process = run("relay", "systemctl show --property MainPID --value peer-relay").strip()
     lines = run("relay", f"grep Cap /proc/{process}/status").splitlines()
-    # CAP_NET_ADMIN and CAP_BPF.
-    assert {line.split()[1] for line in lines} == {f"{1 << 12 | 1 << 39:016x}"}
+    # CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF.
+    assert {line.split()[1] for line in lines} == {f"{1 << 12 | 1 << 13 | 1 << 39:016x}"}
 
 
 def test_nobody_remembers_the_device_that_left():

@@ -150,6 +150,10 @@ class Site:
         """Lose packets from and to an address that have more bytes, without a word."""
         self._drop("; ".join(f"ip {way} {address} meta length > {above} drop" for way in ("saddr", "daddr")))
 
+    def narrow(self, mtu: int = 1400) -> None:
+        """Let the router say "too big" to larger packets for its network, as with PPPoE."""
+        self.router.ip(f"link set lan0 mtu {mtu}")
+
     def block_udp(self) -> None:
         """Let no UDP across the router, as some networks do."""
         self._drop("meta l4proto udp drop")

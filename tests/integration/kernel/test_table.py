@@ -205,9 +205,10 @@ def test_the_verifier_refuses(world: World, talk: Talk, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("granted", "lacks"),
     [
-        ("+bpf,+net_admin", ""),
+        ("+bpf,+net_admin,+net_raw", ""),
         ("+net_admin", "the service lacks CAP_BPF: "),
         ("+bpf", "the service lacks CAP_NET_ADMIN: "),
+        ("+bpf,+net_admin", "the service lacks CAP_NET_RAW: "),
         ("-bpf", "the service lacks CAP_BPF: "),
     ],
 )

@@ -177,6 +177,34 @@ def test_two_families_stay_in_userspace(lab: Lab, relay: Relay) -> None:
     assert not same.lost()
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_narrower_last_hop_is_heard_of_at_once(lab: Lab, relay: Relay, figure: Figure, family: int) -> None:
+    sites = [lab.site(), lab.site()]
+    devices = [
+        Device(lab, site.host(name, v4=family == 4, v6=family == 6), name, [f"10.77.1.{number}/32"])
+        for number, (site, name) in enumerate(zip(sites, ("ann", "bob"), strict=True), 1)
+    ]
+    relay.register(*devices)
+    relay.start()
+    for device in devices:
+        relay.connect(device, *devices, address=RELAY_V4[0] if family == 4 else RELAY_V6)
+        device.up(routes=[f"route add 10.77.0.0/16 dev {device.interface}"])
+    relay.wait_bound(*devices)
+    with Stream(*devices, rate=100, size=1350) as stream:
+        wait_offloaded(stream, relay)
+        sites[1].narrow()
+        time.sleep(3)
+        stream.wait_flowing(40)
+    lost = stream.there.lost()
+    figure(
+        f"kernel plane, IPv{family}: large packets lost at a narrower last hop",
+        f"{len(lost)} in {max(lost) - min(lost):.2f} s" if lost else "0",
+        "< 20 in 0.2 s",
+    )
+    assert len(lost) < 20
+    assert not stream.back.lost()
+
+
 def test_the_relays_address_goes_and_comes_back(trio_up: Trio) -> None:
     ann, bob = trio_up.devices[:2]
     relay = trio_up.relay

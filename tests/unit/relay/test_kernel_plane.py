@@ -65,6 +65,7 @@ class Network:
     def __init__(self) -> None:
         self.ways: dict[bytes, Way | str] = {}
         self.news = False
+        self.too_big: set[bytes] = set()
         self.asked = 0
 
     def fileno(self) -> int:
@@ -76,6 +77,10 @@ class Network:
     def changed(self) -> bool:
         news, self.news = self.news, False
         return news
+
+    def narrowed(self) -> set[bytes]:
+        told, self.too_big = self.too_big, set()
+        return told
 
     def interfaces(self) -> list[SimpleNamespace]:
         return [
@@ -202,6 +207,37 @@ def test_learned_path_mtus_are_taken_over(bench: Bench, joined: Pair) -> None:
     bench.world.now += 31
     bench.turn()
     assert 1300 in [target.mtu for target, _ in bench.table.entries.values()]
+
+
+def test_a_router_that_says_too_big_is_heard_at_once(bench: Bench, joined: Pair) -> None:
+    ann, bob = joined
+    bench.network.ways[bob.address] = Way(2, 1300)
+    bench.network.too_big = {bob.address, at("203.0.113.9")}
+    asked = bench.network.asked
+    bench.plane.network_changed(bench.world.now)
+    bench.turn()
+    assert {key.source: target.mtu for key, (target, _) in bench.table.entries.items()} == {
+        ann.address: 1300,
+        bob.address: 1500,
+    }
+    assert bench.network.asked == asked + 1, "nobody else's way was looked at"
+
+
+def test_forged_words_of_too_large_packets_cost_a_bounded_number_of_looks(bench: Bench, joined: Pair) -> None:
+    ann, bob = joined
+    asked = bench.network.asked
+    for _ in range(1000):
+        bench.network.too_big = {ann.address, at("203.0.113.9")}
+        bench.plane.network_changed(bench.world.now)
+        bench.turn()
+        bench.world.now += 0.001
+    assert bench.network.asked - asked < 10
+    assert {target.mtu for target, _ in bench.table.entries.values()} == {1500}
+    bench.network.ways[bob.address] = Way(2, 1300)
+    bench.network.too_big = {ann.address, bob.address}
+    bench.plane.network_changed(bench.world.now)
+    bench.turn()
+    assert 1300 in [target.mtu for target, _ in bench.table.entries.values()], "others are heard all the same"
 
 
 def test_many_changes_of_the_network_do_not_keep_it_busy(bench: Bench, joined: Pair) -> None:

@@ -126,8 +126,9 @@ def test_causes(monkeypatch, tmp_path: Path, error: OSError, says: str, helps: s
         (0, "the service lacks CAP_BPF: "),
         (1 << 12, "the service lacks CAP_BPF: "),
         (1 << 39, "the service lacks CAP_NET_ADMIN: "),
-        (1 << 12 | 1 << 39, "is in no bpf file system: mount -t bpf bpf /"),
-        (1 << 21, "is in no bpf file system: mount -t bpf bpf /"),
+        (1 << 12 | 1 << 39, "the service lacks CAP_NET_RAW: "),
+        (1 << 12 | 1 << 13 | 1 << 39, "is in no bpf file system: mount -t bpf bpf /"),
+        (1 << 13 | 1 << 21, "is in no bpf file system: mount -t bpf bpf /"),
     ],
 )
 def test_what_the_service_may_not(monkeypatch, tmp_path: Path, granted: int, says: str) -> None:

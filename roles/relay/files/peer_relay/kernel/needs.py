@@ -15,7 +15,8 @@ from pathlib import Path
 from peer_relay.kernel import bpf
 
 _OLDEST_KERNEL = (5, 15)
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
+_SYS_ADMIN = 1 << 21
+_CAPABILITIES = {"BPF": 1 << 39 | _SYS_ADMIN, "NET_ADMIN": 1 << 12 | _SYS_ADMIN, "NET_RAW": 1 << 13}  # any of the bits
 _BPFFS = 0xCAFE4A11
 _STATUS = Path("/proc/self/status")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,8 +31,8 @@ def check(folder: Path) -> None:
     if sys.byteorder != "little":
         raise Unavailable("the program is built for little-endian machines only: use the data plane userspace")
     granted = int(_STATUS.read_text().split("CapEff:")[1].split()[0], 16)
-    for number, name in ((_CAP_BPF, "BPF"), (_CAP_NET_ADMIN, "NET_ADMIN")):
-        if not granted & (1 << number | 1 << _CAP_SYS_ADMIN):
+    for name, enough in _CAPABILITIES.items():
+        if not granted & enough:
             raise Unavailable(
                 f"the service lacks CAP_{name}: the role grants it unless relay_data_plane is userspace; a container"
                 f" has it from its host (--cap-add {name})"

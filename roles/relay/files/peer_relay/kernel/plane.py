@@ -21,6 +21,7 @@ from peer_relay.kernel.entry import FULL, Key, Target
 from peer_relay.kernel.route import Network
 from peer_relay.kernel.table import KernelTable, Unavailable
 from peer_relay.kernel.ways import Ways
+from peer_relay.limits import FairShares
 from peer_relay.switchboard import Switchboard
 
 KERNEL, USERSPACE, AUTO = "kernel", "userspace", "auto"
@@ -29,8 +30,10 @@ TABLE_SIZE = 65536  # entries: two or three for each direction of a pair; 12 MB 
 _COUNT_INTERVAL = 1.0
 _COUNT_SHARE = 0.05  # of the time that reading the counts may take: a large table is read less often
 _RESOLUTION = 10_000_000  # ns, of the kernel's record of when it last forwarded
-_RENEW_INTERVAL = 30.0  # path MTUs are learned without an announcement
+_RENEW_INTERVAL = 30.0  # a path MTU that has grown again is announced by nobody
 _RENEW_PAUSE, _RENEW_PAUSE_PER_WAY = 0.1, 0.0004  # between two rounds, however often the network changes
+# Looks at the way to one address, a second and at once, because somebody says that packets are too large for it.
+_LOOK_RATE, _LOOK_BURST, _LOOK_SHARES = 1.0, 4.0, 4096
 _RETRY_INTERVAL = 60.0
 _FAULT = "a fault of the relay's own: see its journal"
 
@@ -65,6 +68,7 @@ class KernelPlane:
         self._changed = False  # the network
         self._count_due = self._renew_due = self._retry_due = 0.0
         self._renewed = self._counted_ns = 0
+        self._looks = FairShares(_LOOK_RATE, _LOOK_BURST, _LOOK_SHARES)
 
     # --- on and off ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +145,10 @@ class KernelPlane:
         if self._network.changed():
             pause = _RENEW_PAUSE + _RENEW_PAUSE_PER_WAY * len(self._ways)
             self._renew_due = min(self._renew_due, max(now, self._renewed + pause))
+        for address in self._network.narrowed():
+            device = self._switchboard.bound.get(address)
+            if device and self._looks.take(address, now):
+                self._entries.moved(self._ways.look(device.binding))
 
     def turn(self, now: float) -> float:
         """Do what has become necessary. Return the time of the next call, if nothing happens before."""

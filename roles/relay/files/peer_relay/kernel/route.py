@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 from typing import NamedTuple
 
 from peer_relay import addresses
 from peer_relay.kernel import netlink
+from peer_relay.kernel.too_big import TooBig
 
 _GETLINK, _GETROUTE = 18, 26
 _LINK, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=8BI")
@@ -81,22 +83,30 @@ class Network:
     """The routing of this host, as of the last `changed`."""
 
     def __init__(self) -> None:
-        self._netlink = netlink.Connection()
-        self._news = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._news.bind((0, _GROUPS))
+        with contextlib.ExitStack() as opened:
+            self._netlink = opened.enter_context(contextlib.closing(netlink.Connection()))
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._news = opened.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
+            self._news.bind((0, _GROUPS))
+            self._too_big = opened.enter_context(contextlib.closing(TooBig()))
+            self._poller = opened.enter_context(select.epoll())
+            for descriptor in (self._news.fileno(), *self._too_big.filenos()):
+                self._poller.register(descriptor, select.EPOLLIN)
+            self._with = opened.pop_all()
         self._own: dict[bytes, bool] = {}
         self._links: dict[int, Interface] | None = None
 
     def close(self) -> None:
         """Close the sockets."""
-        self._netlink.close()
-        self._news.close()
+        self._with.close()
 
     def fileno(self) -> int:
-        """Return the file descriptor, for polling: there is something for `changed`."""
-        return self._news.fileno()
+        """Return the file descriptor, for polling: there is something for `changed` or `narrowed`."""
+        return self._poller.fileno()
+
+    def narrowed(self) -> set[bytes]:
+        """Return the addresses, with port, to which the path MTU may have become smaller since the last call."""
+        return self._too_big.destinations()
 
     def changed(self) -> bool:
         """Tell whether links, addresses, routes or rules have changed since the last call."""

@@ -75,15 +75,21 @@ class Ways:
         """Tell whether there is a step to do."""
         return bool(self._due)
 
+    def look(self, binding: Binding) -> list[Binding]:
+        """Ask for one again, if it was asked for at all; return those that have changed."""
+        if binding not in self._known or (way := self._ask(binding)) == self._known[binding]:
+            return []
+        self._known[binding] = way
+        return [binding]
+
     def step(self, in_use: Container[Binding]) -> list[Binding]:
         """Ask for some of them again, and forget those that are not in use; return those that have changed."""
         changed = []
         for binding in self._due[-_AT_ONCE:]:
-            if binding not in in_use:
+            if binding in in_use:
+                changed += self.look(binding)
+            else:
                 del self._known[binding]
-            elif (way := self._ask(binding)) != self._known[binding]:
-                self._known[binding] = way
-                changed.append(binding)
         del self._due[-_AT_ONCE:]
         if not self._due:
             self.interfaces = {way.interface for way in self._known.values() if isinstance(way, Way) and not way.deaf}
