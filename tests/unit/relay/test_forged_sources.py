@@ -376,6 +376,34 @@ def test_whoever_knows_an_index_cannot_delay_a_device_that_moves(world: World, p
     assert ann.record.binding.address == AWAY
 
 
+def test_whoever_forges_sources_of_a_device_delays_no_other_one(world: World, pair: Pair, mallory: StockDevice) -> None:
+    ann, bob = pair
+    cid = world.add("cid", at("192.0.2.3"), groups=("others",)).connect()
+    mallory.shake_hands(cid)
+    captured = mallory.transport(cid, bytes(200))
+    for number in range(5000):
+        world.raw(at(f"198.18.{number // 250}.{number % 250}"), captured)
+    ann.move(AWAY)
+    ann.send(ann.transport(bob, bytes(200)))
+    assert ann.record.binding.address == AWAY
+
+
+def test_whoever_forges_a_devices_initiations_does_not_keep_it_from_answering(world: World, pair: Pair) -> None:
+    """The key of the addressee, which mac1 takes, is no secret. Nobody can forge an answer: it takes an index."""
+    ann, bob = pair
+    mallory = world.add("mallory", ELSEWHERE).connect()
+    world.wait(130)
+    for _ in range(3):
+        for _ in range(400):
+            world.raw(HOME, mallory.initiation(bob))
+        bob.shake_hands(ann)
+        world.wait(2)
+    assert world.drops()["pair_limited"] > 900
+    assert bob.current[ann.identity.public].created > world.now - 10
+    assert bob.say(ann)
+    assert ann.say(bob)
+
+
 def test_question_that_is_open_stays_so_while_others_are_asked(world: World, pair: Pair) -> None:
     """A round trip lasts; whoever forges sources meanwhile must not make the relay forget what it has asked."""
     ann, bob = pair

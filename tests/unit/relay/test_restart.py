@@ -29,6 +29,20 @@ def test_tunnels_survive_without_a_new_handshake(world: World, pair: Pair) -> No
     assert [packets.message_type(seen) for seen in bob.seen].count(packets.INITIATION) == 1
 
 
+def test_routes_that_have_just_ended_do_not_cost_the_others(world: World, pair: Pair) -> None:
+    """They are still there until they are swept; a file that tells of them was not usable at all."""
+    ann, bob = pair
+    world.leave(bob)
+    ann.send(ann.initiation(bob))
+    world.wait(19.5)
+    world.now += 0.9  # the initiation's route ended 0.4 s ago
+    assert any(route.expires < world.now for route in bob.record.routes.values())
+    world.arrive(bob)
+    world.restart()
+    assert ann.say(bob)
+    assert bob.say(ann)
+
+
 def test_bindings_keep_the_relays_own_address(world: World, pair: Pair) -> None:
     ann, _bob = pair
     ann.keepalive(LOCAL_2)

@@ -32,9 +32,12 @@ _SHARE_RATE, _SHARE_BURST, _SHARES = 50.0, 150.0, 1024
 _LOUD_RATE, _LOUD_BURST = 200.0, 200.0
 _STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
 # Challenges that unproven sources can cause: for each device and network, for each device, in all. Whoever forges
-# sources uses up those of other networks than the one that the device moves to.
+# sources uses up those of other networks than the one that the device moves to; beyond a device's own share he only
+# competes with other loud ones.
 _ASK_RATE, _ASK_BURST, _ASK_SHARES = 1.0, 1.0, 4096
-_ASK_ALL_RATE, _ASK_ALL_BURST = 200.0, 200.0
+_ASK_DEVICE_RATE, _ASK_DEVICE_BURST = 10.0, 50.0
+_ASK_ALL_RATE, _ASK_ALL_BURST = 150.0, 150.0
+_ASK_LOUD_RATE, _ASK_LOUD_BURST = 50.0, 150.0
 _ASKED_EACH = 16  # questions to one device, at different addresses, that may be open
 
 
@@ -66,7 +69,9 @@ class RelayPeer:
         self._loud_replies = TokenBucket(_LOUD_RATE, _LOUD_BURST)
         self._shares = FairShares(_SHARE_RATE, _SHARE_BURST, _SHARES)
         self._asks = FairShares(_ASK_RATE, _ASK_BURST, _ASK_SHARES)
+        self._device_asks = FairShares(_ASK_DEVICE_RATE, _ASK_DEVICE_BURST, _ASK_SHARES)
         self._all_asks = TokenBucket(_ASK_ALL_RATE, _ASK_ALL_BURST)
+        self._loud_asks = TokenBucket(_ASK_LOUD_RATE, _ASK_LOUD_BURST)
 
     def owns(self, index: int) -> bool:
         """Tell whether `index` is one of the relay's own."""
@@ -243,5 +248,7 @@ class RelayPeer:
 
     def challenge_allowed(self, device: Device, source: bytes, now: float) -> bool:
         """One challenge a second for each device and network that it may have moved to, and so many in all."""
-        share = device.public_key + addresses.network(source)
-        return self._asks.take(share, now) and self._all_asks.take(1, now)
+        if not self._asks.take(device.public_key + addresses.network(source), now):
+            return False
+        fair = self._device_asks.take(device.public_key, now)
+        return (self._all_asks if fair else self._loud_asks).take(1, now)

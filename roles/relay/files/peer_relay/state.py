@@ -45,6 +45,7 @@ def export_steps(switchboard: Switchboard, now: float, wall: float) -> Steps[dic
             "routes": [
                 [index, route.pair.peer.public_key.hex(), round(route.expires - now, 1)]
                 for index, route in device.routes.items()
+                if route.expires > now  # those that have ended stay until they are swept
             ],
         }
         yield

@@ -380,12 +380,16 @@ class Switchboard:
             else:
                 self._unproven(index, len(datagram), source, local, device, now)
             return
-        peer = device.routes[index].pair.peer
+        route = device.routes[index]
+        peer = route.pair.peer
         if not packets.mac1_valid(peer.mac1_key, datagram):
             raise Refused("bad_mac1")
         if peer.binding is None:
             raise Refused("destination_not_bound")
-        self._admit(device, device.pair(peer), len(datagram), now)
+        if route.confirmed:
+            self._admit(device, route.pair, len(datagram), now)
+        else:  # The initiation has been admitted. Who forges others, with this source, cannot know its index.
+            self._charge(device, len(datagram), now)
         # The peer may send with the responder's index from now on, and the responder with the initiator's.
         self._learn(peer, packets.sender_index(datagram), device, now, confirmed=True)
         self._add_route(device, index, peer, now + CONFIRMED_ROUTE, confirmed=True)
