@@ -12,6 +12,7 @@ author:
 description:
   - Compares the options that a host's variables set with the argument specs of this collection's roles, so that a
     playbook can refuse them before it changes anything.
+  - A variable of this collection that the host itself reports as a fact is a fault as well, with whatever roles.
 positional: roles
 options:
   _input:

@@ -42,12 +42,25 @@ def why_missing(result) -> tuple[str, str]:
     return NOT_REACHED, "is it on, and its ansible_host right?"
 
 
+# What the names of the collection's variables begin with: of its roles, its playbooks and its inventory.
+_OURS = re.compile(r"(__)?(peer|relay|overlay|firewall|port_forward|settings|verify)_")
+
+
 def reported(variables) -> list[str]:
     """The names of this collection's variables that a host gives as facts of its own.
 
     Ansible lets a fact win over the inventory's variable of that name: a host that somebody has taken over could take
-    another one's address, name or group.
+    another one's address, name or group, or choose where the control node writes.
     """
-    return sorted(
-        name for name in variables.get("ansible_facts") or {} if re.match(r"(__)?(peer|relay|overlay)_", name)
+    return sorted(name for name in variables.get("ansible_facts") or {} if _OURS.match(name))
+
+
+def fact_fault(host: str, variables) -> str:
+    """A sentence about what a host reports and must not, with the cure; empty where there is nothing."""
+    names = reported(variables)
+    if not names:
+        return ""
+    return (
+        f"{host} reports {', '.join(names)} as a fact, which only the inventory decides: leave the host out with "
+        "--limit, and find out who has changed it; a cache of facts keeps them until --flush-cache"
     )

@@ -19,6 +19,8 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.written import one_line, shown
 from jinja2 import Undefined
 
+from .hosts import fact_fault
+
 _SECRET = re.compile("password|secret|token|opnsense_key")  # of these, no message shows the value
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -33,7 +35,8 @@ def specs(role: str) -> dict[str, dict]:
 def faults(variables, roles) -> list[str]:
     """What is wrong with the options that a host's variables set: sentences with the option, its value and the cure."""
     host = str(variables.get("inventory_hostname") or "host")
-    found = []
+    reported = fact_fault(host, variables)
+    found = [reported] if reported else []
     for role in roles:
         for name, spec in specs(role).items():
             value = _value(variables, name)

@@ -15,7 +15,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 
-from .hosts import reported
+from .hosts import fact_fault
 from .names import OverlayError, parse_name
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
@@ -42,12 +42,9 @@ class Device:
 
 def variables_of(host: str, hostvars):
     """The host's variables; of this collection's, the host itself may have set none."""
-    names = reported(hostvars[host])
-    if names:
-        raise OverlayError(
-            f"{host} reports {', '.join(names)} as a fact, which only the inventory decides: leave the host out with "
-            "--limit, and find out who has changed it; a cache of facts keeps them until --flush-cache"
-        )
+    fault = fact_fault(host, hostvars[host])
+    if fault:
+        raise OverlayError(fault)
     return hostvars[host]
 
 

@@ -228,13 +228,34 @@ def test_a_key_that_is_not_certain_is_said_with_who_has_which(play):
     assert f"{key(4)} is what laptop has; {key(66)} is what nas, the relay relay have. Run this with tv on" in run.said
 
 
+def taken_over(folder: Path, facts: dict) -> dict:
+    """A host on which whatever module runs answers with these facts."""
+    evil = folder / "python"
+    answer = json.dumps({"changed": False, "ping": "pong", "ansible_facts": facts})
+    evil.write_text(f"#!/bin/sh\ncat >/dev/null\ncat <<'END'\n{answer}\nEND\n", encoding="utf-8")
+    evil.chmod(0o755)
+    return ON | {"ansible_python_interpreter": str(evil)}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_host_makes_the_control_node_write_or_run_anything(play, tmp_path, wanted):
+    """With --limit, the host's name is the one under which verify tells, with all that the host says of itself."""
+    ran, written = tmp_path / "ran", tmp_path / "report.json"
+    temporary = f"$(touch${{IFS}}{ran};echo${{IFS}}{tmp_path}/tmp)"
+    facts = {"ansible_remote_tmp": temporary, "ansible_facts": {}}
+    facts |= {} if wanted else {"verify_report": str(written)}
+    inventory = {"relays": {"oslo": ON}, "peers": {"laptop": taken_over(tmp_path, facts), "nas": ON}}
+    options = ("--limit", "laptop", *(("-e", f"verify_report={written}") if wanted else ()))
+    run = play("verify", inventory, *options)
+    assert run.code == 2, run.output
+    assert written.exists() == wanted, run.output
+    assert ("laptop reports verify_report as a fact, which only the inventory decides" in run.output) != wanted
+    assert not ran.exists()
+
+
 def test_a_host_that_gives_a_variable_as_a_fact_is_refused(play, tmp_path):
     """It has been taken over: whatever module runs there, its answer carries the address of another device."""
-    answer = {"changed": False, "ping": "pong", "ansible_facts": {"peer_addresses": ["10.77.1.2"]}}
-    evil = tmp_path / "python"
-    evil.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{json.dumps(answer)}'\n", encoding="utf-8")
-    evil.chmod(0o755)
-    laptop = ON | {"ansible_python_interpreter": str(evil), "peer_addresses": ["10.77.1.1"]}
+    laptop = taken_over(tmp_path, {"peer_addresses": ["10.77.1.2"]}) | {"peer_addresses": ["10.77.1.1"]}
     nas = ON | {"peer_addresses": ["10.77.1.2"]}
     run = play("site", {"relays": {"oslo": ON}, "peers": {"laptop": laptop, "nas": nas}})
     assert run.code == 2, run.output

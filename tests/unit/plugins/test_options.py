@@ -79,3 +79,9 @@ def test_what_nobody_knows_is_refused():
     assert fault == (
         "home: port_forward_forwards[0] has 'extern': known are name, protocol, port, external_port, families"
     )
+
+
+def test_what_a_host_itself_sets_is_a_fault():
+    facts = {"distribution": "Debian", "verify_report": "/etc/cron.d/x", "__port_forward_lan": {}}
+    (fault,) = option_faults({"inventory_hostname": "pi", "ansible_facts": facts}, [])
+    assert fault.startswith("pi reports __port_forward_lan, verify_report as a fact, which only the inventory decides:")
