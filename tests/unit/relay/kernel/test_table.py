@@ -154,3 +154,14 @@ def test_an_unknown_machine(monkeypatch, tmp_path: Path) -> None:
 
 def test_nothing_to_destroy(tmp_path: Path) -> None:
     table.KernelTable.destroy_pinned(tmp_path / "table")
+
+
+def test_root_removes_nothing_of_others_by_a_link_of_the_services(tmp_path: Path) -> None:
+    """The directory is the service's own: whoever has taken it over makes a link of the table's folder."""
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "link-7").touch()
+    (tmp_path / "table").symlink_to(others)
+    with pytest.raises(NotADirectoryError):
+        table.KernelTable.destroy_pinned(tmp_path / "table")
+    assert [path.name for path in others.iterdir()] == ["link-7"]

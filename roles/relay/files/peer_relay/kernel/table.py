@@ -159,12 +159,20 @@ class KernelTable:
 
     @staticmethod
     def destroy_pinned(folder: Path) -> None:
-        """End what is pinned in a folder, and leave nothing behind; fine when there is nothing."""
-        if not folder.is_dir():
-            return
-        attachments = Attachments(folder)
-        attachments.attach({})
-        attachments.close()
-        for path in folder.iterdir():
-            path.unlink()
+        """End what is pinned in a folder, and leave nothing behind; fine when there is nothing.
+
+        Root does this in a directory of the service's: OSError for a symbolic link in the folder's place, which may
+        lead anywhere, and nothing is removed but by the folder that was opened.
+        """
+        with contextlib.ExitStack() as opened:
+            try:
+                number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+            opened.callback(os.close, number)
+            attachments = Attachments(folder)
+            attachments.attach({})
+            attachments.close()
+            for name in os.listdir(number):  # noqa: PTH208 -- a Path has no descriptor
+                os.unlink(name, dir_fd=number)
         folder.rmdir()
