@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from agent_shell import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
-from peer_agent import clock, service
+from peer_agent import clock, service, status
 from peer_agent.endpoints import Endpoint
 from peer_agent.names import Stated
 from peer_agent.reasons import Failure
@@ -154,6 +158,14 @@ def test_the_status_tells_at_once_which_settings_run(run: Run) -> None:
     run.sha256 = "three"
     run.reload()
     assert run.status["settings_sha256"] == "three"
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir])
+def test_root_waits_for_nothing_in_the_agents_folder(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    """`status` is root's, and Ansible's; whoever has taken over the agent puts there what he likes."""
+    put(tmp_path / "pr0.json")
+    with pytest.raises((OSError, ValueError)):
+        status.load(tmp_path / "pr0.json")
 
 
 # --- relays -----------------------------------------------------------------------------------------------------------

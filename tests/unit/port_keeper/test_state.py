@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         state.replace(file, json.dumps({"new": 1}), 0o644)
         assert reader.read() == "old"
     assert file.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir])
+def test_root_waits_for_nothing_in_a_folder_of_the_services(tmp_path: Path, put: Callable[[Path], None]) -> None:
+    """`status` and `release` are root's; whoever has taken over the keeper puts there what he likes."""
+    file = tmp_path / "state.json"
+    put(file)
+    assert state.read(file) == State()
+    with pytest.raises((OSError, ValueError)):
+        state.load(file)

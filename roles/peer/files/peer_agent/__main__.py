@@ -64,7 +64,7 @@ def _check(config: Settings, _arguments: argparse.Namespace) -> int:
 
 def _status(config: Settings, arguments: argparse.Namespace) -> int:
     try:
-        document = json.loads(config.status_file.read_text(encoding="utf-8"))
+        document = status.load(config.status_file)
         age = time.time() - document["updated"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         age = -1.0

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from peer_agent.reasons import NO_PATH, REASONS
 from peer_agent.settings import Settings
 
 STALE = 60.0  # seconds after which the service is taken for gone
+_LARGEST = 8 << 20  # bytes
 
 
 def document(
@@ -76,6 +79,18 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
         "rx_bytes": peer.rx if peer else 0,
         "tx_bytes": peer.tx if peer else 0,
     }
+
+
+def load(file: Path) -> Any:
+    """Return what the service has written; raise OSError or ValueError.
+
+    Root reads it in a folder of the service's: a pipe or a device in its place must keep nobody waiting.
+    """
+    number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(number, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise ValueError("not a file")
+        return json.loads(stream.read(_LARGEST))
 
 
 def healthy(status: dict[str, Any]) -> bool:

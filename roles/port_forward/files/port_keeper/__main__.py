@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from port_keeper import settings, status
+from port_keeper import settings, state, status
 from port_keeper.service import Service, release
 from port_keeper.settings import Settings, SettingsError
 
@@ -48,13 +48,14 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + arguments.wait
     while True:
         try:
-            document = json.loads(config.status_file.read_text(encoding="utf-8"))
+            document = state.load(config.status_file)
             if time.monotonic() >= deadline or _answered(document, config):
                 break
-        except FileNotFoundError:
+        except (OSError, ValueError, RecursionError) as error:
             if time.monotonic() >= deadline:
+                problem = "missing" if isinstance(error, FileNotFoundError) else f"no status ({error})"
                 cure = "is the service running? systemctl status peer-relay-ports"
-                print(f"peer-relay-ports: {config.status_file} is missing: {cure}", file=sys.stderr)
+                print(f"peer-relay-ports: {config.status_file} is {problem}: {cure}", file=sys.stderr)
                 return NOT_RUNNING
         time.sleep(0.2)
     print(json.dumps(document) if arguments.json else status.text(document, time.time() - document["updated"]))
