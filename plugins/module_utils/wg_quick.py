@@ -8,7 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from .address import canonical_address, parse_interface, parse_network
 from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
@@ -34,7 +35,8 @@ SUBNET_METRIC = 4096
 
 LEAST_MTU = 1280
 
-# A comment to wg-quick, which knows one endpoint only.
+# Comments to wg-quick, which knows one endpoint only, and brings no interface up while that is a name without address.
+_BY_NAME = "# Endpoint by name:"
 _INNER = "# Inner endpoint:"
 _CHOSEN = "# The endpoints below are for the start: those of running peers are chosen elsewhere."
 
@@ -49,6 +51,15 @@ class Peer:
     allowed_ips: tuple
     persistent_keepalive: int = 0
     inner_endpoint: str = ""  # where it is reached as well, from its own network
+    literal: str = ""  # of an endpoint by name: with an address that the name has had
+
+    @property
+    def by_name(self) -> bool:
+        try:
+            canonical_address(parse_endpoint(self.endpoint)[0])
+        except ValueError:
+            return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,19 @@ class Interface:
     keep_endpoints: bool = False
     offered_only: bool = False  # what comes from the interface is forwarded with OFFERED_MARK alone
     families: tuple = (4, 6)  # those that the host has
+
+    @property
+    def names(self) -> dict:
+        """Endpoints by name: the public keys of the peers that are reached there."""
+        found: dict = {}
+        for peer in self.peers:
+            if peer.by_name:
+                found.setdefault(peer.endpoint, []).append(peer.public_key)
+        return found
+
+    def with_literals(self, literals: Mapping) -> Interface:
+        """The same, with what is known of endpoints by name."""
+        return replace(self, peers=tuple(replace(peer, literal=literals.get(peer.endpoint, "")) for peer in self.peers))
 
     @property
     def networks(self) -> list:
@@ -193,12 +217,25 @@ def key_command(interface: Interface, device: str) -> list:
     return command
 
 
+def name_hooks(interface: Interface) -> dict:
+    """For each endpoint by name, what looks it up in the background until it has an address: wg-quick would wait, and
+    then take the whole interface down. A peer that was reached meanwhile is left where it is."""
+    return {
+        endpoint: (
+            f"(for key in {' '.join(keys)}; do while [[ $(wg show %i latest-handshakes) == *$key?0* ]] && "
+            f"! WG_ENDPOINT_RESOLUTION_RETRIES=0 wg set %i peer $key endpoint {shlex.quote(endpoint)}; "
+            "do sleep 5; done; done) >/dev/null 2>&1 &"
+        )
+        for endpoint, keys in interface.names.items()
+    }
+
+
 def render(interface: Interface) -> str:
     """The wg-quick file. It holds no secret: the private key stays in its own file.
 
     Whatever an interface holds, a value is one line and all of it: WireGuardError otherwise.
     """
-    up, down = [shlex.join(key_command(interface, "%i"))], []
+    up, down = [shlex.join(key_command(interface, "%i")), *name_hooks(interface).values()], []
     for route in routes_of(interface):
         rest = " ".join(route.arguments[1:])
         up.append(f"ip -{route.version} route replace {route.prefix} dev {route.device('%i')} {rest}")
@@ -222,12 +259,14 @@ def render(interface: Interface) -> str:
         *([_CHOSEN] if interface.keep_endpoints else []),
     ]
     for peer in interface.peers:
+        literal = peer.literal if peer.by_name else peer.endpoint
         lines += [
             "",
             "[Peer]",
             _comment("#", peer.name),
             _setting("PublicKey", peer.public_key),
-            _setting("Endpoint", peer.endpoint),
+            *([_setting("Endpoint", literal)] if literal else []),
+            *([_comment(_BY_NAME, peer.endpoint)] if peer.by_name else []),
             *([_comment(_INNER, peer.inner_endpoint)] if peer.inner_endpoint else []),
             _setting("AllowedIPs", ", ".join(peer.allowed_ips)),
         ]
@@ -258,6 +297,7 @@ class Written:
     allowed_ips: dict = field(default_factory=dict)  # by public key
     keep_endpoints: bool = False
     names: dict = field(default_factory=dict)  # of the peers, by public key, where the file is ours
+    literals: dict = field(default_factory=dict)  # of endpoints by name
 
     def owner(self, allowed_ips) -> str:
         """The public key of the peer that has an endpoint and just these networks behind it, or nothing."""
@@ -268,8 +308,13 @@ class Written:
 def read_back(text: str) -> Written:
     """Read a wg-quick file, ours or another's. What is not understood is left out: the running interface decides."""
     hooks: dict = {"postup": [], "predown": []}
-    endpoints, allowed_ips, names, public_key, comment = {}, {}, {}, "", ""
+    endpoints, literals, allowed_ips, names, public_key, comment = {}, {}, {}, {}, "", ""
     for line in text.splitlines():
+        if line.startswith(_BY_NAME) and public_key:
+            by_name, (literal, _inner) = line.removeprefix(_BY_NAME).strip(), endpoints.get(public_key, ("", ""))
+            endpoints[public_key] = (by_name, "")
+            if literal:
+                literals[by_name] = literal
         if line.startswith(_INNER) and public_key in endpoints:
             endpoints[public_key] = (endpoints[public_key][0], line.removeprefix(_INNER).strip())
         name, _equals, value = (part.strip() for part in line.partition("#")[0].partition("="))
@@ -287,7 +332,7 @@ def read_back(text: str) -> Written:
         elif name == "allowedips" and public_key:
             allowed_ips[public_key] = {prefix.strip() for prefix in value.split(",")}
     kept = _CHOSEN in text.splitlines()
-    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept, names)
+    return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept, names, literals)
 
 
 def _peer(options: dict) -> Peer:

@@ -20,10 +20,11 @@ from .wg_quick import (
     Rule,
     Written,
     key_command,
+    name_hooks,
     routes_of,
     rules_of,
 )
-from .wireguard import REJECT_AFTER, RunningInterface, format_endpoint, parse_endpoint
+from .wireguard import REJECT_AFTER, RunningInterface, WireGuardError, format_endpoint, parse_endpoint
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,27 @@ def running_from(wireguard: RunningInterface, link: dict, routes: list, rules: d
     return Running(wireguard, link["mtu"], frozenset(addresses), frozenset(ours), frozenset(present), weak)
 
 
+def literals(wanted: Interface, written: Written, resolve) -> dict:
+    """For each endpoint by name, one with an address of it: what the file has already, as long as that is not wrong."""
+    found = {}
+    for endpoint in wanted.names:
+        now, before = _look_up(endpoint, resolve), written.literals.get(endpoint, "")
+        found[endpoint] = before if before in now or not now else now[0]
+    return found
+
+
+def _look_up(endpoint: str, resolve) -> list:
+    host, port = parse_endpoint(endpoint)
+    try:
+        return [format_endpoint(address, port) for address in resolve(host)]
+    except WireGuardError:
+        return []
+
+
 def plan(wanted: Interface, running: Running, written: Written, public_key: str, now: float, resolve) -> list[Step]:
     """The steps in order: undo what went away, then the peers, then what came.
 
-    public_key is that of the wanted private key; resolve turns a host name into its addresses.
+    public_key is that of the wanted private key; resolve turns a name into its addresses, or raises WireGuardError.
     """
     device = wanted.name
     unhook, hook = _hook_steps(wanted, written)
@@ -94,6 +112,7 @@ def plan(wanted: Interface, running: Running, written: Written, public_key: str,
     if running.wireguard.fwmark != wanted.fwmark:
         steps.append(Step(("wg", "set", device, "fwmark", str(wanted.fwmark)), f"fwmark {wanted.fwmark}"))
     steps += _peer_steps(wanted, running.wireguard, written, now, resolve)
+    steps += _name_steps(wanted, written, resolve)
     steps += address_additions
     if running.mtu != wanted.mtu:
         command = ("ip", "link", "set", "dev", device, "mtu", str(wanted.mtu))
@@ -187,7 +206,7 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
             arguments += ["preshared-key", "/dev/null"]
             what.append("preshared key removed")
         if _wants_endpoint(peer, before, wanted, written, now):
-            endpoint = _choose(peer, before.endpoint if before else "", in_use, resolve)
+            endpoint = _choose(peer, before.endpoint if before else "", in_use, resolve, written)
             if endpoint:
                 arguments += ["endpoint", endpoint]
                 what.append(f"endpoint {endpoint}")
@@ -209,6 +228,14 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
     return [Step(("wg", "set", wanted.name, *command), "; ".join(changes))] if command else []
 
 
+def _name_steps(wanted: Interface, written: Written, resolve) -> list[Step]:
+    return [
+        Step(("bash", "-c", line.replace("%i", wanted.name)), f"looking {endpoint} up until it has an address")
+        for endpoint, line in name_hooks(wanted).items()
+        if line not in written.post_up and not _look_up(endpoint, resolve)
+    ]
+
+
 def _wants_endpoint(peer, before, wanted: Interface, written: Written, now: float) -> bool:
     """A live session has found its way, by roaming too: leave it, unless it is the configured endpoint that changed."""
     if before is None or not before.endpoint:
@@ -219,13 +246,18 @@ def _wants_endpoint(peer, before, wanted: Interface, written: Written, now: floa
     return written.endpoints.get(peer.public_key) != (peer.endpoint, peer.inner_endpoint) or not live
 
 
-def _choose(peer, current: str, in_use: list, resolve) -> str:
+def _choose(peer, current: str, in_use: list, resolve, written: Written) -> str:
     """The address to set, or nothing when the current one is right: it is among those of the name, or the inner one.
 
     The relay sees a device at one source address: prefer what the other peers of this interface use.
     """
     host, port = parse_endpoint(peer.endpoint)
-    candidates = [format_endpoint(address, port) for address in resolve(host)]
+    try:
+        candidates = [format_endpoint(address, port) for address in resolve(host)]
+    except WireGuardError:
+        if current and written.endpoints.get(peer.public_key, (peer.endpoint, ""))[0] != peer.endpoint:
+            raise  # it is to go there, and would not
+        return "" if current else peer.literal
     candidates += [peer.inner_endpoint] if peer.inner_endpoint else []
     if current in candidates:
         return ""

@@ -87,7 +87,10 @@ options:
         type: str
         required: true
       endpoint:
-        description: The C(host:port) where packets for the peer go. An IPv6 address is in brackets.
+        description:
+          - The C(host:port) where packets for the peer go. An IPv6 address is in brackets.
+          - A name is looked up on this host. Without an address it keeps nothing from coming up; it is looked up again
+            until it has one, and at every start.
         type: str
         required: true
       inner_endpoint:
@@ -174,6 +177,7 @@ public_key:
 """
 
 import fcntl
+import functools
 import json
 import os
 import socket
@@ -185,11 +189,10 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import
     EXIT_TABLE,
     NOWHERE,
     Interface,
-    Written,
     read_back,
     render,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import plan, running_from
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import literals, plan, running_from
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
 
 FOLDER = Path("/etc/wireguard")
@@ -309,19 +312,28 @@ class Device:
             self.succeeds("bash", "-c", line.replace("%i", self.name))
 
 
-def resolve(host: str) -> list:
+@functools.cache  # the DNS may take its time
+def addresses_of(host: str) -> list:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise WireGuardError(
-            f"cannot resolve {host} ({error}): check the name and the DNS, or give an address"
-        ) from None
-    return list(dict.fromkeys(address[4][0] for address in found))
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(address[4][0] for address in found if "%" not in address[4][0]))
+
+
+def resolve(host: str) -> list:
+    found = addresses_of(host)
+    if not found:
+        raise WireGuardError(f"cannot resolve {host}: check the name and the DNS, or give an address")
+    return found
 
 
 def present(device: Device, wanted: Interface) -> dict:
     module = device.module
-    text, old_text = render(wanted), device.read_file()
+    old_text = device.read_file()
+    written = read_back(old_text)
+    wanted = wanted.with_literals(literals(wanted, written, resolve))
+    text = render(wanted)
     rewrite = text != old_text
     steps: list = []
     if not module.get_bin_path("wg"):
@@ -334,7 +346,6 @@ def present(device: Device, wanted: Interface) -> dict:
         if start:
             device.restarted = f"it did not run by {device.unit}" if device.is_there() else ""
         else:
-            written = read_back(old_text) if old_text else Written((), (), {})
             steps = plan(wanted, device.running(), written, public_key, time.time(), resolve)
     if start:
         device.changes = ["interface restarted" if device.restarted else "interface started"]

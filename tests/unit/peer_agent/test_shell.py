@@ -236,6 +236,28 @@ class Resolver:
         self.asked.append(place)
 
 
+def test_a_relay_without_an_endpoint_gets_one(run: Run) -> None:
+    run.wireguard.endpoints = dict.fromkeys(run.wireguard.endpoints)
+    run.advance(0.5)
+    assert run.wireguard.endpoints[TWO] == RELAYS[TWO]
+    assert run.wireguard.endpoints[NAS] == RELAYS[ONE]
+
+
+def test_a_relay_whose_name_has_no_address_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.service._resolver, "ask", lambda place: None)  # the test answers
+    run.content["relay"][1]["endpoints"] = ["two.example:40000"]
+    run.wireguard.endpoints[TWO] = None
+    run.reload()
+    links = run.service._links
+    name = Place("two.example", 40000)
+    assert [view.name for view in links.views()] == ["one"]
+    assert not links.resolved(run.now, [(name, [])])
+    run.advance(1)
+    (problem,) = run.status["problems"]
+    assert problem.startswith("two: two.example has no address")
+    assert links.resolved(run.now, [(name, [RELAYS[TWO]])]), "begin anew with both"
+
+
 def test_this_devices_own_name_is_looked_up_again() -> None:
     name, literal = Place("home.example", 51820), Place("192.0.2.7", 51820)
     resolver = Resolver()

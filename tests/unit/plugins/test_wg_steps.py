@@ -5,10 +5,16 @@
 
 import base64
 import dataclasses
+import subprocess
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import Interface, read_back, render
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import Running, plan, running_from
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import (
+    Interface,
+    name_hooks,
+    read_back,
+    render,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import Running, literals, plan, running_from
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
     RunningInterface,
     RunningPeer,
@@ -139,6 +145,80 @@ def test_a_name_is_what_it_resolves_to():
     more = [*named, peer("new", NEW, "10.77.1.3/32", endpoint="relay.example:40000")]
     (line,) = steps(wanted(more), running(), resolve=lambda host: addresses)
     assert f"endpoint {ENDPOINT}" in line
+
+
+NAMED = [{**p, "endpoint": "relay.example:40000"} for p in PEERS]
+
+
+def no_address(host):
+    raise WireGuardError(f"cannot resolve {host}")
+
+
+def test_a_name_stays_out_of_what_wg_quick_reads():
+    for known, endpoints in ({}, []), ({"relay.example:40000": ENDPOINT}, [f"Endpoint = {ENDPOINT}"] * 2):
+        text = render(wanted(NAMED).with_literals(known))
+        assert [line for line in text.splitlines() if line.startswith("Endpoint")] == endpoints
+        back = read_back(text)
+        assert back.endpoints == {RELAY: ("relay.example:40000", ""), NAS: ("relay.example:40000", "")}
+        assert back.literals == known
+    text = render(wanted([{**p, "inner_endpoint": INNER} for p in NAMED]))
+    assert read_back(text).endpoints[NAS] == ("relay.example:40000", INNER)
+
+
+def test_the_file_keeps_an_address_of_the_name_as_long_as_it_has_it():
+    def found(want, written, *addresses):
+        return literals(want, written, (lambda host: list(addresses)) if addresses else no_address)
+
+    want, nothing = wanted(NAMED), read_back("")
+    assert found(want, nothing) == {"relay.example:40000": ""}
+    assert found(want, nothing, "192.0.2.1") == {"relay.example:40000": ENDPOINT}
+    written = read_back(render(want.with_literals({"relay.example:40000": ENDPOINT})))
+    assert found(want, written) == {"relay.example:40000": ENDPOINT}, "the DNS does not answer"
+    assert found(want, written, "192.0.2.9", "192.0.2.1") == {"relay.example:40000": ENDPOINT}
+    assert found(want, written, "192.0.2.9") == {"relay.example:40000": "192.0.2.9:40000"}
+    assert found(wanted(), written, "192.0.2.9") == {}, "no names"
+
+
+def test_a_name_without_an_address_changes_nothing_that_runs():
+    have = running([running_peer(p, age=500) for p in PEERS])
+    assert steps(wanted(NAMED), have, render(wanted(NAMED)), no_address) == []
+    # Unless it is to go there from now on.
+    with pytest.raises(WireGuardError, match="cannot resolve"):
+        steps(wanted(NAMED), have, render(wanted()), no_address)
+
+
+def test_a_new_peer_whose_name_has_no_address_waits_for_it():
+    more = wanted([*NAMED, peer("new", NEW, "10.77.1.3/32", endpoint="relay.example:40000")])
+    first, second = steps(more, running(), render(wanted(NAMED)), no_address)
+    assert first == f"wg set pr0 peer {NEW} allowed-ips 10.77.1.3/32"
+    assert second.startswith("bash -c (for key in") and NEW in second and "%i" not in second
+    # The next run finds it so.
+    have = running([*map(running_peer, PEERS), running_peer(more_peer(), endpoint="", age=NOW)])
+    assert steps(more, have, render(more), no_address) == []
+
+
+def more_peer():
+    return peer("new", NEW, "10.77.1.3/32")
+
+
+def test_names_are_looked_up_until_each_peer_has_an_endpoint(tmp_path):
+    """The line as bash runs it, with a wg that knows the name at the third look-up; NAS has been heard meanwhile."""
+    wg = tmp_path / "wg"
+    wg.write_text(
+        '#!/bin/sh\n[ "$1" = show ] && printf "%s\\t%s\\n" '
+        f"{RELAY} 0 {NAS} 1700000000 {NEW} 0 && exit\n"
+        f'echo "$@ $WG_ENDPOINT_RESOLUTION_RETRIES" >> {tmp_path}/asked\n[ "$(wc -l < {tmp_path}/asked)" -ge 3 ]\n'
+    )
+    sleep = tmp_path / "sleep"
+    sleep.write_text("#!/bin/sh\n")
+    for program in (wg, sleep):
+        program.chmod(0o755)
+    (line,) = name_hooks(wanted([*NAMED, peer("new", NEW, endpoint="relay.example:40000")])).values()
+    path = f"{tmp_path}:/usr/bin:/bin"
+    script = f"set -e -o pipefail; {line.replace('%i', 'pr0')} wait"
+    subprocess.run(["bash", "-c", script], env={"PATH": path}, check=True, timeout=10)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"set pr0 peer {key} endpoint relay.example:40000 0" for key in (RELAY, RELAY, RELAY, NEW)]
 
 
 def with_inner(peers=PEERS, inner=INNER, endpoint=ENDPOINT):

@@ -67,8 +67,9 @@ class Links:
             left = current is not None and current.address.is_loopback  # the end of a fallback of an earlier run
             link = _Link(relay, Places(relay.endpoints, None if left else current, resolver.known))
             self._links[relay.name] = link
-            if left and link.places.current:
+            if link.places.current and (left or current is None):
                 self._reach(now, link, link.places.current)
+            if link.places.current and left:
                 carrier = relay.name if relay.fallback_url else carrier
         self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
         self._asker = Asker(peer.addresses[0] for peer in config.peers)
@@ -198,6 +199,8 @@ class Links:
         news = False
         for place, endpoints in answers:
             for name, link in self._links.items():
+                if name in self.waiting and place in link.places.names and not endpoints:
+                    link.problem = f"{place.host} has no address: check the name, and that the DNS is reached"
                 if not link.places.found(place, endpoints):
                     continue
                 if name in self.waiting:
