@@ -51,21 +51,22 @@ def test_answers(index):
     assert answered(cookie_reply(index), KEY) == index
 
 
-@pytest.mark.parametrize(
-    "datagram",
-    [
-        b"",
-        bytes(92),
-        response(5)[:-1],
-        response(5) + b"\0",
-        response(5, OTHER_KEY),
-        b"\2\0\0\1" + response(5)[4:],
-        cookie_reply(5)[:-1],
-        cookie_reply(5) + b"\0",
-        probe(5),
-        struct.pack("<II", 4, 5) + bytes(84),
-    ],
-)
+# By name: the keys are random, and two processes that share the tests must know them by the same names.
+NO_ANSWERS = {
+    "nothing": b"",
+    "zeros": bytes(92),
+    "a response cut": response(5)[:-1],
+    "a response with more": response(5) + b"\0",
+    "a response with another key": response(5, OTHER_KEY),
+    "a response with reserved bits": b"\2\0\0\1" + response(5)[4:],
+    "a cookie reply cut": cookie_reply(5)[:-1],
+    "a cookie reply with more": cookie_reply(5) + b"\0",
+    "the probe": probe(5),
+    "data": struct.pack("<II", 4, 5) + bytes(84),
+}
+
+
+@pytest.mark.parametrize("datagram", NO_ANSWERS.values(), ids=NO_ANSWERS)
 def test_what_is_no_answer(datagram):
     assert answered(datagram, KEY) is None
 
