@@ -40,7 +40,7 @@ options:
         type: list
         elements: str
         required: true
-  off:
+  "off":
     description:
       - Hosts that are known to be off. They, and devices that are not managed, such as a phone that sleeps, get a short
         C(timeout).

@@ -20,7 +20,7 @@ options:
     type: list
     elements: dict
     required: true
-  off:
+  "off":
     description: The names of relays that Ansible did not reach.
     type: list
     elements: str
