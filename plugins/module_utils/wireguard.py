@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .address import canonical_address, parse_network
 
+NO_KEY = "A" * 43 + "="  # all zeros: WireGuard's word for no key
 REJECT_AFTER = 180  # seconds after which a session without a new handshake is dead
 
 

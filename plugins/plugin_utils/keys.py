@@ -4,8 +4,8 @@
 """Public keys of the devices that do not give theirs themselves in a run.
 
 Each other machine keeps the key that it has of such a device. Who has none takes the one on which the files of all
-devices of the run agree, unless a relay knows another one. So no relay's word decides a device's key, and no device's
-word changes what another machine has.
+devices of the run agree, unless a relay knows another one; it takes two to say so, a device and another device or a
+relay. So no relay's word decides a device's key, nor does a single device's, and none changes what another machine has.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def agreed(devices: list[Device], hostvars, relays: list[dict]) -> dict[str, str
         for name, keys in found.items()
         if len(keys) == 1
         for key, who in keys.items()
-        if who["devices"] and taken.count(key) == 1
+        if who["devices"] and len(who["devices"] + who["relays"]) > 1 and taken.count(key) == 1
     }
 
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import ipaddress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import NO_KEY, is_key
 
 from .hosts import fact_fault
 from .names import OverlayError, parse_name
@@ -239,11 +238,8 @@ def _exit_node(own: Device, devices):
 
 
 def _public_key(key, name: str, setting: str) -> str:
-    try:
-        valid = len(base64.b64decode(str(key), validate=True)) == 32
-    except (binascii.Error, ValueError):
-        valid = False
-    if not valid:
+    # In its one form: WireGuard takes another text of the same bytes for the same peer.
+    if not is_key(str(key)) or str(key) == NO_KEY:
         raise OverlayError(f"{name}: {setting} is {key!r}: a WireGuard public key is 32 bytes in base64, 44 characters")
     return str(key)
 

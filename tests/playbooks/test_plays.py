@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(stand_in(name)), encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def real_keys(collections: Path) -> Iterator[None]:
+    """The role peer's own tasks that read a device's key, with hosts that answer as they like."""
+    role = collections / "ansible_collections/homelab/peer_relay/roles/peer"
+    parts = ("tasks/keys.yml", "tasks/preflight.yml", "vars", "defaults", "files")
+    (role / parts[0]).unlink()
+    for part in parts:
+        (role / part).symlink_to(ROOT / "roles/peer" / part)
+    yield
+    for part in parts:
+        (role / part).unlink()
+    (role / parts[0]).write_text(json.dumps(stand_in("peer/keys")), encoding="utf-8")
 
 
 class Run:
@@ -228,10 +243,10 @@ def test_a_key_that_is_not_certain_is_said_with_who_has_which(play):
     assert f"{key(4)} is what laptop has; {key(66)} is what nas, the relay relay have. Run this with tv on" in run.said
 
 
-def taken_over(folder: Path, facts: dict) -> dict:
-    """A host on which whatever module runs answers with these facts."""
-    evil = folder / "python"
-    answer = json.dumps({"changed": False, "ping": "pong", "ansible_facts": facts})
+def taken_over(folder: Path, facts: dict, name: str = "python", **said: object) -> dict:
+    """A host on which whatever module runs answers with these facts, and with what else is said."""
+    evil = folder / name
+    answer = json.dumps({"changed": False, "ping": "pong", "rc": 0, "ansible_facts": facts} | said)
     evil.write_text(f"#!/bin/sh\ncat >/dev/null\ncat <<'END'\n{answer}\nEND\n", encoding="utf-8")
     evil.chmod(0o755)
     return ON | {"ansible_python_interpreter": str(evil)}
@@ -250,6 +265,27 @@ def test_no_host_makes_the_control_node_write_or_run_anything(play, tmp_path, wa
     assert run.code == 2, run.output
     assert written.exists() == wanted, run.output
     assert ("laptop reports verify_report as a fact, which only the inventory decides" in run.output) != wanted
+    assert not ran.exists()
+
+
+SYSTEM = {"distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
+SYSTEM |= {"service_mgr": "systemd"}
+PROBE = {"ip": True, "kernel": True, "tun": True, "missing": [], "resolved": True, "ipv6": True, "advertised_links": []}
+
+
+@pytest.mark.parametrize("bad", [KEYS["nas"][:42] + "J=", key(0), KEYS["nas"] + "\n[Peer]", "{{ 7 * 7 }}", ["a"]])
+def test_a_device_with_a_key_that_is_none_stops_nobody_else(play, real_keys, tmp_path, bad):
+    """Nor is what it says a template: not its key, not its words about the others."""
+    ran = tmp_path / "ran"
+    evil = f"{{{{ lookup('ansible.builtin.pipe', 'touch {ran}') }}}}"
+    peers = [{"name": evil, "public_key": evil, "allowed_ips": [evil]}]
+    common = {"facts": SYSTEM, "stdout": json.dumps(PROBE | {"release": evil}), "stderr": evil, "msg": evil}
+    laptop = taken_over(tmp_path, **common, name="laptop", public_key=bad, peers=peers)
+    nas = taken_over(tmp_path, **common, name="nas", public_key=KEYS["nas"], peers=peers)
+    run = play("site", {"relays": {"oslo": ON}, "peers": {"laptop": laptop, "nas": nas}})
+    assert run.code == 2, run.output
+    assert "as its public key, which is none" in run.output
+    assert run.ran == set_up("oslo") | {"peer/main on nas"}
     assert not ran.exists()
 
 

@@ -117,6 +117,27 @@ def test_a_device_that_lies_alone_is_contradicted_by_a_relay():
     assert {entry["public_key"] for entry in run.unproven["tv"]} == {key(4), FORGED}
 
 
+def test_no_device_alone_decides_anothers_key():
+    """Run with --limit to a new device or relay and one that has been taken over: nobody is there to contradict."""
+    run = Run(laptop={"tv": FORGED}, pi={})
+    assert "tv" not in run.of("pi")
+    assert "tv" not in run.at("oslo")
+    assert run.unproven["tv"] == [{"public_key": FORGED, "devices": ["laptop"], "relays": []}]
+    run = Run(registered={"tv": key(4)}, laptop={"tv": key(4)}, pi={})
+    assert run.of("pi")["tv"] == key(4), "a relay that says the same is a second word"
+
+
+def test_another_text_of_the_same_key_is_no_key():
+    """WireGuard takes both for one peer: a device would take the other's addresses away, or its own place."""
+    other = TRUE["nas"][:42] + chr(ord(TRUE["nas"][42]) + 1) + "="
+    assert base64.b64decode(other) == base64.b64decode(TRUE["nas"])
+    for bad in (other, base64.b64encode(bytes(32)).decode(), TRUE["nas"] + "\n"):
+        run = Run(laptop={}, nas={})
+        run.hosts["laptop"]["peer_public_key"] = bad
+        with pytest.raises(AnsibleFilterError, match="laptop: peer_public_key is"):
+            run.of("nas")
+
+
 def test_two_relays_that_disagree_decide_nothing_and_keep_their_own():
     run = Run(relays={"oslo": {"tv": key(4)}, "rome": {"tv": FORGED}}, laptop={"tv": key(4)}, pi={})
     assert run.of("laptop")["tv"] == key(4)
