@@ -333,6 +333,7 @@ def check_consistency(switchboard: Switchboard) -> None:
     assert len(switchboard._credit) <= 1024
     assert len(own.strangers) <= 16
     assert set(switchboard._indexes.values()) <= registered
+    assert all(index in owner.routes for index, owner in switchboard._indexes.items())
 
 
 def check_entries(entries: Entries) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from peer_relay import noise, packets, relay_peer
-from relay_world import StockDevice, World, at, check_consistency
+from peer_relay import noise, packets, relay_peer, switchboard
+from relay_world import LOCAL, StockDevice, World, at, check_consistency
 
 AWAY = at("203.0.113.7", 4242)
 
@@ -201,13 +201,66 @@ def test_unanswered_initiation_leaves_no_route_behind(world: World, ann: StockDe
     assert not world.switchboard._indexes
 
 
+def test_a_route_is_of_no_use_once_it_has_expired_whoever_looks(
+    world: World, pair: tuple[StockDevice, StockDevice]
+) -> None:
+    """Nobody has forgotten it yet: with many routes that takes a while."""
+    ann, bob = pair
+    old = ann.current[bob.identity.public]
+    data = old.seal(b"late")
+    world.now += 301
+    assert world.switchboard.route(ann.address, LOCAL, packets.receiver_index(data), 1, len(data), world.now) is None
+    assert world.raw(ann.address, data) == []
+    assert world.raw(at("198.18.0.1"), old.seal(bytes(200))) == [], "nobody is asked for it at another address"
+    index = packets.receiver_index(data)
+    for kind, size in ((packets.RESPONSE, 92), (packets.COOKIE_REPLY, 64)):
+        message = packets.HEAD.pack(kind, 1) + index.to_bytes(4, "little") + bytes(size - 12)
+        assert world.raw(ann.address, message) == []
+    assert world.drops() == {"unknown_index": 3, "unknown_source": 1}
+
+
+def test_what_a_response_confirmed_is_not_confirmed_for_ever(
+    world: World, pair: tuple[StockDevice, StockDevice]
+) -> None:
+    ann, bob = pair
+    (index,) = bob.record.routes
+    world.now += 301
+    ann.connect()
+    bob.connect()
+    assert len(world.raw(ann.address, ann.initiation(bob, index=index))) == 1
+    assert not bob.record.routes[index].confirmed
+
+
+def test_many_routes_are_looked_at_a_few_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switchboard, "_SWEEP_ROUTES", 10)
+    devices = [world.add(f"device{number}", at(f"192.0.2.{number + 1}")) for number in range(12)]
+    records = [device.record for device in devices]
+    for record in records:
+        for peer in records:
+            if peer is not record:
+                world.switchboard.restore_route(record, len(world.switchboard._indexes), peer, 1.0, world.now)
+    world.now += 2
+    left = sum(len(record.routes) for record in records)
+    assert left == 132
+    ticks = 0
+    while left:
+        due = world.switchboard.tick(world.now, world.wall)
+        before, left = left, sum(len(record.routes) for record in records)
+        assert before - left <= 10 + 11, "a device is looked at as a whole"
+        assert due <= 0.05 or not left
+        world.now += due
+        ticks += 1
+    assert ticks == 12
+    assert not world.switchboard._indexes
+    check_consistency(world.switchboard)
+
+
 def test_initiations_cannot_exhaust_memory(world: World, ann: StockDevice, bob: StockDevice) -> None:
     ann.connect()
     bob.connect()
     for _ in range(200):
         world.raw(ann.address, ann.initiation(bob))
     assert len(bob.record.routes) <= 8
-    world.wait(2)
     assert len(world.switchboard._indexes) <= 8
 
 

@@ -205,10 +205,16 @@ class Device:
             found = self.pairs[peer] = Pair(peer)
         return found
 
-    def add_route(self, index: int, peer: Device, expires: float, confirmed: bool) -> None:
+    def route(self, index: int, now: float) -> Route | None:
+        """Return what the device may send under receiver `index`; None when there is nothing, or no longer."""
+        route = self.routes.get(index)
+        return route if route and route.expires > now else None
+
+    def add_route(self, index: int, peer: Device, expires: float, confirmed: bool) -> int | None:
         """Let this device send to `peer` under receiver `index`; the pair's route that ends first makes room.
 
-        Those that no answer has confirmed end first, so that forged initiations push out each other only.
+        Return the index of that one. Those that no answer has confirmed end first, so that forged initiations push out
+        each other only.
         """
         pair = self.pair(peer)
         known = self.routes.get(index)
@@ -216,23 +222,29 @@ class Device:
             if known.pair is pair:
                 known.expires = max(known.expires, expires)
                 known.confirmed |= confirmed
-                return
+                return None
             self.drop_route(index)
         self.routes[index] = Route(pair, expires, confirmed)
         pair.indexes.append(index)
-        if len(pair.indexes) > _ROUTES_PER_PAIR:
-            self.drop_route(min(pair.indexes[:-1], key=lambda known: self.routes[known].expires))
+        if len(pair.indexes) <= _ROUTES_PER_PAIR:
+            return None
+        first = min(pair.indexes[:-1], key=lambda known: self.routes[known].expires)
+        self.drop_route(first)
+        return first
 
     def drop_route(self, index: int) -> None:
         """Forget one route."""
         self.routes.pop(index).pair.indexes.remove(index)
 
-    def forget(self, peer: Device) -> None:
-        """Forget everything toward `peer`, in both directions of thought: routes, pair, held initiations."""
-        pair = self.pairs.pop(peer, None)
-        for index in pair.indexes if pair else ():
-            del self.routes[index]
+    def forget(self, peer: Device) -> list[int]:
+        """Forget everything toward `peer`, in both directions of thought; return the indexes of the routes to it."""
         self.held.pop(peer, None)
+        pair = self.pairs.pop(peer, None)
+        if pair is None:
+            return []
+        for index in pair.indexes:
+            del self.routes[index]
+        return pair.indexes
 
     def sessions(self) -> list[Session]:
         """Return the relay's sessions with this device."""

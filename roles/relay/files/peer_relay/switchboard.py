@@ -33,7 +33,11 @@ PENDING_ROUTE = 20.0  # an initiation that nobody answered yet
 # the relay and only have to confirm are kept apart, so that strangers cannot push them out.
 _STRANGERS, _ARRIVING, _HELD_EACH = 1024, 512, 32
 _CREDITS = 1024  # unproven sources whose credit is remembered
-_SWEEP = 1.0  # seconds between two looks at what has expired
+# What has expired is of no use at once, and forgotten within a second; with many routes within a second more for each
+# 100,000 of them, so that no look takes long.
+_SWEEP = 1.0
+_SWEEP_ROUTES = 5_000  # looked at in a tick
+_SOON = 0.05  # seconds until the next tick while there is more to do
 _GREETINGS = 20  # own initiations after a start, each tick: a slice of them, so that forwarding goes on
 _GREETING_TRIES = 18  # whitepaper section 6.1: 90 s of retries
 _CLAIM_TRIES, _CLAIM_RETRY = 3, 1.0  # questions for one claim, seconds between two
@@ -86,6 +90,7 @@ class Switchboard:
         self._arriving = WaitingRoom(_ARRIVING, _HELD_EACH, HOLD)
         self._greetings: deque[tuple[Device, Binding, float, int]] = deque()  # whom, where, not before, tries left
         self._next_sweep = NEVER
+        self._unswept: deque[Device] = deque()  # whose routes have not been looked at in this round
         self._wall_offset = 0.0
 
     # --- settings -----------------------------------------------------------------------------------------------------
@@ -94,33 +99,41 @@ class Switchboard:
         """Take over the registered devices; those that stay keep their bindings, sessions and routes."""
         wanted = {entry.public_key: entry for entry in settings}
         self._remove([self.devices.pop(key) for key in [*self.devices] if key not in wanted])
+        regrouped = set()
         for key, entry in wanted.items():
             device = self.devices.get(key)
             if device is None:
                 self.devices[key] = Device(entry)
             elif device.settings != entry:
+                if device.settings.groups != entry.groups:
+                    regrouped.add(device)
                 device.update(entry)
                 self.moved.add(device)
         self._reachable = {}
         self._owners = {address: device for device in self.devices.values() for address in device.settings.addresses}
         for device in self.devices.values():
             device.refused = None  # whoever it asks for may be registered, or gone, now
-            for peer in [peer for peer in device.pairs if not device.may_reach(peer)]:
-                device.forget(peer)
-                peer.forget(device)
-                self.rerouted |= {(device, peer), (peer, device)}
+            for peer in list(device.pairs) if device in regrouped else regrouped & device.pairs.keys():
+                if not device.may_reach(peer):
+                    self._forget(device, peer)
+                    self._forget(peer, device)
+                    self.rerouted |= {(device, peer), (peer, device)}
 
     def _remove(self, removed: list[Device]) -> None:
         for device in removed:
             self._unbind(device)
             self.own.forget(device)
+            for index in device.routes:  # they must not let it be challenged, and so come back
+                self._forget_index(index, device)
             self.events.append(Event("removed", device.name))
         gone = set(removed)
         for other in self.devices.values() if gone else ():
-            for device in gone & (other.pairs.keys() | other.held.keys()):
-                other.forget(device)
-        # An index of its own must not let it be challenged, and so come back.
-        self._indexes = {index: owner for index, owner in self._indexes.items() if owner not in gone}
+            for device in (gone & other.pairs.keys()) | (gone & other.held.keys()):
+                self._forget(other, device)
+
+    def _forget(self, device: Device, peer: Device) -> None:
+        for index in device.forget(peer):
+            self._forget_index(index, device)
 
     def expect_relays(self, ports: Iterable[int]) -> None:
         """Take over where relays listen; whoever is bound with such a port has to come again, and prove it."""
@@ -146,7 +159,7 @@ class Switchboard:
         """Count transport messages on a route and return where they go; None when they may not, or nobody is there."""
         pair = route.pair
         binding = pair.peer.binding
-        if binding is None or (device.bucket is not None and not device.bucket.take(size, now)):
+        if binding is None or route.expires <= now or (device.bucket is not None and not device.bucket.take(size, now)):
             return None
         device.last_seen = pair.last_packet = now
         self._count(device, pair, count, size)
@@ -204,8 +217,8 @@ class Switchboard:
 
     def _transport(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if device and index in device.routes:
-            route = device.routes[index]
+        route = device.route(index, now) if device else None
+        if route:
             binding = self._follow(device, route, 1, len(datagram), now)
             if binding is None:
                 raise Refused("rate_limited" if route.pair.peer.binding else "destination_not_bound")
@@ -248,7 +261,7 @@ class Switchboard:
     def _unproven(self, index: int, size: int, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         """A known index from an unknown source, or from another one's, is probably a device that moved: ask it."""
         owner = self._indexes.get(index)
-        if owner is None or owner is device or index not in owner.routes:
+        if owner is None or owner is device or not owner.route(index, now):
             raise Refused("unknown_index" if device else "unknown_source")
         self._challenge(owner, size, source, local, now)
         raise Refused("unknown_index" if device else "source_unproven")
@@ -374,13 +387,13 @@ class Switchboard:
 
     def _response(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if device is None or index not in device.routes:
+        route = device.route(index, now) if device else None
+        if route is None:
             if index in self.own.handshakes:
                 self._challenge_met(datagram, source, local, now)
             else:
                 self._unproven(index, len(datagram), source, local, device, now)
             return
-        route = device.routes[index]
         peer = route.pair.peer
         if not packets.mac1_valid(peer.mac1_key, datagram):
             raise Refused("bad_mac1")
@@ -403,13 +416,14 @@ class Switchboard:
 
     def _cookie_reply(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if device is None or index not in device.routes:
+        route = device.route(index, now) if device else None
+        if route is None:
             if index in self.own.handshakes:
                 self.own.take_cookie(datagram, now)
             else:
                 self._unproven(index, len(datagram), source, local, device, now)
             return
-        peer = device.routes[index].pair.peer
+        peer = route.pair.peer
         if peer.binding is None:
             raise Refused("destination_not_bound")
         self._admit(device, device.pair(peer), len(datagram), now)
@@ -418,12 +432,13 @@ class Switchboard:
 
     def _learn(self, holder: Device, index: int, toward: Device, now: float, confirmed: bool) -> None:
         """Let `holder` send to `toward` under `index`, unless that index already means something else to it."""
-        known = holder.routes.get(index)
-        if self.own.owns(index) or (known and known.pair.peer is not toward and known.expires > now):
+        known = holder.route(index, now)
+        if self.own.owns(index) or (known and known.pair.peer is not toward):
             raise Refused("index_collision")
+        if known is None and index in holder.routes:
+            self._drop_route(holder, index)
         lifetime = CONFIRMED_ROUTE if confirmed else PENDING_ROUTE
         self._add_route(holder, index, toward, now + lifetime, confirmed)
-        self._note_index(index, holder)
         self.changes += 1
 
     def _add_route(self, holder: Device, index: int, toward: Device, expires: float, confirmed: bool) -> None:
@@ -431,13 +446,20 @@ class Switchboard:
         if known:
             self.rerouted.add((holder, known.pair.peer))
         self.rerouted.add((holder, toward))
-        holder.add_route(index, toward, expires, confirmed)
-
-    def _note_index(self, index: int, holder: Device) -> None:
-        """Remember who sends with an index; whoever chooses the same one later must not take a challenge away."""
-        if index not in self._indexes.get(index, holder).routes:
-            del self._indexes[index]
+        full = holder.add_route(index, toward, expires, confirmed)
+        if full is not None:
+            self._forget_index(full, holder)
+        # Whoever chooses the same index later must not take a challenge away.
         self._indexes.setdefault(index, holder)
+
+    def _drop_route(self, holder: Device, index: int) -> None:
+        self.rerouted.add((holder, holder.routes[index].pair.peer))
+        holder.drop_route(index)
+        self._forget_index(index, holder)
+
+    def _forget_index(self, index: int, holder: Device) -> None:
+        if self._indexes.get(index) is holder:
+            del self._indexes[index]
 
     @staticmethod
     def _count_forwarded(device: Device, size: int, now: float) -> None:
@@ -545,7 +567,6 @@ class Switchboard:
         if device.may_reach(peer):
             # A confirmed one with less than that belongs to a session that has ended.
             self._add_route(device, index, peer, now + left, confirmed=left > PENDING_ROUTE)
-            self._note_index(index, device)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -555,8 +576,14 @@ class Switchboard:
         self._greet(now)
         if now >= self._next_sweep:
             self._next_sweep = now + _SWEEP
-            self._sweep(now)
-        return 0.05 if self._greetings and self._greetings[0][2] <= now else _SWEEP
+            self.own.expire(now)
+            self._strangers.sweep(now)
+            self._arriving.sweep(now)
+            self._claim_again(now)
+            if not self._unswept:
+                self._unswept.extend(self.devices.values())
+        self._sweep(now)
+        return _SOON if self._unswept or (self._greetings and self._greetings[0][2] <= now) else _SWEEP
 
     def _initiate(self, device: Device, now: float) -> None:
         device.last_rekey = now
@@ -579,18 +606,22 @@ class Switchboard:
                 self._unbind(device)
                 self.changes += 1
 
-    def _sweep(self, now: float) -> None:
-        self.own.expire(now)
+    def _claim_again(self, now: float) -> None:
         for device in self.devices.values():
-            for index, route in [entry for entry in device.routes.items() if entry[1].expires <= now]:
-                device.drop_route(index)
-                self.rerouted.add((device, route.pair.peer))
             claim = device.claim
             if claim and claim.due <= now:
                 with contextlib.suppress(Refused):
                     self._claim(device, claim.binding, claim.tries, now)
+
+    def _sweep(self, now: float) -> None:
+        """Forget what has expired, of so many devices that it takes a few milliseconds at most."""
+        looked_at = 0
+        while self._unswept and looked_at < _SWEEP_ROUTES:
+            device = self._unswept.popleft()
+            if self.devices.get(device.public_key) is not device:
+                continue
+            looked_at += len(device.routes) + len(device.held)
+            for index in [index for index, route in device.routes.items() if route.expires <= now]:
+                self._drop_route(device, index)
             if device.held:
                 device.held = {sender: held for sender, held in device.held.items() if now - held[0] <= HOLD}
-        self._indexes = {index: device for index, device in self._indexes.items() if index in device.routes}
-        self._strangers.sweep(now)
-        self._arriving.sweep(now)
