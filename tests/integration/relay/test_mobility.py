@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import pytest
 from harness.capture import Capture
+from harness.processes import wait_until
 from harness.service import PORT
 from harness.topology import RELAY_V4, Site
 from harness.traffic import Stream
 from harness.trio import Trio
+from harness.wireguard import KEEPALIVE
 
 Figure = Callable[..., None]
 _REBIND = 2.0  # seconds until traffic is back after a NAT rebinding
@@ -73,6 +75,27 @@ def test_device_moves_to_the_relays_second_address(trio_up: Trio, figure: Figure
     assert {d.source[0] for d in seen if d.destination[0] == home and d.time < wall} == {RELAY_V4[0]}
     others = {d.source[0] for d in seen if d.destination[0] == trio_up.sites[1].wan_v4}
     assert others == {RELAY_V4[0]}, "a device that stayed is still answered from the first address"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_device_without_traffic_moves_while_the_relay_is_away(
+    trio_up: Trio, figure: Figure, number: signal.Signals
+) -> None:
+    ann, bob = trio_up.devices[:2]
+    relay = trio_up.relay
+    before = relay.endpoint("ann")
+    time.sleep(2)  # the state is on the disk
+    relay.stop(number)
+    trio_up.sites[0].new_ports()
+    relay.start()
+    moment = time.monotonic()
+    with Stream(bob, ann, rate=5) as stream:
+        wait_until("ann is bound elsewhere", lambda: relay.endpoint("ann") != before, KEEPALIVE + 125)
+        took = time.monotonic() - moment
+        stream.wait_flowing(15)
+    figure(f"NAT rebinding while the relay was {number.name}, no traffic: found again", f"{took:.1f} s", "< 27 s")
+    # The next keepalive, and a round trip.
+    assert took < KEEPALIVE + 2
 
 
 def test_loss_and_reordering(trio_up: Trio, figure: Figure) -> None:

@@ -93,6 +93,73 @@ def test_device_that_moved_during_the_restart_is_found_again(world: World, pair:
     assert bob.say(ann)
 
 
+def test_device_that_only_answers_and_moved_meanwhile_is_found_by_its_next_keepalive(world: World, pair: Pair) -> None:
+    ann, bob = pair
+    ann.move(AWAY)
+    world.restart()
+    ann.keepalive()
+    assert ann.record.binding.address == AWAY
+    assert bob.say(ann)
+    assert not world.switchboard.own.former.keys() & ann.record.former.keys()
+
+
+def test_device_that_moved_is_found_after_a_second_restart(world: World, pair: Pair) -> None:
+    ann, _bob = pair
+    world.leave(ann)
+    for _ in range(2):
+        world.restart()
+        world.tick()
+    ann.move(AWAY)
+    ann.keepalive()
+    assert ann.record.binding.address == AWAY
+
+
+def test_old_indexes_of_the_relay_lead_to_one_question_each(world: World, pair: Pair) -> None:
+    """Whoever has seen one, and forges sources: one question is on credit, the rest is paid for."""
+    ann, bob = pair
+    index = ann.record.current.local_index
+    keepalive = packets.TRANSPORT.to_bytes(4, "little") + index.to_bytes(4, "little") + bytes(24)
+    world.leave(ann)
+    world.leave(bob)
+    world.restart()
+    world.log.clear()
+    for number in range(100):
+        world.raw(at(f"203.0.113.{number}"), keepalive)
+        world.now += 1
+    asked = [sent for sent in world.log if sent.binding.address not in (ann.address, bob.address)]
+    assert len(asked) == 1
+    assert world.drops() == {"source_unproven": 100}
+
+
+def test_old_indexes_of_the_relay_end_with_their_sessions(world: World, pair: Pair) -> None:
+    ann, _bob = pair
+    world.leave(ann)
+    world.wait(60)
+    world.restart()
+    left = max(ann.record.former.values()) - world.now
+    assert 0 < left <= 120
+    world.wait(left + 1)
+    assert not ann.record.former
+    assert not world.switchboard.own.former
+
+
+def test_old_indexes_of_the_relay_go_with_their_device(world: World, pair: Pair) -> None:
+    ann, bob = pair
+    world.restart()
+    world.remove(ann)
+    assert set(world.switchboard.own.former.values()) == {bob.record}
+
+
+def test_state_of_a_version_that_kept_no_sessions(world: World, pair: Pair) -> None:
+    saved = state.export(world.switchboard, world.now, world.wall)
+    for entry in saved["devices"].values():
+        del entry["sessions"]
+    world.start()
+    state.restore(world.switchboard, saved, world.now)
+    assert len(world.switchboard.bound) == 2
+    assert not world.switchboard.own.former
+
+
 def test_keepalive_on_a_session_of_before_is_counted(world: World, pair: Pair) -> None:
     ann, _bob = pair
     world.restart()
@@ -300,6 +367,12 @@ HOSTILE: list[tuple[str, Any]] = [
     ("devices", {"00": MIN_ENTRY | {"routes": [[1, "00"]]}}),
     ("devices", {"00": MIN_ENTRY | {"routes": [[float("inf"), "00", 1.0]]}}),
     ("devices", {"00": MIN_ENTRY | {"routes": 3}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": [[2**32, 1.0]]}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": [[1, 181.0]]}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": [[1, float("nan")]]}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": [[1]]}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": [[1, 1.0]] * 9}}),
+    ("devices", {"00": MIN_ENTRY | {"sessions": None}}),
 ]
 
 
@@ -341,9 +414,10 @@ JSON = st.recursive(
     max_leaves=10,
 )
 PLACES = [("format",), ("wall",), ("timestamp",), ("devices",)] + [
-    ("devices", number, key) for number in (0, 1) for key in ("binding", "timestamp", "routes")
+    ("devices", number, key) for number in (0, 1) for key in ("binding", "timestamp", "sessions", "routes")
 ]
 PLACES += [("devices", number, "routes", 0, part) for number in (0, 1) for part in (0, 1, 2)]
+PLACES += [("devices", number, "sessions", 0, part) for number in (0, 1) for part in (0, 1)]
 PLACES += [("devices", number, "binding", part) for number in (0, 1) for part in (0, 1)]
 
 

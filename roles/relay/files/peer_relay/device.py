@@ -125,6 +125,7 @@ class Device:
         "credit",
         "current",
         "drops",
+        "former",
         "handshakes",
         "held",
         "last_attempt",
@@ -167,6 +168,7 @@ class Device:
         self.current: Session | None = None
         self.previous: Session | None = None
         self.next: Session | None = None
+        self.former: dict[int, float] = {}  # the relay's indexes of sessions before a restart -> when those end
         self.timestamp = bytes(12)  # greatest TAI64N received
         self.cookies = CookieJar()
         self.asked: OrderedDict[bytes, int] = OrderedDict()  # where the relay's initiations went -> their index

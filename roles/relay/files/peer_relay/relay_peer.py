@@ -59,6 +59,8 @@ class RelayPeer:
         self.addresses = addresses
         self.sessions: dict[int, tuple[Device, Session]] = {}
         self.handshakes: dict[int, _Handshake] = {}
+        # Before a restart. The keys are gone, but who sends under such an index says which device it may be.
+        self.former: dict[int, Device] = {}
         self.strangers: OrderedDict[bytes, float] = OrderedDict()  # unknown public key -> last seen
         self.probes = Probes()
         self.last_timestamp = bytes(12)  # of the last initiation sent; never goes back, whatever the clock does
@@ -199,7 +201,18 @@ class RelayPeer:
             self._promote(device, session, now)
         return device, session, inner
 
+    def remember(self, index: int, device: Device, until: float) -> None:
+        """Keep the index of a session that a restart has ended, for as long as the device may go on with it."""
+        if index not in self.former:
+            self.former[index] = device
+            device.former[index] = until
+
+    def _forget_former(self, device: Device, now: float = float("inf")) -> None:
+        for index in [index for index, until in device.former.items() if until <= now]:
+            del self.former[index], device.former[index]
+
     def _promote(self, device: Device, session: Session, now: float) -> None:
+        self._forget_former(device)
         if device.previous:
             del self.sessions[device.previous.local_index]
         device.previous, device.current = device.current, session
@@ -240,11 +253,14 @@ class RelayPeer:
         device.next = device.current = device.previous = None
         for index in list(device.asked.values()):
             self._drop_handshake(index)
+        self._forget_former(device)
 
     def expire(self, now: float) -> None:
-        """Forget handshakes that were not answered in time."""
+        """Forget handshakes that were not answered in time, and sessions before a restart that have ended."""
         for index in [i for i, pending in self.handshakes.items() if now - pending.created > _HANDSHAKE_LIFETIME]:
             self._drop_handshake(index)
+        for device in set(self.former.values()):
+            self._forget_former(device, now)
 
     def challenge_allowed(self, device: Device, source: bytes, now: float) -> bool:
         """One challenge a second for each device and network that it may have moved to, and so many in all."""

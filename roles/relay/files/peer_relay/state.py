@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What outlives a restart: bindings, routes and timestamps, no session keys (design rule 7).
+"""What outlives a restart: bindings, routes, timestamps and the indexes of sessions, no keys (design rule 7).
 
 A state file that cannot be used is moved aside and the relay starts without it: it costs handshakes, not service.
 """
@@ -18,11 +18,13 @@ from typing import Any
 from peer_relay import addresses
 from peer_relay.device import Binding
 from peer_relay.noise import TIMESTAMP_SIZE
+from peer_relay.session import REJECT_AFTER
 from peer_relay.slices import Steps, finish
 from peer_relay.switchboard import Switchboard
 
 FORMAT = 1
 _MOST = 1 << 28  # bytes of a state file: 5,000 devices with 500 routes each
+_SESSIONS = 8  # of the relay with one device; it has at most three, and three of before
 _TAI64_END = b"\x80".ljust(TIMESTAMP_SIZE, b"\0")  # labels from here on are reserved; the relay's own never get there
 
 
@@ -42,6 +44,14 @@ def export_steps(switchboard: Switchboard, now: float, wall: float) -> Steps[dic
         devices[key.hex()] = {
             "binding": [part.hex() for part in device.binding] if device.binding else None,
             "timestamp": device.timestamp.hex(),
+            "sessions": [
+                [index, round(until - now, 1)]
+                for index, until in (
+                    *device.former.items(),
+                    *((session.local_index, session.created + REJECT_AFTER) for session in device.sessions()),
+                )
+                if until > now
+            ],
             "routes": [
                 [index, route.pair.peer.public_key.hex(), round(route.expires - now, 1)]
                 for index, route in device.routes.items()
@@ -72,13 +82,15 @@ def restore(switchboard: Switchboard, state: Any, now: float) -> None:
         raise StateError(f"{type(error).__name__}: {error!s:.200}") from error
     switchboard.own.last_timestamp = max(last, switchboard.own.last_timestamp)
     known = switchboard.devices
-    for key, binding, timestamp, routes in entries:
+    for key, binding, timestamp, sessions, routes in entries:
         device = known.get(key)
         if device is None:
             continue
         device.timestamp = timestamp
         if binding:
             switchboard.restore(device, binding)
+        for index, left in sessions:
+            switchboard.own.remember(index, device, now + left)
         for index, peer, left in routes:
             if peer in known:
                 switchboard.restore_route(device, index, known[peer], left, now)
@@ -91,19 +103,32 @@ def _timestamp(text: str) -> bytes:
     return value
 
 
-def _entry(key: str, value: dict[str, Any]) -> tuple[bytes, Binding | None, bytes, list[tuple[int, bytes, float]]]:
+def _entry(
+    key: str, value: dict[str, Any]
+) -> tuple[bytes, Binding | None, bytes, list[tuple[int, float]], list[tuple[int, bytes, float]]]:
     binding = value["binding"]
     if binding is not None:
         address, local = (bytes.fromhex(part) for part in binding)
         if not addresses.is_unicast(address) or len(local) not in (0, 4, 16):
             raise ValueError(f"address {address.hex():.60}, local address of {len(local)} bytes")
         binding = Binding(address, local)
-    routes = []
-    for index, peer, left in value["routes"]:
-        if not 0 <= int(index) < 2**32 or not 0 <= float(left) <= 3600:
-            raise ValueError(f"route {index!r:.50} for {left!r:.50} s")
-        routes.append((int(index), bytes.fromhex(peer), float(left)))
-    return bytes.fromhex(key), binding, _timestamp(value["timestamp"]), routes
+    sessions = [(_index(index), _left(left, REJECT_AFTER)) for index, left in value.get("sessions", ())]
+    if len(sessions) > _SESSIONS:
+        raise ValueError(f"{len(sessions)} sessions of one device")
+    routes = [(_index(index), bytes.fromhex(peer), _left(left, 3600)) for index, peer, left in value["routes"]]
+    return bytes.fromhex(key), binding, _timestamp(value["timestamp"]), sessions, routes
+
+
+def _index(value: Any) -> int:
+    if not 0 <= int(value) < 2**32:
+        raise ValueError(f"index {value!r:.50}")
+    return int(value)
+
+
+def _left(value: Any, most: float) -> float:
+    if not 0 <= float(value) <= most:
+        raise ValueError(f"{value!r:.50} s left")
+    return float(value)
 
 
 def read(file: Path) -> tuple[Any, str | None]:

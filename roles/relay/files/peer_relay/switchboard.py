@@ -234,6 +234,8 @@ class Switchboard:
     def _to_relay(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
         device, session, inner = self.own.open(datagram, now)
         answered, session.answered = session.answered, None
+        if answered:
+            self.changes += 1  # its index is what leads to the device after a restart
         device.authenticated = device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
@@ -261,7 +263,13 @@ class Switchboard:
     def _unproven(self, index: int, size: int, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         """A known index from an unknown source, or from another one's, is probably a device that moved: ask it."""
         owner = self._indexes.get(index)
-        if owner is None or owner is device or not owner.route(index, now):
+        if owner is None or not owner.route(index, now):
+            owner = self.own.former.get(index)
+            if owner and owner is not device and owner.credit >= packets.INITIATION_SIZE:
+                # Keepalives are all that a device without traffic sends: the first question is on credit.
+                owner.credit -= packets.INITIATION_SIZE
+                size += packets.INITIATION_SIZE
+        if owner is None or owner is device:
             raise Refused("unknown_index" if device else "unknown_source")
         self._challenge(owner, size, source, local, now)
         raise Refused("unknown_index" if device else "source_unproven")
