@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_agent.control import MOST_CANDIDATES, SIZE, Message, MessageError, decode, encode
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import PING, Key, Keyring, Probe, Window
+from peer_agent.probes import PING, Key, Keyring, Probe, Window, new_number
 
 SECRET = bytes(range(32))
 hosts = st.ip_addresses().map(str)
@@ -114,6 +114,18 @@ def test_a_number_is_accepted_once(numbers: list[int]) -> None:
             accepted.append(number)
         else:
             assert number in accepted or number <= max(accepted) - 256
+
+
+@given(st.lists(st.integers(1, 600), unique=True))
+def test_a_number_with_a_random_part_is_accepted_once_and_in_any_order(serials: list[int]) -> None:
+    window, highest = Window(), 0
+    for serial in serials:
+        made = new_number(serial)
+        highest = max(highest, serial)
+        assert 0 < made < 2**64
+        assert window.accept(made) == (serial > highest - 256)
+        assert not window.accept(made)
+    assert len({new_number(1) for _ in range(100)}) > 90
 
 
 def test_keyring_finds_the_owner_and_forgets_old_keys() -> None:

@@ -9,8 +9,10 @@ from agent_net import Packet
 from agent_world import PORT, World, behind_nats
 from hypothesis import given
 from hypothesis import strategies as st
+from peer_agent import selector
+from peer_agent.control import Message
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import PING, PONG, SIZE, Key, Probe
+from peer_agent.probes import PING, PONG, SIZE, Key, Probe, Window
 
 STRANGER = Endpoint("192.0.2.66", 6666)
 
@@ -124,6 +126,43 @@ def test_pongs_to_nothing_and_pings_from_anywhere_leave_the_working_path(events:
     assert a.pair.path.endpoint == Endpoint("198.51.100.2", 20007)
     world.run(1)
     assert a.pair.path.endpoint == Endpoint("198.51.100.2", 20007)
+
+
+def test_an_agent_of_1_2_0_takes_random_numbers_for_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Window):
+        def accept(self, number: int) -> bool:
+            self._highest, before = max(number, self._highest), self._highest
+            return number > before
+
+    monkeypatch.setattr(selector, "Window", Counting)
+    world = behind_nats()
+    world.until(lambda: all(device.kind == "direct" for device in world.devices.values()), 5)
+    world.run(120)
+    assert all(device.kind == "direct" for device in world.devices.values())
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["as 1.2.0", "as this"])
+def test_a_device_that_forges_the_pongs_of_another_host_proves_nothing(world: World, full: bool) -> None:
+    """It holds the key and sees the pings that do reach it, but not those to the address that it names."""
+    a, b = world.devices.values()
+    victim = Endpoint("192.168.1.77", 9)  # in the network of a, where a path goes before any other
+    told = Message(b.pair._talk._secret, (victim,), full=full, punch=True)
+    named = last = 0
+    for _ in range(100):
+        a.pair.control(world.now, told)
+        a._drain()
+        sent = [packet for _, packet in world.net.log if isinstance(packet.content, bytes)]
+        named += any(packet.target == victim for packet in sent)
+        seen = [int.from_bytes(packet.content[8:16], "big") for packet in sent if packet.target != victim]
+        world.net.log.clear()
+        for number in range(max([last, *seen]) - 3, max([last, *seen]) + 4):
+            forged = b.pair_key.seal(Probe(PONG, max(number, 0), True))
+            a.receive(Packet(victim, Endpoint(a.host, PORT), forged, 60))
+        last = max([last, *seen])
+        world.run(0.1)
+        assert a.pair.path.endpoint != victim
+    assert named
+    assert not any(endpoint == victim for _, endpoint in a.sets)
 
 
 def test_a_relay_that_lies_about_addresses_wins_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from peer_agent.actions import Send
 from peer_agent.endpoints import Endpoint, Network, usable, within
-from peer_agent.probes import PING, Probe
+from peer_agent.probes import PING, Probe, new_number
 
 LAN, DIRECT = "lan", "direct"
 _MOST_TOLD = 12
@@ -88,7 +88,7 @@ class Candidates:
         self._told: dict[Endpoint, Candidate] = {}
         self._reflexive: dict[Endpoint, Candidate] = {}
         self._pending: dict[int, _Ping] = {}
-        self._number = 0
+        self._serial = 0
 
     def __iter__(self):
         yield from self._told.values()
@@ -140,15 +140,16 @@ class Candidates:
 
     def ping(self, now: float, candidate: Candidate, in_use: bool = False, full: bool = False) -> Send:
         """Return a ping to send to the candidate."""
-        self._number += 1
+        self._serial += 1
         if len(self._pending) >= _MOST_PENDING:
             del self._pending[next(iter(self._pending))]
-        self._pending[self._number] = _Ping(candidate, now, in_use, full)
+        number = new_number(self._serial)
+        self._pending[number] = _Ping(candidate, now, in_use, full)
         candidate.pinged_at = now
         if full:
             candidate.full_pinged_at = now
         heard = now - candidate.ponged_at <= _HEARD
-        return Send(candidate.endpoint, Probe(PING, self._number, in_use, full), heard)
+        return Send(candidate.endpoint, Probe(PING, number, in_use, full), heard)
 
     def pong(self, now: float, number: int, source: Endpoint) -> _Ping | None:
         """Take a pong; return the ping that it answers. One from elsewhere than the ping went proves nothing."""

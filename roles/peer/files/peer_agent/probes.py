@@ -7,7 +7,9 @@
 The first byte is no message type of WireGuard, which drops probes in silence. The pair's key comes from both agents
 through the tunnel, so a probe that opens is from the other device. The hint finds the key among many: strangers cost no
 more than a look into a dictionary. Numbers count up and are accepted once: a probe that was recorded opens nothing.
-A pong repeats the number of its ping. It is never larger, so answers amplify nothing.
+A pong repeats the number of its ping. It is never larger, so answers amplify nothing. Half of the number is random, so
+that the pong of a device which forges its source proves nothing: it has to receive where it says that it is. To agents
+of 1.2.0, which only count, that looks like many lost ones: they ignore a ping that a later one has overtaken.
 A ping of full size is as large as the tunnel's largest packet on its way: what lets only small ones pass is no path
 (RFC 8899, section 3).
 """
@@ -15,6 +17,7 @@ A ping of full size is as large as the tunnel's largest packet on its way: what 
 from __future__ import annotations
 
 import hmac
+import secrets
 import struct
 from collections.abc import Hashable
 from hashlib import blake2s
@@ -27,6 +30,7 @@ SECRET_SIZE = 32
 _BODY = struct.Struct(">4sBB2sQ")
 _FOLLOWER = 1  # flags: who sent it, so that nobody's own probes can be sent back to him
 _IN_USE, _FULL = 2, 4
+_NONCE_BITS = 32  # of a number, below the serial; of an agent of 1.2.0, the number is the serial
 _WINDOW = 256  # numbers that may arrive late: more than one round of probes to all candidates
 
 
@@ -37,6 +41,11 @@ class Probe(NamedTuple):
     number: int
     in_use: bool  # the sender has chosen the path that this probe takes
     full: bool = False  # the ping is of full size; the pong answers such a one
+
+
+def new_number(serial: int) -> int:
+    """Return the number of a ping; `serial` counts them, from 1."""
+    return serial << _NONCE_BITS | secrets.randbits(_NONCE_BITS)
 
 
 class Key:
@@ -108,10 +117,11 @@ class Window:
 
     def accept(self, number: int) -> bool:
         """Whether this is the first time, and not too late."""
-        ahead = number - self._highest
+        serial = number >> _NONCE_BITS or number
+        ahead = serial - self._highest
         if ahead > 0:
             self._seen = ((self._seen << ahead) | 1 if ahead < _WINDOW else 1) & ((1 << _WINDOW) - 1)
-            self._highest = number
+            self._highest = serial
             return True
         if -ahead >= _WINDOW or self._seen >> -ahead & 1:
             return False
