@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from agent_shell import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
-from peer_agent import clock, service, status
+from peer_agent import clock, nat64, service, status
 from peer_agent.endpoints import Endpoint
 from peer_agent.names import Stated
 from peer_agent.reasons import Failure
@@ -275,3 +275,36 @@ def test_this_devices_own_name_is_looked_up_again() -> None:
     assert resolver.asked == [name, name]
     assert stated.found([(name, [new])])
     assert stated.endpoints[0] == new
+
+
+# --- IP versions ------------------------------------------------------------------------------------------------------
+
+
+def test_ipv4_literals_in_a_network_of_ipv6_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Place] = []
+    monkeypatch.setattr(run.service._resolver, "ask", asked.append)
+    monkeypatch.setattr(run.ground, "way", lambda target: "2001:db8::2" if target.address.version == 6 else "")
+    run.advance(1)
+    run.service._look_around(run.now)
+    run.advance(1)
+    assert nat64.NAME in asked
+    problems = run.status["problems"]
+    assert len(problems) == 2
+    assert problems[0].startswith("one: there is no IPv4 here for 203.0.113.1:40000")
+    assert run.wireguard.endpoints[ONE] == RELAYS[ONE]
+    # Its resolver tells of a NAT64.
+    run.service._links.resolved(run.now, [(nat64.NAME, [Endpoint("64:ff9b::c000:aa", 9)])])
+    run.advance(0.5)
+    assert run.wireguard.endpoints[ONE] == Endpoint("64:ff9b::cb00:7101", 40000)
+    assert run.status["problems"] == []
+
+
+def test_ipv6_literals_in_a_network_of_ipv4_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    six = Endpoint("2001:db8::1", 40000)
+    run.content["relay"][0]["endpoints"] = [str(six)]
+    run.wireguard.endpoints[ONE] = six
+    monkeypatch.setattr(run.ground, "way", lambda target: "192.0.2.2" if target.address.version == 4 else "")
+    run.reload()
+    run.advance(5)
+    (problem,) = run.status["problems"]
+    assert problem.startswith("one: there is no IPv6 here for [2001:db8::1]:40000: give relay_endpoint as a name")

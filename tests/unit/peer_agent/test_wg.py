@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -184,6 +185,38 @@ def test_wireguard_go_is_told_an_endpoint() -> None:
         direct.set_endpoint(FIRST, Endpoint("192.0.2.1", 9))
     with pytest.raises(OSError, match="closed"):
         direct.show()
+
+
+def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: bytes) -> None:
+    """A daemon that answers one question for each connection, as boringtun does."""
+    monkeypatch.setattr(uapi, "_FOLDER", folder)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "pr0.sock"))
+    listener.listen()
+
+    def answer() -> None:
+        with listener:
+            for text in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(text)
+
+    threading.Thread(target=answer, daemon=True).start()
+
+
+def test_boringtun_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As boringtun-cli 0.7.1 answered `update_only`, which it does not know; `wg set` of a [Peer] made it panic."""
+    answering(tmp_path, monkeypatch, *[b"errno=22\n\n"] * 3)
+    wireguard = wg.WireGuard("pr0")
+    monkeypatch.setattr(wireguard, "_run", lambda *words, **_: pytest.fail(f"wg {words}"))
+    for ask in (
+        wireguard.show,
+        lambda: wireguard.set_endpoint(FIRST, Endpoint("192.0.2.1", 9)),
+        lambda: wireguard.renew(FIRST, Endpoint("192.0.2.1", 9)),
+    ):
+        with pytest.raises(wg.WireGuardError, match="wireguard-go, or set peer_agent: false"):
+            ask()
 
 
 def netlink(kind: int, number: int, body: bytes) -> bytes:

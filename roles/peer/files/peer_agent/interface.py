@@ -13,6 +13,10 @@ class Malformed(ValueError):
     """This is not the form that is known."""
 
 
+class Unchangeable(Exception):
+    """This WireGuard would not survive that an endpoint is set."""
+
+
 class Peer(NamedTuple):
     """A [Peer]."""
 

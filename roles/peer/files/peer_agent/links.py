@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from peer_agent import names, settings
+from peer_agent import names, nat64, settings
 from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
 from peer_agent.asker import Asker
 from peer_agent.endpoints import Address, Endpoint
@@ -26,6 +26,7 @@ log = logging.getLogger("peer_agent")
 
 _NAMES_SOON = 5.0  # seconds between two looks at the names of a relay that is silent
 _FAIR_TRY = 1.5  # seconds in which an endpoint may answer
+_ANYWHERE = {4: Endpoint("192.0.2.1", 9), 6: Endpoint("2001:db8::1", 9)}  # documentation addresses
 _SESSION = 180.0  # seconds that a session lasts
 
 
@@ -59,6 +60,7 @@ class Links:
         """Take also `post(function, *arguments)`, which has the loop call something, from any thread."""
         self._ground, self._wireguard, self._resolver, self._post = ground, wireguard, resolver, post
         self._port = config.directory_port
+        self._nat64 = nat64.prefixes(resolver.known.get(nat64.NAME, ()))
         self._links: dict[str, _Link] = {}
         carrier = ""
         for relay in config.relays:
@@ -106,6 +108,7 @@ class Links:
 
     def problems(self) -> list[str]:
         own = [f"{name}: {link.problem}" for name, link in self._links.items() if link.problem]
+        own += [f"{name}: {problem}" for name, link in self._links.items() if (problem := self._no_way(link))]
         return own + self._core.problems()
 
     def close(self) -> None:
@@ -137,6 +140,8 @@ class Links:
                 link.names_due = now + names.AGAIN
                 for place in link.places.names:
                     self._resolver.ask(place)
+                if self._is_cut_off(link, 4):
+                    self._resolver.ask(nat64.NAME)
             self._try(now, link, well or view is None)
         reached = any(view.alive for view in views.values())
         if self._reached and not reached:
@@ -153,11 +158,33 @@ class Links:
             link.try_until = None
             return
         if link.try_until is not None and now >= link.try_until:
-            if link.places.next(lambda endpoint: bool(self._ground.way(endpoint))):
+            if self._next(link):
                 self._core.resolved(now, link.settings.name, link.places.current)
             link.try_until = None
         if link.try_until is None:
             link.try_until = now + _FAIR_TRY
+
+    def _next(self, link: _Link) -> bool:
+        return link.places.next(lambda endpoint: bool(self._ground.way(endpoint)), self._nat64)
+
+    def _is_cut_off(self, link: _Link, version: int) -> bool:
+        """Whether this network has no way to where a relay is reached, for want of that IP version."""
+        current = link.places.current
+        return bool(
+            current
+            and current.address.version == version
+            and not self._ground.way(current)
+            and self._ground.way(_ANYWHERE[10 - version])
+        )
+
+    def _no_way(self, link: _Link) -> str:
+        for version, nowhere in ((4, ", nor a NAT64 that its resolver tells (RFC 7050)"), (6, "")):
+            if self._is_cut_off(link, version):
+                return (
+                    f"there is no IPv{version} here for {link.places.current}{nowhere}: give relay_endpoint as a name "
+                    "with addresses of both IP versions"
+                )
+        return ""
 
     def suspect(self, now: float, name: str) -> None:
         self._due = now
@@ -187,7 +214,7 @@ class Links:
                 self._disconnect(link)
                 self._core.fallback(now, link.settings.name, None)
             current = link.places.current
-            if current and not self._ground.way(current) and link.places.next(lambda e: bool(self._ground.way(e))):
+            if current and not self._ground.way(current) and self._next(link):
                 self._core.resolved(now, link.settings.name, link.places.current)
             elif current and now >= link.session_until:  # wireguard-go does not know for how long the host has slept
                 self._reach(now, link, current)
@@ -197,6 +224,13 @@ class Links:
         """Take what the DNS has said; return whether a relay could be reached now that the core does not know of."""
         self._due = now
         news = False
+        found = nat64.prefixes(dict(answers).get(nat64.NAME, ()))
+        if found and found != self._nat64:
+            self._nat64 = found
+            for name, link in self._links.items():
+                if self._is_cut_off(link, 4) and self._next(link):
+                    log.info("%s: there is no IPv4 here, but a NAT64: %s", name, link.places.current)
+                    self._core.resolved(now, name, link.places.current)
         for place, endpoints in answers:
             for name, link in self._links.items():
                 if name in self.waiting and place in link.places.names and not endpoints:

@@ -9,9 +9,11 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from ipaddress import IPv6Network
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.lookup import look_up
+from peer_agent.nat64 import synthesize
 from peer_agent.settings import Place
 
 AGAIN = 180.0  # seconds between two looks at names that work
@@ -140,9 +142,14 @@ class Places:
         self._choose()
         return self.current != was
 
-    def next(self, usable: Callable[[Endpoint], bool]) -> bool:
-        """Go on to the next endpoint that can be used; return False when there is no other."""
+    def next(self, usable: Callable[[Endpoint], bool], nat64: Iterable[IPv6Network] = ()) -> bool:
+        """Go on to the next endpoint that can be used; return False when there is no other.
+
+        Where IPv4 addresses cannot be used, those of the network's NAT64 with them inside may be.
+        """
         options = self._options()
+        for endpoint in [each for each in options if each.address.version == 4 and not usable(each)]:
+            options += [synthesize(endpoint, prefix) for prefix in nat64]
         start = options.index(self.current) + 1 if self.current in options else 0
         for endpoint in options[start:] + options[:start]:
             if endpoint != self.current and usable(endpoint):

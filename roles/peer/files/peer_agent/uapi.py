@@ -10,22 +10,32 @@ import socket
 from pathlib import Path
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Malformed, Peer, endpoint, interface
+from peer_agent.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
 
 _FOLDER = Path("/var/run/wireguard")
 _TIMEOUT = 1.0
 _NO_KEY = "0" * 64
+_NOBODY = "5" * 64  # no [Peer]: nobody has the private key of it
+_UNCHANGEABLE = (
+    "this WireGuard takes no change of a [Peer], as boringtun, which dies of one: its endpoints are left alone, and "
+    "packets take the first relay. Use the kernel's WireGuard or wireguard-go, or set peer_agent: false"
+)
+
+
+class _Refused(OSError):
+    """An answer, and it is no."""
 
 
 class Userspace:
-    """One interface; raises OSError when it is not there, or refuses."""
+    """One interface; raises OSError when it is not there, or refuses, and Unchangeable before it does harm."""
 
     def __init__(self, name: str):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(_TIMEOUT)
         try:
             self._socket.connect(str(_FOLDER / f"{name}.sock"))
-        except OSError:
+            self._refuse_unchangeable()
+        except (OSError, Unchangeable):
             self._socket.close()
             raise
 
@@ -34,6 +44,13 @@ class Userspace:
 
     def set_endpoint(self, public_key: str, place: Endpoint) -> None:
         self._ask(f"set=1\npublic_key={_hex(public_key)}\nupdate_only=true\nendpoint={place}\n\n")
+
+    def _refuse_unchangeable(self) -> None:
+        """Try a change that is none: whoever knows changes of [Peer]s takes it."""
+        try:
+            self._ask(f"set=1\npublic_key={_NOBODY}\nupdate_only=true\n\n")
+        except _Refused:
+            raise Unchangeable(_UNCHANGEABLE) from None
 
     def close(self) -> None:
         self._socket.close()
@@ -48,7 +65,7 @@ class Userspace:
                 raise ConnectionResetError("wireguard-go has closed the connection")
         answer, _, error = b"".join(parts).decode(errors="replace").rpartition("errno=")
         if error != "0\n\n":
-            raise OSError(f"wireguard-go: errno={error.strip():.20}")
+            raise _Refused(f"wireguard-go: errno={error.strip():.20}")
         return answer
 
 

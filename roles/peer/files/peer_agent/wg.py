@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.genetlink import Kernel
-from peer_agent.interface import Interface, Malformed, Peer, endpoint, interface
+from peer_agent.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
 from peer_agent.uapi import Userspace
 
 log = logging.getLogger("peer_agent")
@@ -104,7 +104,10 @@ class WireGuard:
     def _straight(self, do: Callable[[Userspace | Kernel], _Result]) -> _Result | None:
         """Do something without `wg`; return None when that cannot be done."""
         for _ in range(2):  # the connection may be one to an interface that has gone and come
-            self._direct = self._direct or _connect(self.name)
+            try:
+                self._direct = self._direct or _connect(self.name)
+            except Unchangeable as error:
+                raise WireGuardError(str(error)) from None
             if self._direct is None:
                 break
             try:
