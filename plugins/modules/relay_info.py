@@ -135,6 +135,10 @@ relay:
         endpoint:
           description: Where the relay sees the device.
           type: str
+        key_used_at:
+          description: Where two hosts use its key at the same time, as after a disk was cloned. Empty if only one does.
+          type: list
+          elements: str
     pairs:
       description: Who has asked for whom through the relay, and whether there is a session.
       type: list

@@ -66,6 +66,11 @@ class Device:
     def remove_peer(self, public_key: str) -> None:
         self._wg("set", self.interface, "peer", public_key, "remove")
 
+    def use_key_of(self, other: Device) -> None:
+        """Become a copy of another device."""
+        self.private_key, self.public_key = other.private_key, other.public_key
+        self._wg("set", self.interface, "private-key", "/dev/stdin", stdin=self.private_key)
+
     def up(self, routes: list[str] | None = None) -> None:
         """Bring the interface up and let its peers be known: wireguard-go makes its first handshakes now."""
         self._up = True

@@ -50,6 +50,7 @@ def test_roaming_to_another_site(trio_up: Trio, figure: Figure) -> None:
     took = stream.back_after(moment)
     figure("roaming to another site", f"{took:.2f} s", f"< {_REBIND:g} s")
     assert trio_up.relay.endpoint("ann").startswith(trio_up.sites[2].wan_v4)
+    assert trio_up.relay.device("ann")["key_used_at"] == []
     assert took < _REBIND
 
 

@@ -13,6 +13,7 @@ from peer_relay import packets
 from peer_relay.cookies import CookieJar
 from peer_relay.limits import TokenBucket
 from peer_relay.session import Session
+from peer_relay.twins import Twins
 
 NEVER = float("-inf")
 # A device that keeps alive every 25 s and a session that ends after 180 s: silence beyond this means absence.
@@ -148,6 +149,7 @@ class Device:
         "settings",
         "timestamp",
         "tries",
+        "twins",
         "tx_bytes",
         "tx_packets",
     )
@@ -160,6 +162,7 @@ class Device:
         self.bound_since = NEVER  # when it came to its address
         self.claim: Claim | None = None
         self.moves = TokenBucket(_MOVES_RATE, _MOVES_BURST)
+        self.twins = Twins()
         self.asks = TokenBucket(_ASKS_RATE, _ASKS_BURST)
         self.credit = _CREDIT
         self.authenticated = self.last_seen = self.last_handshake = self.last_attempt = NEVER

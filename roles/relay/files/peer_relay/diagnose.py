@@ -186,14 +186,21 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 name,
                 "handshakes of it are older than one seen before",
-                "set its clock right (NTP; fake-hwclock on a board without a clock); "
-                "if it is right, somebody replays captured packets, which does no harm",
+                "set its clock right (NTP; fake-hwclock on a board without a clock); if it is right, a copy of it uses "
+                "its key on a host whose clock is behind, or somebody replays captured packets, which does no harm",
             )
         if drops.get("rate_limited"):
             yield Finding(
                 name,
                 f"{drops['rate_limited']} packets over its rate limit of {device['rate_limit_mbit']:g} Mbit/s",
                 "raise rate_limit_mbit if that is too little",
+            )
+        if device["key_used_at"]:
+            yield Finding(
+                name,
+                f"two hosts use its key, at {' and '.join(device['key_used_at'])}, so each gets a part of its packets",
+                "one is a copy of the other (a cloned disk): on the copy, remove the key file (/etc/wireguard/*.key) "
+                "and run the playbook site, with a name of its own in the inventory; it makes a new key",
             )
         if drops.get("address_unproven", 0) >= _OFTEN:
             yield Finding(
@@ -202,7 +209,7 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                 "it gets that address once it has answered there; if it is not about to change its address, "
                 "somebody forges sources with its key, and takes nobody's place",
             )
-        if drops.get("moves_limited", 0) >= _OFTEN:
+        if drops.get("moves_limited", 0) >= _OFTEN and not device["key_used_at"]:
             yield Finding(
                 name,
                 "it changes its address more often than every 5 s, and is reached where it was meanwhile",

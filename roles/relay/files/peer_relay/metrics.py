@@ -58,6 +58,10 @@ def _families(status: dict[str, Any]) -> Iterator[Any]:
             seen.add_metric([device["name"]], device["last_seen_seconds"])
     yield bound
     yield seen
+    twins = GaugeMetricFamily("peer_relay_device_key_used_twice", "1 when two hosts use its key", labels=["device"])
+    for device in devices:
+        twins.add_metric([device["name"]], int(bool(device["key_used_at"])))
+    yield twins
     for key, (name, text) in _DEVICE_COUNTERS.items():
         family = CounterMetricFamily(name, text, labels=["device"])
         for device in devices:

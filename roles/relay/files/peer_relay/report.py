@@ -68,6 +68,7 @@ def _device(device: Device, now: float) -> dict[str, Any]:
         "rate_limit_mbit": settings.rate_limit / 125_000,
         "drops": dict(device.drops),
         "refused_peer": _refused_peer(device),
+        "key_used_at": [addresses.text(place) for place in device.twins.found(now) or ()],
     }
 
 

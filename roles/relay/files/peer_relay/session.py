@@ -31,6 +31,7 @@ class Session:
         "initiator",
         "local_index",
         "newest",
+        "source",
     )
 
     def __init__(self, keys: TransportKeys, local_index: int, created: float, initiator: bool):
@@ -41,6 +42,7 @@ class Session:
         # Where the relay's response went, until the session is confirmed: who confirms it from there receives there.
         self.answered: bytes | None = None
         self.newest = False  # whether the message opened last carried the highest counter so far
+        self.source = b""  # where its newest message came from
         self._send_counter = 0
         self._highest = -1
         self._seen = 0  # bit n: counter highest - n has been seen

@@ -240,6 +240,8 @@ class Switchboard:
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
         device.credit = min(device.credit + len(datagram), _CREDIT_MOST)
+        if session.newest:
+            session.source = source
         placed = True
         # A late packet from the address before, or of the session before, must not move the device back.
         if session.newest and session is device.current:
@@ -249,6 +251,8 @@ class Switchboard:
                 )
             elif device.held:  # it was silent and is back where it was
                 self._release_held(device, now)
+        elif session.newest and session is device.previous:
+            device.twins.older_session_used(source, device.current.source, now - device.current.created, now)
         if device.binding and self.own.wants_rekey(device, now) and self._affords(device, now):
             self._initiate(device, now)
         if inner:
@@ -479,6 +483,7 @@ class Switchboard:
 
     def _challenge_met(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
         device, asked_at, asked, confirmation = self.own.finish(datagram, now)
+        device.current.source = source
         device.authenticated = device.last_seen = now
         placed = self._place(device, Binding(source, local), asked if source == asked_at else NEVER, now)
         device.tx_packets += 1
@@ -520,6 +525,9 @@ class Switchboard:
         """Let the address stand for the device from now on, and release the initiations that waited for it."""
         before = device.binding
         if before is None or before.address != binding.address:
+            if before:
+                anew = device.current.created >= device.bound_since
+                device.twins.moved(before.address, binding.address, now - device.bound_since, anew, now)
             device.bound_since = now
             other = self.bound.get(binding.address)
             if other and other is not device:
