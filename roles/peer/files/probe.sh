@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Prints what the role has to know about the host, as JSON. Changes nothing.
-# PACKAGES: those that are needed in any case. DNS: not empty if name servers are to be set.
+# PACKAGES: those that are needed in any case. DNS: not empty if name servers are to be set. FILES: those of which to tell
+# whether they are there. ACCOUNT: a user likewise.
 
 yes_no() { if "$@" >/dev/null 2>&1; then echo true; else echo false; fi; }
 value() { cat "/proc/sys/net/$1" 2>/dev/null || echo "${2:-0}"; }
@@ -14,9 +15,17 @@ kernel_has_wireguard() {
 
 strings() { sed 's/.*/"&"/' | paste -s -d , -; } # lines as the elements of a list
 
+installed() { [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
 missing() { # IMPLEMENTATION
     for package in $PACKAGES $1; do
-        [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+        installed "$package" || echo "$package"
+    done | strings
+}
+
+present() {
+    for file in $FILES; do
+        [ ! -e "$file" ] || echo "$file"
     done | strings
 }
 
@@ -40,6 +49,9 @@ cat <<JSON
   "release": "$(uname -r)",
   "tun": $(yes_no test -c /dev/net/tun),
   "missing": [$(missing "$implementation")],
+  "websockets": $(yes_no installed python3-websockets),
+  "present": [$(present)],
+  "account": $(yes_no id "$ACCOUNT"),
   "resolved": $resolved,
   "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),
   "sysctl": {
