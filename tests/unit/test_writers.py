@@ -71,7 +71,9 @@ def test_wg_quick_refuses_it_in_every_field_of_an_interface(name, text):
 @pytest.mark.parametrize("text", NO_TEXT)
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(wg_quick.Peer)])
 def test_wg_quick_refuses_it_in_every_field_of_a_peer(name, text):
-    peer = dataclasses.replace(PEER, **{name: spoilt(getattr(PEER, name), text)})
+    named = dataclasses.replace(PEER, endpoint="relay.example:40000", literal="192.0.2.1:40000")
+    peer = named if name == "literal" else PEER
+    peer = dataclasses.replace(peer, **{name: spoilt(getattr(peer, name), text)})
     with pytest.raises(ValueError):
         wg_quick.render(dataclasses.replace(INTERFACE, peers=(peer,)))
 
