@@ -331,3 +331,20 @@ def test_checksum() -> None:
         head = struct.pack(">HHH", 51820, 40000, 8 + len(payload))
         value = checksum(source, target, head + b"\0\0" + payload)
         assert checksum(source, target, head + struct.pack(">H", value) + payload) in (0, 0xFFFF)
+
+
+def test_wg_adds_no_peer_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither wireguard-go nor the kernel answers, and the helper still knows the key of a device that was revoked."""
+    wireguard, done = wg.WireGuard("pr0"), []
+    monkeypatch.setattr(wireguard, "_straight", lambda _do: None)
+
+    def run(*words: str) -> str:
+        done.append(words)
+        return DUMP if words == ("show", "pr0", "dump") else ""
+
+    monkeypatch.setattr(wireguard, "_run", run)
+    revoked = base64.b64encode(bytes([9]) * 32).decode()
+    wireguard.set_endpoint(revoked, Endpoint("192.0.2.9", 9))
+    assert done == [("show", "pr0", "dump")]
+    wireguard.set_endpoint(FIRST, Endpoint("192.0.2.9", 9))
+    assert done[-1] == ("set", "pr0", "peer", FIRST, "endpoint", "192.0.2.9:9")

@@ -155,6 +155,16 @@ def test_a_flood_from_a_few_hosts_keeps_nobody_out(world: World, ann: StockDevic
     assert ann.record.binding
 
 
+def test_a_flood_from_the_many_networks_of_one_site_keeps_nobody_out(world: World, ann: StockDevice) -> None:
+    sources = [at(f"2001:db8:bad:{number:x}::1") for number in range(3000)]
+    for _ in range(2):
+        flood(world, sources, 3000)
+        ann.connect()
+        assert world.switchboard.drops["handshake_limited"].packets > 1000
+        world.wait(5)
+    assert ann.record.binding
+
+
 # --- any input --------------------------------------------------------------------------------------------------------
 
 

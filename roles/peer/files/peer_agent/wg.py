@@ -154,7 +154,8 @@ class WireGuard:
             direct.set_endpoint(public_key, place)
             return True
 
-        if not self._straight(do):
+        # `wg` would add a [Peer] that is there no more.
+        if not self._straight(do) and public_key in self.show().peers:
             self._run("set", self.name, "peer", public_key, "endpoint", str(place))
 
     def renew(self, public_key: str, place: Endpoint) -> None:

@@ -68,6 +68,11 @@ def network(address: bytes) -> bytes:
     return address[4:8] if len(address) == V4_SIZE else address[8:16]
 
 
+def site(address: bytes) -> bytes:
+    """Return what one subscriber holds at the most: an IPv4 address, or the first 48 bits of an IPv6 one (RFC 6177)."""
+    return address[4:8] if len(address) == V4_SIZE else address[8:14]
+
+
 def is_unicast(address: bytes) -> bool:
     """Tell whether these are the bytes of an address and port that one host can be reached at, in its own family."""
     family = int.from_bytes(address[:2], sys.byteorder)

@@ -27,7 +27,7 @@ _HANDSHAKE_LIFETIME = 15.0  # seconds that a response to our initiation may take
 _FREE_RATE, _FREE_BURST = 100.0, 300.0
 _PROVEN_RATE, _PROVEN_BURST = 400.0, 400.0
 _COOKIE_RATE, _COOKIE_BURST = 1000.0, 1000.0
-# What one host may ask before it only competes with other loud ones: a flood from a few keeps nobody else out.
+# What one site may ask before it only competes with other loud ones: a flood from a few keeps nobody else out.
 _SHARE_RATE, _SHARE_BURST, _SHARES = 50.0, 150.0, 1024
 _LOUD_RATE, _LOUD_BURST = 200.0, 200.0
 _STRANGERS_KEPT = 16  # unknown public keys remembered for doctor
@@ -88,7 +88,7 @@ class RelayPeer:
 
     def cookie_if_loaded(self, datagram: bytes, source: bytes, now: float) -> bytes | None:
         """Return the cookie reply to send when the relay is under load and the sender has not proven its address."""
-        fair = self._shares.take(addresses.network(source), now)
+        fair = self._shares.take(addresses.site(source), now)
         if fair and self._free.take(1, now):
             return None
         if self._mint.valid(datagram, source, now):
