@@ -78,3 +78,13 @@ def test_what_it_refuses(role: Role, cloud: Hcloud) -> None:
     assert "set port_forward_hcloud_token to it" in role.error(port_forward_hcloud_token="")
     cloud.metadata = {}
     assert "home is not a server of Hetzner's cloud" in role.error()
+
+
+def test_a_host_that_says_to_be_every_server(role: Role, cloud: Hcloud) -> None:
+    """It has been taken over; what it says is compared with the servers that the firewalls name."""
+    cloud.firewall("other", [SSH], server=43)
+    for said in (b"[0-9]+", b"43\n44"):
+        cloud.metadata["instance-id"] = said
+        assert "home is not a server of Hetzner's cloud" in role.error()
+        assert role.run(port_forward_state="absent").changed == 0
+    assert not cloud.writes
