@@ -335,6 +335,11 @@ def read_back(text: str) -> Written:
     return Written(tuple(hooks["postup"]), tuple(hooks["predown"]), endpoints, allowed_ips, kept, names, literals)
 
 
+def without_keys(text: str) -> str:
+    """A wg-quick file as it may be shown: one that somebody else wrote holds secret keys."""
+    return re.sub(r"(?im)^([ \t]*(?:PrivateKey|PresharedKey)[ \t]*=).*", r"\1 (hidden)", text)
+
+
 def _peer(options: dict) -> Peer:
     name, key, keepalive = options["name"], options["public_key"], options["persistent_keepalive"]
     if not name.isprintable():

@@ -191,6 +191,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import
     Interface,
     read_back,
     render,
+    without_keys,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import literals, plan, running_from
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
@@ -370,7 +371,12 @@ def present(device: Device, wanted: Interface) -> dict:
         "changed": bool(rewrite or device.changes),
         "public_key": public_key,
         "diff": [
-            {"before": old_text, "after": text, "before_header": str(device.file), "after_header": str(device.file)},
+            {
+                "before": without_keys(old_text),
+                "after": text,
+                "before_header": str(device.file),
+                "after_header": str(device.file),
+            },
             {"prepared": "".join(f"{change}\n" for change in device.changes)},
         ],
     }
@@ -391,7 +397,12 @@ def absent(device: Device) -> dict:
             device.file.unlink()
     return {
         "changed": bool(device.changes or old_text),
-        "diff": {"before": old_text, "after": "", "before_header": str(device.file), "after_header": str(device.file)},
+        "diff": {
+            "before": without_keys(old_text),
+            "after": "",
+            "before_header": str(device.file),
+            "after_header": str(device.file),
+        },
     }
 
 

@@ -289,6 +289,40 @@ def test_a_device_with_a_key_that_is_none_stops_nobody_else(play, real_keys, tmp
     assert not ran.exists()
 
 
+def test_nothing_that_hosts_say_is_a_template(play, tmp_path):
+    """Ansible 2.16 marks text of hosts, and filters lose the mark: what is told must not be looked at once more."""
+    ran, report = tmp_path / "ran", tmp_path / "report.json"
+    evil = f"{{{{ lookup('ansible.builtin.pipe', 'touch {ran}') }}}}"
+    path = dict.fromkeys(
+        ("name", "path", "via", "address", "endpoint", "why_not", "why_not_text", "reason", "cure"), evil
+    )
+    finding = dict.fromkeys(("subject", "problem", "cure"), evil)
+    probes = {"public_key": evil, "endpoint": evil, "own_endpoints": [evil], "inner_endpoint": evil}
+    probe = {
+        "reachable": False,
+        "address": evil,
+        "reason": evil,
+        "indexes": [1],
+        "through_tunnel": False,
+        "attempts": 1,
+    }
+    said = {
+        "stdout": json.dumps(probes | {"initiations": [evil] * 12}),
+        "stderr": evil,
+        "paths": [path | {"ok": False}],
+        "findings": [finding],
+        "healthy": False,
+        "relay": {"name": evil, "probes": [{"index": 1, "source": evil}], "settings_error": evil},
+        **probe,
+    }
+    host = taken_over(tmp_path, {}, **said)
+    run = play("verify", {"relays": {"oslo": host}, "peers": {"laptop": host}}, "-e", f"verify_report={report}")
+    assert run.code == 2, run.output
+    assert "lookup(" in run.output.partition("TASK [Say what to do]")[2], run.output
+    assert "lookup(" in report.read_text(encoding="utf-8")
+    assert not ran.exists()
+
+
 def test_a_host_that_gives_a_variable_as_a_fact_is_refused(play, tmp_path):
     """It has been taken over: whatever module runs there, its answer carries the address of another device."""
     laptop = taken_over(tmp_path, {"peer_addresses": ["10.77.1.2"]}) | {"peer_addresses": ["10.77.1.1"]}

@@ -13,6 +13,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import
     name_hooks,
     read_back,
     render,
+    without_keys,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import Running, literals, plan, running_from
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
@@ -424,3 +425,13 @@ def test_the_file_holds_no_secret_and_starts_at_once():
 def test_bad_options(options, message):
     with pytest.raises(WireGuardError, match=message):
         wanted(**options)
+
+
+def test_a_file_of_somebody_else_is_shown_without_its_keys():
+    text = "[Interface]\r\nprivatekey=SECRET1\n\tPrivateKey = SECRET2 # mine\nMTU = 1420\n[Peer]\nPresharedKey =SECRET3"
+    shown = without_keys(text)
+    assert "SECRET" not in shown
+    assert "mine" not in shown
+    assert shown.count("(hidden)") == 3
+    assert "\nMTU = 1420\n[Peer]\n" in shown
+    assert without_keys(render(wanted())) == render(wanted())
