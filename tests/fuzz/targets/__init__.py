@@ -14,10 +14,36 @@ sys.path[:0] = [str(ROOT / f"tests/unit/{place}") for place in ("relay", "fallba
 sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
-from targets import agent, agent_service, disk, edge, fallback, hosts, keeper, network, routers, upgrade
+from targets import (
+    agent,
+    agent_service,
+    disk,
+    edge,
+    fallback,
+    hosts,
+    keeper,
+    network,
+    relay_files,
+    relay_service,
+    routers,
+    upgrade,
+)
 
 TARGETS: dict[str, Target] = {
     name: target
-    for module in (network, disk, fallback, upgrade, edge, hosts, routers, keeper, agent, agent_service)
+    for module in (
+        network,
+        disk,
+        fallback,
+        upgrade,
+        edge,
+        hosts,
+        routers,
+        keeper,
+        agent,
+        agent_service,
+        relay_files,
+        relay_service,
+    )
     for name, target in module.TARGETS.items()
 }

@@ -434,3 +434,18 @@ def test_forged_challenges_do_not_delay_the_relays_own_rekey(world: World, pair:
     world.raw(ELSEWHERE, captured)
     (initiation,) = ann.keepalive()
     assert packets.message_type(initiation.datagram) == packets.INITIATION
+
+
+@pytest.mark.parametrize(
+    "source", [("198.18.0.1", 0), ("224.0.0.1", 9), ("255.255.255.255", 9), ("::ffff:192.0.2.9", 9)]
+)
+def test_nobody_is_bound_where_nothing_can_be_sent_to(
+    world: World, pair: tuple[StockDevice, StockDevice], source: tuple[str, int]
+) -> None:
+    """One such address in the state, and the next start would set all of it aside."""
+    ann, bob = pair
+    world.raw(at(*source), bob.transport())
+    assert world.drops() == {"address_invalid": 1}
+    assert bob.record.binding.address == bob.address
+    world.restart()
+    assert ann.say(bob)

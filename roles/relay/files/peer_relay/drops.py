@@ -13,6 +13,7 @@ REASONS = {
     "source_not_bound": "an initiation from an address that no device has proven yet; held for a few seconds",
     "destination_not_bound": "the addressed device has not reached the relay; an initiation is held for a few seconds",
     "address_unproven": "a device's message from where another one or a relay is: it must answer there before it moves",
+    "address_invalid": "a device's message from an address or a port that nothing can be sent to",
     "moves_limited": "a device changes its address too often; it stays where it is for a while",
     "unknown_index": "the device is known, but no session with this receiver index is",
     "no_such_peer": "an initiation to a key that this device may not reach",

@@ -506,6 +506,8 @@ class Switchboard:
             if contested and (proven == NEVER or (holder is not None and proven < holder.bound_since)):
                 self._claim(device, there, _CLAIM_TRIES, now)
                 raise Refused("address_unproven", device)
+            if not addresses.is_unicast(there.address):
+                raise Refused("address_invalid", device)
         if device.binding != there and not device.moves.take(1, now):
             return False
         self._bind(device, there, now)
