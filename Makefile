@@ -29,7 +29,7 @@ unit: ## Unit tests, with the newest and the oldest supported Ansible
 fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
-integration: ## The service with stock WireGuard over network namespaces, and the backends of the role port_forward
+integration: ## The services with stock WireGuard over network namespaces, the backends of port_forward, the plays
 	@build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %)
 	@build/venv/bin/python -m pytest --numprocesses 4 $(SIDE_BY_SIDE) tests/backends tests/playbooks
 

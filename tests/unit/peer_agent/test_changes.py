@@ -23,8 +23,10 @@ def is_direct(world: World) -> bool:
 def running(seconds: float, relays: int = 1, moment: float = 0.0, streams: str = "ab", **options: str) -> World:
     world = behind_nats(relays, **options)
     world.run(1)
+    world.stream(*streams, every=0.1)  # while nobody looks
+    world.run(seconds - 5)
     world.stream(*streams)
-    world.run(seconds + moment)
+    world.run(5 + moment)
     return world
 
 

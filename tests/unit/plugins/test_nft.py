@@ -171,7 +171,10 @@ JSON = st.recursive(
 )
 
 
-@given(st.lists(st.lists(st.dictionaries(st.sampled_from(["match", "vmap", "xt", "jump", "drop"]), JSON)), max_size=3))
+STATEMENTS = st.dictionaries(st.sampled_from(["match", "vmap", "xt", "jump", "drop"]), JSON, max_size=2)
+
+
+@given(st.lists(st.lists(STATEMENTS, max_size=3), max_size=3))
 def test_any_expression_has_a_fate(rules: list[Any]) -> None:
     ruleset = parse_ruleset(listing(*rules))
     assert fate(ruleset, ruleset.base_chains("input")[0], UDP).verdict in ("accept", "drop")

@@ -86,7 +86,11 @@ def test_probes_are_known_by_their_index():
     assert read_probes([first.hex(), second.hex()]) == {7: first, 8: second}
 
 
-@pytest.mark.parametrize("text", ["", "zz", "é", probe(1).hex()[:-2], probe(1).hex() + "00", response(1).hex()])
+@pytest.mark.parametrize(
+    "text",
+    ["", "zz", "é", probe(1).hex()[:-2], probe(1).hex() + "00", response(1).hex()],
+    ids=["nothing", "no digits", "no ASCII", "cut", "with more", "a response"],
+)
 def test_what_is_no_probe(text):
     with pytest.raises(ProbeError, match=r"initiation 2 is not .* `peer-relay probe`"):
         read_probes([probe(1).hex(), text])
