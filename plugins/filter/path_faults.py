@@ -13,7 +13,7 @@ description:
   - Groups the paths that do not work by what they have in common, and says what to do.
   - Hosts that Ansible did not reach either have one line, and devices that are not managed, which may sleep, have one
     altogether.
-positional: off
+positional: "off"
 options:
   _input:
     description: The paths, as P(homelab.peer_relay.path_rows#filter) returns them.
