@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import logging
 import os
 import select
@@ -70,7 +69,6 @@ class Service:
     """Everything that runs while `peer-relay run` does."""
 
     def __init__(self, config: Settings):
-        gc.disable()  # see _tick
         self._settings = config
         self._settings_error: str | None = None
         self._faults = Faults()
@@ -213,9 +211,6 @@ class Service:
         self._tick_due = now + 1.0  # whatever happens
         self._tick_due = now + self._switchboard.tick(now, time.time())
         self._plane.flush()
-        # Each object is looked at once. Looking at all of them, as Python does when many are new, may take seconds.
-        gc.collect()
-        gc.freeze()
 
     def _drain(self, sock: BatchSocket) -> None:
         for _ in range(_BATCHES_BEFORE_TIME):
