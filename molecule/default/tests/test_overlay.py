@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from lab import capture, device, machine, overlay, pair_state, ping, play, run, source_address, status, wait_for
+from lab import capture, device, machine, overlay, ping, play, run, source_address, status, wait_for
 
 DEVICES = ["laptop", "home"]
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
@@ -47,8 +47,9 @@ def test_the_relay_answers_ping_in_the_tunnel(name, version):
 
 
 def test_the_relay_reports_health():
-    assert pair_state("laptop", "home") == "up" or pair_state("home", "laptop") == "up"
     report = status()
+    # However long ago it was: once the two have a direct path, the relay hears no more of them.
+    assert any(pair["responses"] for pair in report["pairs"]), "they have met through the relay"
     assert report["healthy"], report["problems"]
     # It may have something to say about the machine: a container cannot enlarge the host's socket buffers.
     advice = machine("relay").run("peer-relay doctor").stdout.splitlines()
