@@ -170,7 +170,7 @@ def test_inner_source_must_be_the_devices(world: World, ann: StockDevice, bob: S
 
 def test_first_refused_packet_from_a_new_address_counts_for_its_device(world: World, ann: StockDevice) -> None:
     ann.connect()
-    ann.move(b"\2\0" + bytes(6))
+    ann.move(b"\2\0\0\1\xc0\0\2\1")
     ann.send(ann.transport(None, b"\xff" * 48))
     assert ann.record.drops == {"inner_source": 1}
 
