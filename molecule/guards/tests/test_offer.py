@@ -50,15 +50,9 @@ def test_a_service_network_is_translated_after_it_is_let_in() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "systemctl start nftables",
-        "systemctl reload nftables",
         "systemctl restart nftables",
         "systemctl stop nftables",
-        "nft -f /etc/nftables.conf",
-        "nft flush ruleset",
-        "nft delete table inet pr0",
         "nft flush table inet pr0",
-        "nft delete chain inet pr0 forward",
         "ip rule del priority 28783",
         "ip rule del priority 28784",
     ],

@@ -262,3 +262,14 @@ def test_the_guard_puts_back_what_is_missing(
     assert device.reaches(OUT)
     assert device.reaches(OFFERED, device.exit)
     assert guard.memory() < 32 << 20
+
+
+@pytest.mark.parametrize("damage", ["flush table inet pr0", "delete chain inet pr0 forward", "delete table inet pr0"])
+def test_what_was_damaged_before_the_guard_looked_is_put_right(device: Device, damage: str) -> None:
+    device.set_up(exit_node=False, offered=["10.43.0.0/24"])
+    listing = device.host.run("nft", "--stateless", "list", "ruleset")
+    device.host.run("nft", *damage.split())
+    device.start_guard()
+    wait_until("the table is whole", lambda: device.host.run("nft", "--stateless", "list", "ruleset") == listing, 20)
+    assert device.reaches(OFFERED, device.exit)
+    assert not device.reaches(OTHER, device.exit)

@@ -74,8 +74,10 @@ class Upkeep:
 
     def _is_loaded(self, file: Path) -> bool:
         listing, changed = self._listing(), file.stat().st_mtime_ns
-        if listing and changed != self.table_file:
-            self.table, self.table_file = listing, changed  # whoever changes the file loads it
+        if changed != self.table_file:
+            # Not believed but loaded: somebody may have been at the table before the first look.
+            _run("nft", "--file", str(file)).check_returncode()
+            self.table, self.table_file = self._listing(), changed
         return bool(listing) and listing == self.table
 
     def _listing(self) -> str:
