@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Union
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]  # noqa: UP007 -- pylint
 
 _LITERAL = re.compile(r"[0-9A-Fa-f:.]{2,45}")  # the longest is an IPv6 address whose end is written as an IPv4 one
 _SHOWN = 60

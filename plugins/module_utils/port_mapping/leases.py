@@ -95,7 +95,8 @@ def _lease(entry: dict[str, Any]) -> Lease:
     for address in filter(None, (lease.external_address, lease.life.external_address)):
         canonical_address(address)
     numbers = (lease.external_port, lease.seconds, lease.life.epoch or 0, lease.life.boot_id or 0)
-    if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers) or not math.isfinite(lease.at):
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if not whole or any(not 0 <= number < 1 << 32 for number in numbers) or not math.isfinite(lease.at):
         raise ValueError(entry)
     return lease
 
