@@ -49,7 +49,7 @@ def test_the_kernel_takes_over_a_pair(trio_up: Trio) -> None:
     assert pair(relay)["last_packet_seconds"] < 2
     assert relay.device("ann")["last_seen_seconds"] < 2
     assert relay.device("bob")["tx_packets"] >= len(stream.there.sent)
-    assert "ann -> bob  up" in relay.command("status")
+    assert "ann -> bob  up" in relay.command("status", "--pairs")
     assert 'peer_relay_pair_kernel_packets_total{from="ann",to="bob"}' in relay.get("/metrics").decode()
 
 
