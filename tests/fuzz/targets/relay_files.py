@@ -209,7 +209,8 @@ def relay_edge(data: bytes) -> None:
         for key in table:
             if choices.number(6) == 0:
                 table[key] = choices.of([choices.value(), choices.endpoint(), choices.endpoint().rpartition(":")[0]])
-    document["mappings"] *= 1 + choices.number(3)
+    if isinstance(document["mappings"], list):
+        document["mappings"] *= 1 + choices.number(3)
     content = choices.json(document)
     told, problem = edge.read(_write("edge.json", content), time.time())
     for text in [problem or "", *(told["problems"] if told else [])]:

@@ -13,6 +13,7 @@ from port_mapping import discovery, routes, stun
 from port_mapping.deadline import within
 from port_mapping.mapping import Client, MappingError, Unreachable
 
+from port_keeper.inbox import Inbox
 from port_keeper.keeper import Action, Ask, Find, Look, Map
 from port_keeper.settings import Settings
 
@@ -71,7 +72,7 @@ class Router:
 class Worker:
     """One thread for what may block, one job at a time. The outcome goes to the inbox with the time it was there."""
 
-    def __init__(self, name: str, inbox: queue.SimpleQueue):
+    def __init__(self, name: str, inbox: Inbox):
         self.name = name
         self._inbox = inbox
         self._lock = threading.Lock()
@@ -100,7 +101,7 @@ class Worker:
                 self._abandoned += 1
                 self.busy_since = None
                 self._start()
-                self._inbox.put((self._owner, clock(), Unreachable(f"{self.name}: no outcome within {seconds:.0f} s")))
+                self._inbox.put(self._owner, clock(), Unreachable(f"{self.name}: no outcome within {seconds:.0f} s"))
             return True
 
     def _work(self, jobs: queue.SimpleQueue) -> None:
@@ -117,4 +118,4 @@ class Worker:
                 if jobs is not self._jobs:
                     return  # was given up
                 self.busy_since = None
-                self._inbox.put((owner, clock(), outcome))
+                self._inbox.put(owner, clock(), outcome)

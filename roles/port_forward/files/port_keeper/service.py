@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
-import queue
 import signal
 import socket
 import threading
@@ -19,6 +17,7 @@ from port_mapping.mapping import MappingError
 
 from port_keeper import notify, settings, state, status
 from port_keeper.held import Mapping, key
+from port_keeper.inbox import Inbox
 from port_keeper.keeper import Find, Keeper, Unmap
 from port_keeper.router import Router, Worker, clock, seen_address, way
 from port_keeper.settings import Settings, SettingsError
@@ -36,7 +35,7 @@ _ANNOUNCEMENTS = ("224.0.0.1", 5350)  # of PCP (RFC 6887, 14.1.1) and NAT-PMP (R
 class Line:
     """A keeper, and the thread that talks to its router."""
 
-    def __init__(self, family: int, config: Settings, saved: state.State, now: float, inbox: queue.SimpleQueue):
+    def __init__(self, family: int, config: Settings, saved: state.State, now: float, inbox: Inbox):
         self.family = family
         mappings = self._own(config)
         kept = {key(mapping.wanted) for mapping in mappings}
@@ -70,7 +69,7 @@ class Service:
         self._settings = config
         self._loaded = time.time()  # when the settings were
         self._problems: dict[str, str] = {}  # by what they are about
-        self._inbox: queue.SimpleQueue[tuple[object, float, Any]] = queue.SimpleQueue()
+        self._inbox = Inbox()
         now = clock()
         saved = state.read(config.state_file)
         self._saved: object = None
@@ -111,6 +110,7 @@ class Service:
                 notify.send("WATCHDOG=1")
             due = min(self._write_due, *(line.keeper.due() for line in self._lines))
             self._take(max(0.0, min(due - now, longest)))
+        self._inbox.close()
         notify.send("STOPPING=1")
         log.info("stopped; the mappings stay until their leases end")
 
@@ -119,21 +119,18 @@ class Service:
             self._reload = True
         else:
             self._stop = True
-        self._inbox.put((None, 0.0, None))
+        self._inbox.put(None, 0.0)
 
     def _take(self, timeout: float) -> None:
         """Wait for an outcome, and pass all that are there on."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                owner, now, outcome = self._inbox.get(timeout=timeout)
-                timeout = 0.0
-                if isinstance(owner, Line):
-                    self._done(owner.keeper, now, outcome)
-                elif owner is self._stun:
-                    self._take_seen(outcome)
-                elif owner is _listen:
-                    for line in self._lines:
-                        line.keeper.announced(now, outcome)
+        for owner, now, outcome in self._inbox.take(timeout):
+            if isinstance(owner, Line):
+                self._done(owner.keeper, now, outcome)
+            elif owner is self._stun:
+                self._take_seen(outcome)
+            elif owner is _listen:
+                for line in self._lines:
+                    line.keeper.announced(now, outcome)
 
     def _done(self, keeper: Keeper, now: float, outcome: object) -> None:
         """Take an outcome. One that nobody thought of must not end the service: the router is searched anew."""
@@ -249,7 +246,7 @@ class Service:
             self._problems.pop(about, None)
 
 
-def _listen(inbox: queue.SimpleQueue) -> None:
+def _listen(inbox: Inbox) -> None:
     """Hear routers announce themselves. What they say is not read: the mappings are renewed, whatever it is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -261,7 +258,7 @@ def _listen(inbox: queue.SimpleQueue) -> None:
             return
         while True:
             sender = sock.recvfrom(1)[1][0]
-            inbox.put((_listen, clock(), sender))
+            inbox.put(_listen, clock(), sender)
             time.sleep(_PAUSE)
 
 
