@@ -21,7 +21,8 @@ def rules(name: str, version: int = 4) -> list[int]:
 
 
 def is_whole(name: str) -> bool:
-    return rules(name) == rules(name, 6) == PRIORITIES and fails(name, f"ip route get {OUT} | grep -v 'dev pr0'")
+    way_out = machine(name).run(f"ip route get {OUT}").stdout
+    return rules(name) == rules(name, 6) == PRIORITIES and way_out.startswith(f"{OUT} dev pr0 ")
 
 
 def leaks(name: str) -> bool:

@@ -40,12 +40,15 @@ def plan_for(settings: dict, ruleset: Ruleset) -> Plan:
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        plan = plan_for(settings, read_ruleset(run))
+        ruleset = read_ruleset(run)
+        plan = plan_for(settings, ruleset)
         if plan.changed:
             (nft_forwards.bring_in if "forwards" in settings else apply_plan)(run, plan)
     except (CommandError, RulesetError, OSError, ValueError) as error:
         sys.exit(str(error))
-    print("\n".join(plan.lines) or "Nothing is missing.")
+    print("\n".join(plan.lines) or "Nothing is missing.", flush=True)
+    if ruleset.unseen:
+        sys.exit(f"There are rules that no program here can read, and they may drop it: {'; '.join(ruleset.unseen)}")
 
 
 main()

@@ -38,6 +38,7 @@ def test_it_comes_back_with_the_unit(name: str) -> None:
         " --comment 'homelab.peer_relay: relay' -j ACCEPT",
     )
     run(name, "systemctl restart peer-relay-firewall")
+    assert "INPUT" in run(name, "journalctl -u peer-relay-firewall --no-pager -n 3")
     assert answers(("udp", ADDRESSES[name][0], 40000, "")) == [True]
 
 
