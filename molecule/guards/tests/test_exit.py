@@ -65,7 +65,7 @@ def test_systemd_networkd_takes_nothing_away(name: str, command: str) -> None:
     [
         "ip rule del priority 28786",
         "ip route del default dev pr0 table 28786; nft flush ruleset",
-        "ip -6 route flush table 28786; ip -6 rule del priority 28785",
+        "ip -6 rule del priority 28786; ip -6 rule del priority 28785",
     ],
 )
 def test_what_is_taken_away_leaks_nothing_and_comes_back(name: str, damage: str) -> None:
