@@ -18,7 +18,7 @@ from machine import BUSY
 from relays import Plan, measure, show
 from results import ASYNCIO, COTURN, KERNEL, SIZES, USERSPACE, Case
 
-_SHORT = Plan(rounds=2, seconds=0.15, trips=100, pairs=(5000,), hairpin=False)
+_SHORT = Plan(rounds=5, seconds=0.15, trips=100, pairs=(5000,), hairpin=False)
 
 
 def test_claims(capsys: pytest.CaptureFixture[str]) -> None:
