@@ -38,6 +38,8 @@ class AgentStatus:
     problems: tuple
     fallbacks: frozenset  # names of the relays that are reached over the fallback
     paths: dict  # AgentPath by overlay address
+    why_not: str = ""  # the reason that it looks after no device; one of 1.2 tells none
+    why_not_text: str = ""
 
     def is_fresh(self, now: float) -> bool:
         return abs(now - self.updated) <= STALE
@@ -91,6 +93,8 @@ def parse(text: bytes) -> AgentStatus:
             _text(relay.get("name"), "relays") for relay in relays if _field(relay, "fallback", bool, "relays")
         ),
         paths=paths,
+        why_not=_text(document.get("why_not", ""), "why_not"),
+        why_not_text=_text(document.get("why_not_text", ""), "why_not_text"),
     )
 
 

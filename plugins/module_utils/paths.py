@@ -91,7 +91,10 @@ def _seen(relay: str, device: Device) -> AgentPath:
     """What WireGuard's endpoint tells by itself."""
     if not relay:
         return AgentPath("direct", "", 0, "", "")
-    reason = "not_settled" if device.agent else device.no_agent
+    agent = device.agent
+    if agent and agent.why_not:
+        return AgentPath("relay", relay, 0, agent.why_not, agent.why_not_text)
+    reason = "not_settled" if agent else device.no_agent
     return AgentPath("relay", relay, 0, reason, REASONS[reason].format(interface=device.interface))
 
 

@@ -128,7 +128,8 @@ paths:
       description:
         - The name of the reason that there is no better path. Empty when there is none to be had.
         - V(no_agent), when no agent runs on this device, V(agent_gone), when it has not written its status for a
-          minute, V(not_settled), when it does not look after that device.
+          minute, V(not_settled), when it does not look after that device. V(peers_unchangeable), when the WireGuard of
+          this device takes no change of a peer, so that the agent leaves every device on its path.
         - The others are the agent's, such as V(other_has_no_agent), V(symmetric_nat), V(no_answer), V(blocked_udp).
           C(docs/paths.md) has them all.
       type: str

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 from peer_agent import clock, directory, service, settings
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Peer
+from peer_agent.interface import Interface, Peer, Unchangeable, WireGuardError
 from peer_agent.network import HostAddress, Place
 from peer_agent.reasons import Failure
-from peer_agent.wg import WireGuardError
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 6)]
 ONE, TWO, NAS, TV, PC = KEYS
@@ -53,12 +52,15 @@ class WireGuard:
         self.endpoints: dict[str, Endpoint] = {**RELAYS, **dict.fromkeys((NAS, TV, PC), RELAYS[ONE])}
         self.handshake = 0
         self.there = True
+        self.changeable = True
         self.tool = True
         self.done: list[tuple[Any, ...]] = []
 
     def show(self) -> Interface:
         if not self.there:
             raise WireGuardError("wg show: Protocol not supported")
+        if not self.changeable:
+            raise Unchangeable("this WireGuard takes no change of a [Peer]")
         peers = {
             key: Peer(key, False, place, "", self.handshake if key in RELAYS else 0, 0, 0, 25)
             for key, place in self.endpoints.items()

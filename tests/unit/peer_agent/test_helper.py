@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from peer_agent import helper
 from peer_agent.endpoints import Endpoint
 from peer_agent.helper import Helper, Remote
-from peer_agent.wg import WireGuardError
+from peer_agent.interface import Unchangeable, WireGuardError
 
 NEW = Endpoint("2001:db8::7", 51820)
 STRANGER = base64.b64encode(bytes([9]) * 32).decode()
@@ -62,7 +62,10 @@ def test_what_goes_wrong_there_is_said_here(wireguard: WireGuard, remote: Remote
     wireguard.there = False
     with pytest.raises(WireGuardError, match="Protocol not supported"):
         remote.show()
-    wireguard.there = True
+    wireguard.there, wireguard.changeable = True, False
+    with pytest.raises(Unchangeable, match="no change"):
+        remote.set_endpoint(STRANGER, NEW)
+    wireguard.changeable = True
     assert remote.show().port == 51820
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from agent_shell import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
-from peer_agent import clock, nat64, service, status
+from peer_agent import clock, metrics, nat64, service, status
 from peer_agent.endpoints import Endpoint
 from peer_agent.names import Stated
 from peer_agent.reasons import Failure
@@ -32,6 +32,29 @@ def test_an_interface_goes_and_comes(run: Run, counted: bool) -> None:
     run.advance(3)
     assert run.status["problems"] == []
     assert [peer["name"] for peer in run.status["peers"]] == ["nas", "tv"]
+
+
+def test_a_wireguard_that_takes_no_change_is_left_alone_with_a_reason(run: Run) -> None:
+    run.advance(1)
+    assert (run.status["why_not"], run.status["why_not_text"]) == ("", "")
+    assert "peers_unchangeable" not in status.text(run.status) + metrics.exposition(run.status)
+    run.wireguard.changeable = False
+    run.advance(8)
+    run.wireguard.done.clear()
+    run.advance(8)
+    assert run.wireguard.done == []
+    assert run.status["problems"] == ["pr0: this WireGuard takes no change of a [Peer]"]
+    assert (run.status["why_not"], run.status["peers"]) == ("peers_unchangeable", [])
+    assert "wireguard-go" in run.status["why_not_text"]
+    assert status.text(run.status).endswith(f"peers_unchangeable: {run.status['why_not_text']}")
+    assert 'peer_agent_why_not{interface="pr0",reason="peers_unchangeable"} 1' in metrics.exposition(run.status)
+    assert not status.healthy(run.status)
+    run.wireguard.there = False
+    run.advance(8)
+    assert run.status["why_not"] == "", "what is not there refuses nothing"
+    run.wireguard.there = run.wireguard.changeable = True
+    run.advance(3)
+    assert (run.status["why_not"], len(run.status["peers"])) == ("", 2)
 
 
 def test_wg_is_missing(run: Run) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from peer_agent import genetlink, uapi, wg
 from peer_agent.endpoints import Endpoint
 from peer_agent.genetlink import attribute, sockaddr
-from peer_agent.interface import Interface, Malformed, Peer
+from peer_agent.interface import Interface, Malformed, Peer, Unchangeable
 from peer_agent.raw import checksum
 
 SECRET = b"\x5e" * 32
@@ -215,7 +215,7 @@ def test_boringtun_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         lambda: wireguard.set_endpoint(FIRST, Endpoint("192.0.2.1", 9)),
         lambda: wireguard.renew(FIRST, Endpoint("192.0.2.1", 9)),
     ):
-        with pytest.raises(wg.WireGuardError, match="wireguard-go, or set peer_agent: false"):
+        with pytest.raises(Unchangeable, match="wireguard-go, or set peer_agent: false"):
             ask()
 
 

@@ -43,9 +43,18 @@ def test_a_status_is_read(file):
     told = AgentPath("relay", "oslo", NOW - 60, "symmetric_nat", "both routers: open a port")
     assert status.paths == {"10.77.1.2": told, "fd77::2": told}
     assert (status.problems, status.fallbacks) == (("one",), {"oslo"})
+    assert (status.why_not, status.why_not_text) == ("", ""), "one of 1.2 does not tell"
     assert status.is_fresh(NOW + 59)
     assert not status.is_fresh(NOW + 61)
     assert not status.is_fresh(NOW - 61), "the clock was set back"
+
+
+def test_a_reason_for_all_devices_is_read(file):
+    file.write_text(
+        json.dumps(STATUS | {"peers": [], "why_not": "peers_unchangeable", "why_not_text": "none: use one"})
+    )
+    status = load("pr0")
+    assert (status.paths, status.why_not, status.why_not_text) == ({}, "peers_unchangeable", "none: use one")
 
 
 def test_no_agent(file):
@@ -68,6 +77,8 @@ def test_no_agent(file):
         (json.dumps(STATUS | {"peers": [PEER, PEER | {"via": "a\nb"}]}).encode(), "peers[1].via: not a line of text"),
         (json.dumps(STATUS | {"peers": [PEER | {"why_not": "a" * 1001}]}).encode(), "why_not: not a line of text"),
         (json.dumps(STATUS | {"problems": [7]}).encode(), "problems: not a str"),
+        (json.dumps(STATUS | {"why_not": ["x"]}).encode(), "why_not: not a str"),
+        (json.dumps(STATUS | {"why_not_text": "a\nb"}).encode(), "why_not_text: not a line of text"),
         (b" " * (agent_status.LARGEST + 1), "larger than"),
     ],
 )

@@ -67,6 +67,15 @@ def test_a_device_that_the_agent_does_not_know():
     assert path(RELAY, peer(2, "10.77.1.2"), rtt=5, agent=agent)["why_not"] == "not_settled"
 
 
+def test_the_wireguard_here_takes_no_change():
+    agent = AgentStatus(NOW, (), frozenset(), {}, "peers_unchangeable", "this WireGuard takes none: use another")
+    found = path(RELAY, peer(2, "10.77.1.2"), rtt=5, agent=agent)
+    assert (found["path"], found["via"], found["why_not"]) == ("relay", "oslo", "peers_unchangeable")
+    assert found["why_not_text"] == agent.why_not_text
+    found = path(RELAY, peer(2, "10.77.1.2", endpoint="203.0.113.9:1"), rtt=5, agent=agent)
+    assert (found["path"], found["why_not"]) == ("direct", ""), "whoever sent from there was followed"
+
+
 def test_no_answer_has_no_path_whatever_the_agent_says():
     agent = AgentStatus(NOW, (), frozenset(), {"10.77.1.2": AgentPath("lan", "", NOW, "", "")})
     found = path(RELAY, peer(2, "10.77.1.2"), agent=agent)

@@ -10,8 +10,8 @@ CAP_NET_ADMIN, wireguard-go to all that reach its socket. So what speaks with th
     renew KEY HOST:PORT      -> {}
     bind                     -> {}
 
-or {"error": text}; each a line. No key but public ones leaves it, and it does nothing else: to one interface, and to
-[Peer]s that are there.
+or {"error": text}, with "unchangeable" for Unchangeable; each a line. No key but public ones leaves it, and it does
+nothing else: to one interface, and to [Peer]s that are there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import threading
 from typing import Any
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Peer
-from peer_agent.wg import WireGuard, WireGuardError
+from peer_agent.interface import Interface, Peer, Unchangeable, WireGuardError
+from peer_agent.wg import WireGuard
 
 log = logging.getLogger("peer_agent")
 
@@ -87,6 +87,8 @@ class Helper:
         try:
             with self._lock:
                 return self._do(*question.decode("ascii").split(" "))
+        except Unchangeable as error:
+            return {"error": str(error), "unchangeable": True}
         except (WireGuardError, OSError) as error:
             return {"error": str(error)}
         except (ValueError, TypeError):
@@ -157,8 +159,10 @@ class Remote:
                 self.close()
                 if not again:
                     raise WireGuardError(f"{self._path}: {error}: is peer-agent-wireguard@{self.name} there?") from None
-        if not isinstance(answer, dict) or "error" in answer:
-            raise WireGuardError(str(answer["error"] if isinstance(answer, dict) else "no answer of the helper"))
+        if not isinstance(answer, dict):
+            raise WireGuardError("no answer of the helper")
+        if "error" in answer:
+            raise (Unchangeable if answer.get("unchangeable") else WireGuardError)(str(answer["error"]))
         return answer
 
     def _exchange(self, question: bytes) -> bytes:

@@ -13,7 +13,11 @@ class Malformed(ValueError):
     """This is not the form that is known."""
 
 
-class Unchangeable(Exception):
+class WireGuardError(Exception):
+    """WireGuard did not do what was asked; the message says why."""
+
+
+class Unchangeable(WireGuardError):
     """This WireGuard would not survive that an endpoint is set."""
 
 

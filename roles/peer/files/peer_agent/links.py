@@ -15,12 +15,12 @@ from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
 from peer_agent.asker import Asker
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
-from peer_agent.interface import Interface
+from peer_agent.interface import Interface, WireGuardError
 from peer_agent.names import Places, Resolver
 from peer_agent.path import View
 from peer_agent.reasons import Failure
 from peer_agent.relays import Relay, Relays
-from peer_agent.wg import WireGuard, WireGuardError
+from peer_agent.wg import WireGuard
 
 log = logging.getLogger("peer_agent")
 

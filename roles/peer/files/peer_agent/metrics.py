@@ -23,6 +23,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _family("updated_seconds", "gauge", "Unix time of these figures", [(interface, status["updated"])])
     yield from _family("problems", "gauge", "Number of problems", [(interface, len(status["problems"]))])
     relays = [(interface | {"relay": relay["name"]}, relay) for relay in status["relays"]]
+    whole = [(interface | {"reason": reason}, 1)] if (reason := status.get("why_not")) else []
+    yield from _family("why_not", "gauge", "The reason that the agent chooses no paths", whole)
     yield from _family("relay_up", "gauge", "1 when the relay answers", [(k, int(r["alive"])) for k, r in relays])
     refused = [(interface | {"reason": name}, status["refused"].get(name, 0)) for name in NAMES]
     yield from _family("refused_total", "counter", "What others sent and the agent did not take", refused)

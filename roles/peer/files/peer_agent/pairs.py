@@ -15,7 +15,7 @@ from peer_agent.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Susp
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.flow import Bytes
 from peer_agent.ground import Ground
-from peer_agent.interface import Interface
+from peer_agent.interface import Interface, WireGuardError
 from peer_agent.limits import Limits
 from peer_agent.links import Links
 from peer_agent.path import View
@@ -23,7 +23,7 @@ from peer_agent.probes import PING, SECRET_SIZE, Key, Keyring
 from peer_agent.raw import Datagram
 from peer_agent.refusals import Refusals
 from peer_agent.selector import Pair
-from peer_agent.wg import WireGuard, WireGuardError
+from peer_agent.wg import WireGuard
 
 log = logging.getLogger("peer_agent")
 

@@ -22,6 +22,7 @@ class Reason(NamedTuple):
         return f"{self.text}: {self.cure}"
 
 
+UNCHANGEABLE = "peers_unchangeable"
 REASONS = {
     # On a relay, for want of a direct path.
     "other_has_no_agent": Reason(
@@ -50,6 +51,11 @@ REASONS = {
     "no_answer": Reason(
         "no probe is answered: a firewall, or a router with another port for each destination",
         "let UDP to WireGuard's port through the firewall of one of the sites, or open a port there: role port_forward",
+    ),
+    # For all devices, whichever path they are on.
+    UNCHANGEABLE: Reason(
+        "this device's WireGuard takes no change of a [Peer], so the agent leaves every device on the path that it has",
+        "use the kernel's WireGuard or wireguard-go, or set peer_agent: false",
     ),
     # On the fallback.
     "blocked_udp": Reason(

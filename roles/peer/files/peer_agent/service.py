@@ -20,15 +20,16 @@ from peer_agent.clock import Sleep, clock
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
 from peer_agent.helper import Remote
-from peer_agent.interface import Interface
+from peer_agent.interface import Interface, Unchangeable, WireGuardError
 from peer_agent.links import Links
 from peer_agent.names import Resolver, Stated
 from peer_agent.network import Changes, Place
 from peer_agent.pairs import Pairs
 from peer_agent.raw import Datagram, RawPort
+from peer_agent.reasons import UNCHANGEABLE
 from peer_agent.refusals import Refusals
 from peer_agent.tunnel import Tunnel
-from peer_agent.wg import Counters, WireGuard, WireGuardError
+from peer_agent.wg import Counters, WireGuard
 
 log = logging.getLogger("peer_agent")
 
@@ -67,6 +68,7 @@ class Service:
         self._pairs: Pairs | None = None
         self._running: Interface | None = None
         self._problems: dict[str, str] = {}
+        self._why_not = ""  # the reason that no pair is looked after
         self._refusals = Refusals()
         now = clock()
         self._interface_due = self._look_due = self._sample_due = now
@@ -224,9 +226,10 @@ class Service:
             self._resolver.mark = self._running.mark
             fresh = self._ground.fit(self._running)
         except (WireGuardError, OSError) as error:
-            self._leave(f"{self._settings.interface}: {error}")
+            self._leave(f"{self._settings.interface}: {error}", UNCHANGEABLE if isinstance(error, Unchangeable) else "")
             return
         self._note("interface", "")
+        self._why_not = ""
         if fresh or not self._pairs:
             self._begin(now)
         if self._pairs:
@@ -256,9 +259,10 @@ class Service:
             self._links.close()
         self._pairs = self._links = None
 
-    def _leave(self, problem: str) -> None:
+    def _leave(self, problem: str, why_not: str = "") -> None:
         """The interface cannot be used: wait for it."""
         self._note("interface", problem)
+        self._why_not = why_not
         self._end()
         self._running = None
         self._ground.leave()
@@ -341,7 +345,14 @@ class Service:
         self._status.write(
             now,
             lambda: status.document(
-                self._settings, self._running, self._links, self._pairs, problems, self._refusals.counts, now
+                self._settings,
+                self._running,
+                self._links,
+                self._pairs,
+                self._why_not,
+                problems,
+                self._refusals.counts,
+                now,
             ),
             stamp,
         )

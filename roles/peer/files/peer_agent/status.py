@@ -28,21 +28,28 @@ def document(
     running: Interface | None,
     links: Links | None,
     pairs: Pairs | None,
+    why_not: str,
     problems: Iterable[str],
     refused: Mapping[str, int],
     now: float,
 ) -> dict[str, Any]:
-    """Return the status at the time `now` of the service's clock."""
+    """Return the status at the time `now` of the service's clock; why_not: the reason that no pair is looked after."""
     wall = time.time()
     return {
         "updated": round(wall, 3),
         "interface": config.interface,
         "settings_sha256": config.sha256,
         "problems": list(problems),
+        "why_not": why_not,
+        "why_not_text": _sentence(why_not),
         "refused": dict(refused),
         "relays": [_relay(view) for view in links.views()] if links else [],
         "peers": [_peer(told, running, now, wall) for told in pairs or ()],
     }
+
+
+def _sentence(reason: str) -> str:
+    return str(REASONS[reason]) if reason else ""
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -72,7 +79,7 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
         "rtt_ms": _milliseconds(path.rtt),
         "since": round(wall - (now - path.since), 3),
         "why_not": path.why_not,
-        "why_not_text": str(REASONS[path.why_not]) if path.why_not else "",
+        "why_not_text": _sentence(path.why_not),
         "changes": path.changes,
         "agent": path.agent,
         "handshake_age_seconds": max(0, int(wall) - peer.handshake) if peer and peer.handshake else None,
@@ -145,7 +152,7 @@ def text(status: dict[str, Any]) -> str:
         lines.append(f"{peer['name']}: {peer['path']}{via}{why}{_trip(peer)}, {peer['endpoint']}, {session}")
     refused = ", ".join(f"{name} {count}" for name, count in sorted(status["refused"].items()))
     lines += [f"refused: {refused}"] if refused else []
-    names = sorted({peer["why_not"] for peer in status["peers"] if peer["why_not"]})
+    names = sorted({each["why_not"] for each in (status, *status["peers"]) if each.get("why_not")})
     lines += [f"{name}: {REASONS[name]}" for name in names]
     # Whoever took over the agent wrote this, and root reads it on a terminal.
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.genetlink import Kernel
-from peer_agent.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
+from peer_agent.interface import Interface, Malformed, Peer, WireGuardError, endpoint, interface
 from peer_agent.uapi import Userspace
 
 log = logging.getLogger("peer_agent")
@@ -28,10 +28,6 @@ _Result = TypeVar("_Result")
 _TIMEOUT = 5.0
 _NONE = "(none)"
 _NO_TOOL = "wg is missing, so a session cannot be renewed: install wireguard-tools"
-
-
-class WireGuardError(Exception):
-    """WireGuard did not do what was asked; the message says why."""
 
 
 def parse(dump: str) -> Interface:
@@ -104,10 +100,7 @@ class WireGuard:
     def _straight(self, do: Callable[[Userspace | Kernel], _Result]) -> _Result | None:
         """Do something without `wg`; return None when that cannot be done."""
         for _ in range(2):  # the connection may be one to an interface that has gone and come
-            try:
-                self._direct = self._direct or _connect(self.name)
-            except Unchangeable as error:
-                raise WireGuardError(str(error)) from None
+            self._direct = self._direct or _connect(self.name)
             if self._direct is None:
                 break
             try:
