@@ -17,10 +17,10 @@ class NameServer:
     """Answers on port 53 of a namespace, from its own threads."""
 
     def __init__(self, host: Namespace, address: str):
-        self.addresses: dict[str, str] = {}  # name -> IPv4 address
+        self.addresses: dict[str, str] = {}  # name -> address
         self.asked = 0
         with host.inside():
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
             self._socket.bind((address, 53))
         self._socket.settimeout(0.2)
         self._done = False
@@ -37,9 +37,11 @@ class NameServer:
     def _answer(self, question: dnslib.DNSRecord) -> bytes:
         answer = question.reply()
         address = self.addresses.get(str(question.q.qname).rstrip("."))
-        if address and question.q.qtype == dnslib.QTYPE.A:
-            answer.add_answer(dnslib.RR(question.q.qname, dnslib.QTYPE.A, rdata=dnslib.A(address), ttl=1))
-        elif not address:
+        if address:
+            kind, data = ("AAAA", dnslib.AAAA) if ":" in address else ("A", dnslib.A)
+            if question.q.qtype == getattr(dnslib.QTYPE, kind):
+                answer.add_answer(dnslib.RR(question.q.qname, question.q.qtype, rdata=data(address), ttl=1))
+        else:
             answer.header.rcode = dnslib.RCODE.NXDOMAIN
         return answer.pack()
 
