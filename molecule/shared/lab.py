@@ -13,14 +13,17 @@ import shlex
 import struct
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import testinfra
+from testinfra.backend.base import BaseBackend, CommandResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+ENTER = Path(__file__).resolve().parents[2] / "tests/lab/enter"
 SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 T = TypeVar("T")
 _figures: list[str] = []
@@ -33,10 +36,20 @@ def machines() -> list[str]:
     return sorted(name.removeprefix(f"pr-{SCENARIO}-") for name in names)
 
 
+class Container(BaseBackend):
+    """A container of the lab: what testinfra's own backend for podman does, in a fraction of the time."""
+
+    NAME = "lab"
+
+    def run(self, command: str, *args: str, **_kwargs: Any) -> CommandResult:
+        line = self.get_command(command, *args)
+        return self.run_local(f"{ENTER} %s /bin/sh -c %s", self.hostname, line)
+
+
 @functools.cache
 def machine(name: str) -> testinfra.host.Host:
     """The scenario's container, as testinfra sees it."""
-    return testinfra.get_host(f"podman://pr-{SCENARIO}-{name}")
+    return testinfra.host.Host(Container(f"pr-{SCENARIO}-{name}"))
 
 
 def run(name: str, command: str) -> str:
