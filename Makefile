@@ -39,7 +39,7 @@ molecule: ## The roles on containers behind real NAT routers
 bench: ## Speed and memory, side by side with others
 	@build/venv/bin/python -m pytest tests/bench
 
-reference: ## Write the README's tables from the roles' argument specs
+reference: ## Write the tables of variables in the roles' READMEs from their argument specs
 	@build/venv/bin/python tests/checks/reference.py
 
 clean: ## Remove the lab's containers, and everything below build/

@@ -1,4 +1,4 @@
-"""Write the README's reference tables from the roles' argument specs: python tests/checks/reference.py [--check]"""
+"""Write the tables of variables in the roles' READMEs: python tests/checks/reference.py [--check]"""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
 MARKERS = re.compile(r"(<!-- begin reference -->\n).*?(<!-- end reference -->)", re.DOTALL)
 # Ansible's markup: B(bold), C(code), V(value), O(option=value), M(module), P(plugin#type), I(italic).
 _MARKUP = re.compile(r"\b[BCEIMOPV]+\(([^)]*)\)")
@@ -45,34 +44,35 @@ def rows(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
         yield from rows(option.get("options", {}), f"{prefix}{name}[].")
 
 
-def tables() -> str:
-    """Return one section for each role with options."""
-    sections = []
-    for file in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
-        spec = yaml.safe_load(file.read_text(encoding="utf-8"))["argument_specs"]["main"]
-        head = f"### Role `{file.parts[-3]}`\n\n{plain(spec['short_description'])}.\n\n"
-        table = "\n".join(
-            ["| variable | type | default | meaning |", "|---|---|---|---|", *rows(spec.get("options", {}))]
-        )
-        sections.append(f"{head}{table}\n\n")
-    return "\n" + "".join(sections)
+def table(file: Path) -> str:
+    """Return the table of a role's options."""
+    spec = yaml.safe_load(file.read_text(encoding="utf-8"))["argument_specs"]["main"]
+    lines = ["| variable | type | default | meaning |", "|---|---|---|---|", *rows(spec["options"])]
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
-def current(readme: str) -> str:
-    """Return the README with tables of today."""
-    return MARKERS.sub(lambda match: match[1] + tables() + match[2], readme)
+def wanted(readme: Path, specs: Path) -> str:
+    """Return a role's README with the table of today; raise ValueError when it has no place for it."""
+    content, places = MARKERS.subn(lambda match: match[1] + table(specs) + match[2], readme.read_text(encoding="utf-8"))
+    if places != 1:
+        raise ValueError(f"{readme.relative_to(ROOT)}: {places} pairs of the reference's marks: have one")
+    return content
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the README, or only tell whether that is needed."""
-    readme = README.read_text(encoding="utf-8")
-    wanted = current(readme)
-    if arguments == ["--check"]:
-        if wanted != readme:
-            print("README.md: the reference tables are not current: run make reference", file=sys.stderr)
-        return int(wanted != readme)
-    README.write_text(wanted, encoding="utf-8")
-    return 0
+    """Rewrite the READMEs, or only tell which ones need it."""
+    stale = 0
+    for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
+        readme = specs.parents[1] / "README.md"
+        content = wanted(readme, specs)
+        if content == readme.read_text(encoding="utf-8"):
+            continue
+        if arguments == ["--check"]:
+            print(f"{readme.relative_to(ROOT)}: the table is not current: run make reference", file=sys.stderr)
+            stale = 1
+        else:
+            readme.write_text(content, encoding="utf-8")
+    return stale
 
 
 if __name__ == "__main__":
