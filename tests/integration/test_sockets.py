@@ -18,6 +18,8 @@ from typing import NamedTuple
 import pytest
 from harness.client import Client, random_index, transport
 from harness.netns import Namespace, link
+from harness.offload import pair
+from harness.processes import wait_until
 from harness.service import PORT, Relay
 from peer_relay import addresses, datagrams
 from peer_relay.datagrams import BatchSocket
@@ -35,7 +37,7 @@ def test_a_kept_socket_still_has_what_arrived_meanwhile(host: str) -> None:
         sender.sendto(b"while it was away", kept.getsockname())
         second = BatchSocket(host, kept.getsockname()[1], 65536, lambda *_: None, kept)
         try:
-            ((offset, size, _, _, _),) = second.receive()
+            ((offset, size, *_),) = second.receive()
             assert bytes(second.payload[offset : offset + size]) == b"while it was away"
         finally:
             second.close()
@@ -322,4 +324,73 @@ def test_mixed_trains_reach_whom_they_are_for(
     finally:
         relay.remove()
         for client in (ann, bob, cat):
+            client.end.close()
+
+
+_MARKS = (0, 1, 2, 3, 0x28, 0x88, 0xB8, 0xFF)  # ECN alone, DSCP alone, and both
+_MARK_OPTIONS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS, socket.IP_RECVTOS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS, socket.IPV6_RECVTCLASS),
+}
+
+
+def _marked(end: socket.socket) -> list[tuple[int, bytes]]:
+    """What has arrived until nothing comes for a while, with its DSCP and ECN."""
+    end.settimeout(0.3)
+    found = []
+    try:
+        while True:
+            datagram, ((_, _, mark),), _, _ = end.recvmsg(65536, 64)
+            found.append((mark[0], datagram))
+    except TimeoutError:
+        return found
+
+
+@pytest.mark.parametrize("ends", [(4, 4), (6, 6), (4, 6), (6, 4)], ids=["v4", "v6", "v4 to v6", "v6 to v4"])
+@pytest.mark.parametrize("data_plane", ["userspace", "kernel"])
+def test_dscp_and_ecn_stay_with_their_datagrams(
+    cable: Cable, tmp_path: Path, data_plane: str, ends: tuple[int, int]
+) -> None:
+    cable.features(cable.relay, gro=True)
+    cable.features(cable.devices, tso=False, tx_udp_segmentation=False)
+    cable.relay.ip("addr add fd00::1/64 dev eth0 nodad")
+    cable.devices.ip("addr add fd00::2/64 dev eth0 nodad")
+    relay = Relay(cable.relay, tmp_path, data_plane=data_plane)
+    places = {4: (_RELAY, _DEVICES), 6: ("fd00::1", "fd00::2")}
+    ann, bob = (
+        Client(name, f"10.77.1.{number}", cable.device(places[version][1]), (places[version][0], PORT))
+        for number, (name, version) in enumerate(zip("ab", ends, strict=True), 1)
+    )
+    for client in (ann, bob):
+        relay.registrations[client.name] = client.registration()
+    relay.start()
+    try:
+        for client in (ann, bob):
+            client.register(relay.public_key)
+        index = random_index()
+        ann.call(bob, random_index(), index)
+        in_kernel = data_plane == "kernel" and ends[0] == ends[1]
+
+        def is_ready() -> bool:
+            ann.send(transport(index, 0, 64))
+            return bool(pair(relay, "a", "b")["kernel_packets"]) or not in_kernel
+
+        wait_until("the pair is where it belongs", is_ready, 5)
+        level, option, _ = _MARK_OPTIONS[ann.end.family]
+        bob.end.setsockopt(*_MARK_OPTIONS[bob.end.family][::2], 1)
+        _arrived(bob.end)
+        draw = random.Random(data_plane)
+        sent = []
+        for number in range(200):
+            mark, count = draw.choice(_MARKS), draw.choice([1, 1, 1, 7])
+            content = [transport(index, number, 500) for _ in range(count)]
+            ann.end.setsockopt(level, option, mark)
+            ann.end.sendmsg([b"".join(content)], [(_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", 500))], 0, ann.relay)
+            sent += [(mark, datagram) for datagram in content]
+        assert _marked(bob.end) == sent, "and in order"
+        forwarded = pair(relay, "a", "b")
+        assert (forwarded["kernel_packets"] > len(sent)) == in_kernel
+    finally:
+        relay.remove()
+        for client in (ann, bob):
             client.end.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import json
+import socket
 import struct
 
 from peer_relay import directory, lookup, overlay, packets, probe
@@ -120,9 +121,10 @@ def transport(data: bytes) -> None:
 
 def control(data: bytes) -> None:
     """The control messages of a received batch."""
-    sock = BatchSocket.__new__(BatchSocket)
-    sock._parsed = {}
-    sock._parse(data)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        sock = BatchSocket.__new__(BatchSocket)
+        sock.family, sock._parsed = family, {}
+        assert 0 <= sock._parse(data)[2] <= 0xFF, "a mark that can be sent"
 
 
 def _control(level: int, kind: int, payload: bytes) -> bytes:
@@ -181,6 +183,13 @@ TARGETS = {
     "control": Target(
         control,
         (),
-        [_control(0, 8, bytes(12)), _control(41, 50, bytes(20)), _control(17, 104, bytes(4)), b""],
+        [
+            _control(0, 8, bytes(12)),
+            _control(41, 50, bytes(20)),
+            _control(17, 104, bytes(4)),
+            _control(0, 1, b"\x2a"),
+            _control(41, 67, bytes(4)),
+            b"",
+        ],
     ),
 }

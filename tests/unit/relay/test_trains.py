@@ -27,12 +27,12 @@ class Buffer:
         self.batch: list[trains.Received] = []
         self._offset = 0
 
-    def add(self, source: bytes, *datagrams: bytes) -> None:
+    def add(self, source: bytes, *datagrams: bytes, mark: int = 0) -> None:
         """Add one datagram, or a train of them."""
         together = b"".join(datagrams)
         self.payload[self._offset : self._offset + len(together)] = together
         step = len(datagrams[0]) or 1
-        self.batch.append((self._offset, len(together), source, HERE, step))
+        self.batch.append((self._offset, len(together), source, HERE, step, mark))
         self._offset += len(together) + 40
 
     def flows(self) -> dict[trains.Flow, list[trains.Run]]:
@@ -41,7 +41,7 @@ class Buffer:
     def sent(self, runs: list[trains.Run]) -> list[bytes]:
         """What the system makes of the trains."""
         result = []
-        for parts, segment in trains.join(runs):
+        for parts, segment, _ in trains.join(runs):
             train = b"".join(
                 bytes(self.payload[offset : offset + size])
                 for offset, size in zip(parts[::2], parts[1::2], strict=True)
@@ -70,7 +70,7 @@ def test_single_datagrams_become_one_train_that_a_shorter_one_ends() -> None:
         buffer.add(b"a", datagram(1, number, size))
     (runs,) = buffer.flows().values()
     found = list(trains.join(runs))
-    assert [(len(parts) // 2, segment) for parts, segment in found] == [(4, 200), (2, 200)]
+    assert [(len(parts) // 2, segment) for parts, segment, _ in found] == [(4, 200), (2, 200)]
 
 
 def test_a_short_train_does_not_pass_for_the_end_of_another() -> None:
@@ -81,12 +81,23 @@ def test_a_short_train_does_not_pass_for_the_end_of_another() -> None:
     assert [len(each) for each in buffer.sent(runs)] == [500, 500, 100, 100]
 
 
+def test_a_train_has_one_mark_and_another_mark_changes_no_order() -> None:
+    buffer = Buffer()
+    for number, mark in enumerate((0, 0, 3, 3, 3, 0, 40)):
+        buffer.add(b"a", datagram(1, number, 200), mark=mark)
+    buffer.add(b"a", *(datagram(1, number, 200) for number in (7, 8)), mark=40)
+    (runs,) = buffer.flows().values()
+    assert buffer.sent(runs) == [datagram(1, number, 200) for number in range(9)]
+    found = [(len(parts) // 2, segment, mark) for parts, segment, mark in trains.join(runs)]
+    assert found == [(2, 200, 0), (3, 200, 3), (1, 0, 0), (2, 200, 40)]
+
+
 def test_a_long_train_is_cut_to_what_every_kernel_sends() -> None:
     buffer = Buffer()
     buffer.add(b"a", *(datagram(1, number, 64) for number in range(128)))
     (runs,) = buffer.flows().values()
     assert trains.count(runs) == (128, 128 * 64)
-    assert [segment for _, segment in trains.join(runs)] == [64, 64]
+    assert [segment for _, segment, _ in trains.join(runs)] == [64, 64]
 
 
 def test_what_is_too_short_is_never_a_transport_message() -> None:

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,11 @@ _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 23, 0
 _IPV6_PKTINFO = socket.IPV6_PKTINFO
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+# DSCP and ECN as received, and to be sent.
+_MARK = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+}
 
 RX_SLOTS, TX_SLOTS = 64, 256
 _TX_PARTS = 1024  # pieces of payload in one batch that is sent; the system takes as many for one message
@@ -64,13 +70,19 @@ def _control_message(level: int, kind: int, payload: bytes) -> bytes:
     return (head + payload).ljust(socket.CMSG_SPACE(len(payload)), b"\0")
 
 
-def _source_choice(local: bytes) -> list[tuple[int, int, bytes]]:
-    """Return the control message (level, type, payload) that sends from the address `local`; none for b""."""
-    if not local:
-        return []
+def _choices(family: int, local: bytes, mark: int) -> list[tuple[int, int, bytes]]:
+    """Return the control messages (level, type, payload) that send from the address `local` and with this mark.
+
+    None for b"", and none for mark 0: it is the default, and nearly all that is sent has it.
+    """
+    found: list[tuple[int, int, bytes]] = []
     if len(local) == 4:
-        return [(socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4)))]
-    return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0))]
+        found.append((socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("@i4s4s", 0, local, bytes(4))))
+    elif local:
+        found.append((socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("@16si", local, 0)))
+    if mark:
+        found.append((*_MARK[family], struct.pack("@i", mark)))
+    return found
 
 
 class BatchSocket:
@@ -126,10 +138,10 @@ class BatchSocket:
                 0,
             )
         self._fresh_headers = bytes(self._rx_headers.view)
-        self._parsed: dict[bytes, tuple[bytes, int]] = {}
-        self._built: dict[tuple[bytes, int], tuple[int, int, object]] = {}
-        # For each queued message: address, local address, segment size, its parts, and all that its header points to.
-        self._queued: list[tuple[bytes, bytes, int, list[int], object, object]] = []
+        self._parsed: dict[bytes, tuple[bytes, int, int]] = {}
+        self._built: dict[tuple[bytes, int, int], tuple[int, int, object]] = {}
+        # Queued messages: address, local address, segment size, mark, parts, and all that the header points to.
+        self._queued: list[tuple[bytes, bytes, int, int, list[int], object, object]] = []
         self._parts_used = 0
         # For each destination whose way out refused trains: from which segment size on, and until when to believe it.
         self._apart: dict[bytes, tuple[int, float]] = {}
@@ -146,9 +158,11 @@ class BatchSocket:
                 sock.setsockopt(socket.SOL_SOCKET, plain, buffer_size)
         if self.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DONT)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT)
         with contextlib.suppress(OSError):  # before Linux 5.0: no trains, everything else works
             sock.setsockopt(_SOL_UDP, _UDP_GRO, 1)
@@ -182,15 +196,15 @@ class BatchSocket:
             strict=True,
         ):
             control = control[:control_size]
-            local, segment = parsed.get(control) or self._parse(control)
+            local, segment, mark = parsed.get(control) or self._parse(control)
             step = segment if 0 < segment < size else size or 1
-            result.append((offset, size, source, local, step))
+            result.append((offset, size, source, local, step, mark))
             offset += _SLOT_SIZE
         return result
 
-    def _parse(self, control: bytes) -> tuple[bytes, int]:
-        """Return (local address, segment size) of the control messages of a received buffer."""
-        local, segment, offset = b"", 0, 0
+    def _parse(self, control: bytes) -> tuple[bytes, int, int]:
+        """Return (local address, segment size, mark) of the control messages of a received buffer."""
+        local, segment, mark, offset = b"", 0, 0, 0
         while offset + _cmsg_head.size <= len(control):
             length, level, kind = _cmsg_head.unpack_from(control, offset)
             payload = control[offset + socket.CMSG_LEN(0) : offset + length]
@@ -198,13 +212,15 @@ class BatchSocket:
                 local = payload[4:8]
             elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
                 local = payload[:16]
+            elif (level, kind) == _MARK[self.family]:
+                mark = int.from_bytes(payload[:4], sys.byteorder) & 0xFF  # an octet by IPv4, an int by IPv6
             elif (level, kind) == (_SOL_UDP, _UDP_GRO) and len(payload) >= 4:
                 segment = struct.unpack_from("@i", payload)[0]
             offset += max(socket.CMSG_SPACE(len(payload)), _cmsg_head.size)
         if len(self._parsed) >= _CACHE_SIZE:
             self._parsed.clear()
-        self._parsed[control] = local, segment
-        return local, segment
+        self._parsed[control] = local, segment, mark
+        return local, segment, mark
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -213,8 +229,10 @@ class BatchSocket:
         pointer = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
         self.queue([pointer, len(datagram)], address, local, 0, datagram)
 
-    def queue(self, parts: list[int], address: bytes, local: bytes, segment: int, keep: object = None) -> None:
-        """Queue a datagram, or with `segment` a train of them.
+    def queue(
+        self, parts: list[int], address: bytes, local: bytes, segment: int, keep: object = None, mark: int = 0
+    ) -> None:
+        """Queue a datagram, or with `segment` a train of them; `mark` is their DSCP and ECN.
 
         `parts` are memory addresses, each followed by a size; `keep` keeps them alive. What `receive` returned lies at
         `payload_address` plus its offset, and stays there until the next batch.
@@ -222,7 +240,7 @@ class BatchSocket:
         if segment and address in self._apart and self._goes_apart(address, segment):
             for pointer, size in zip(parts[::2], parts[1::2], strict=True):
                 for start in range(0, size, segment):
-                    self.queue([pointer + start, min(segment, size - start)], address, local, 0, keep)
+                    self.queue([pointer + start, min(segment, size - start)], address, local, 0, keep, mark)
             return
         if local in self._lost and self._has_lost(local):
             local = b""
@@ -233,7 +251,7 @@ class BatchSocket:
         struct.pack_into(f"@{len(parts)}N", self._tx_parts.view, first, *parts)
         name = slot * _NAME_SIZE
         self._tx_names.view[name : name + self._address_size] = address
-        built = self._built.get((local, segment)) or self._build(local, segment)
+        built = self._built.get((local, segment, mark)) or self._build(local, segment, mark)
         _header.pack_into(
             self._tx_headers.view,
             slot * _header.size,
@@ -248,7 +266,7 @@ class BatchSocket:
             0,
         )
         self._parts_used += count
-        self._queued.append((address, local, segment, parts, keep, built))
+        self._queued.append((address, local, segment, mark, parts, keep, built))
 
     def _goes_apart(self, address: bytes, segment: int) -> bool:
         least, until = self._apart[address]
@@ -257,19 +275,19 @@ class BatchSocket:
             return False
         return segment >= least
 
-    def _build(self, local: bytes, segment: int) -> tuple[int, int, object]:
-        """Return the control messages that choose the source address and cut a train: address, size, and the memory.
+    def _build(self, local: bytes, segment: int, mark: int) -> tuple[int, int, object]:
+        """Return the control messages that choose source and mark, and cut a train: address, size, and the memory.
 
         The memory lives as long as the caller keeps the answer: the cache may let it go at any time.
         """
-        control = b"".join(_control_message(*message) for message in _source_choice(local))
+        control = b"".join(_control_message(*message) for message in _choices(self.family, local, mark))
         if segment:
             control += _control_message(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", segment))
         memory = _Memory(max(len(control), 1))
         memory.view[: len(control)] = control
         if len(self._built) >= _CACHE_SIZE:
             self._built.clear()
-        self._built[local, segment] = built = (memory.address, len(control), memory)
+        self._built[local, segment, mark] = built = (memory.address, len(control), memory)
         return built
 
     def flush(self) -> None:
@@ -295,7 +313,7 @@ class BatchSocket:
         A train is sent one by one, from the same address. Only what comes from an address that the host has lost leaves
         from another one.
         """
-        address, local, segment, parts, *_ = self._queued[slot]
+        address, local, segment, mark, parts, *_ = self._queued[slot]
         payload = b"".join(map(ctypes.string_at, parts[::2], parts[1::2]))
         step = segment or len(payload)
         if code in _FULL:
@@ -307,18 +325,18 @@ class BatchSocket:
         for start in range(0, len(payload), step):
             piece, outcome = payload[start : start + step], code
             if train_refused:
-                outcome = self._send_one(piece, address, local)
+                outcome = self._send_one(piece, address, local, mark)
                 if not outcome:
                     self._apart[address] = (1 if code == errno.EIO else segment, time.monotonic() + _APART)
             if outcome in _NO_SOURCE and local and self._has_lost(local):
-                outcome = self._send_one(piece, address, b"")
+                outcome = self._send_one(piece, address, b"", mark)
             if outcome:
                 self._failed("send_buffer_full" if outcome in _FULL else "send_failed", address, 1, len(piece))
 
-    def _send_one(self, datagram: bytes, address: bytes, local: bytes) -> int:
+    def _send_one(self, datagram: bytes, address: bytes, local: bytes, mark: int) -> int:
         """Send at once; return the errno of a refusal, or 0."""
         try:
-            self.socket.sendmsg([datagram], _source_choice(local), 0, addresses.unpack(address))
+            self.socket.sendmsg([datagram], _choices(self.family, local, mark), 0, addresses.unpack(address))
         except OSError as error:
             return error.errno
         return 0

@@ -125,9 +125,9 @@ class UserspacePlane:
         if sender is None:
             self._failed("send_failed", address, *trains.count(runs))
             return
-        for parts, segment in trains.join(runs):
+        for parts, segment, mark in trains.join(runs):
             parts[::2] = [sock.payload_address + offset for offset in parts[::2]]
-            sender.queue(parts, address, local, segment, sock.payload)
+            sender.queue(parts, address, local, segment, sock.payload, mark)
 
     def _sender(self, address: bytes, local: bytes) -> BatchSocket | None:
         return self._by_local.get(local) or self._by_family.get(len(address))
