@@ -60,7 +60,15 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collection.mkdir(parents=True)
     for part in ("galaxy.yml", "meta", "playbooks", "plugins"):
         (collection / part).symlink_to(ROOT / part)
-    for name in ("peer/keys", "peer/main", "relay/main", "firewall/main", "port_forward/main", *CHECKS):
+    for name in (
+        "peer/keys",
+        "peer/main",
+        "relay/main",
+        "firewall/main",
+        "port_forward/main",
+        "port_forward/checks",
+        *CHECKS,
+    ):
         role, file = name.split("/")
         path = collection / "roles" / role / "tasks" / f"{file}.yml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +96,7 @@ class Run:
     def __init__(self, process: subprocess.CompletedProcess) -> None:
         self.output = process.stdout + process.stderr
         self.code = process.returncode
-        self.ran = set(re.findall(r"RAN (\S+ on \w+)", self.output))
+        self.ran = set(re.findall(r"RAN (\S+ on [\w-]+)", self.output))
         summary = self.output.rpartition("TASK [Sum up]")[2] or self.output.rpartition("TASK [Show ")[2]
         self.said = " ".join(summary.partition("PLAY RECAP")[0].split())
 
@@ -362,3 +370,16 @@ def test_what_contradicts_itself_stops_the_run_before_anything_changes(play, rel
     assert run.code == 2, run.output
     assert said in run.output
     assert run.ran == set()
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/hosts.yml")), ids=lambda path: path.parent.name)
+def test_site_takes_every_example(play, file):
+    command = [Path(sys.executable).with_name("ansible-inventory"), "-i", file, "--list"]
+    document = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    hosts = {name: variables | ON for name, variables in document["_meta"]["hostvars"].items()}
+    inventory = {group: {name: hosts[name] for name in document[group]["hosts"]} for group in ("relays", "peers")}
+    keys = {name: key(number) for number, name in enumerate(hosts, 100)}
+    run = play("site", inventory, stand_in_keys=keys, ansible_become=False)
+    assert run.code == 0, run.output
+    managed = [name for name, variables in inventory["peers"].items() if variables.get("peer_managed", True)]
+    assert run.ran >= set().union(*map(set_up, inventory["relays"]), *map(device, managed))

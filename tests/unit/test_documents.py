@@ -10,7 +10,7 @@ import pytest
 from peer_relay import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (".", "docs", "roles/*")
+FOLDERS = (".", "docs", "examples", "examples/*", "roles/*")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md") if path.name != "CHANGELOG.md")
 
 
@@ -44,6 +44,12 @@ def test_each_document_is_linked_from_the_readme():
         }
         new = {link for link in links if link.suffix == ".md"} - reached
     assert not set(DOCUMENTS) - reached
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *ROOT.glob("examples/ci/*.yml")], ids=lambda path: path.name)
+def test_every_playbook_that_is_named_is_there(document):
+    commands = re.findall(r"ansible-playbook .*homelab\.peer_relay\.(\w+)", document.read_text(encoding="utf-8"))
+    assert all((ROOT / f"playbooks/{name}.yml").exists() for name in commands), commands
 
 
 def test_the_readme_is_a_page():
