@@ -10,7 +10,7 @@ import pytest
 from peer_relay import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (".", "docs", "examples", "examples/*", "roles/*")
+FOLDERS = (".", "docs", "examples", "examples/*", "molecule/shared", "roles/*")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md") if path.name != "CHANGELOG.md")
 
 
