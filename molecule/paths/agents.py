@@ -55,7 +55,7 @@ class Pings:
 def pings() -> Iterator[Pings]:
     found = Pings()
     with background("laptop", f"sh -c 'exec ping -n -D -i 0.1 {overlay('home', 4)} >/run/lab-pings'"):
-        wait_for("the first answer", lambda: "bytes from" in run("laptop", "cat /run/lab-pings"))
+        wait_for("the first answer", lambda: "bytes from" in run("laptop", "cat /run/lab-pings || true"))
         yield found
     lines = re.findall(r"\[([0-9.]+)\] .*icmp_seq=(\d+)", run("laptop", "cat /run/lab-pings"))
     at, numbers = [float(time) for time, _ in lines], [int(number) for _, number in lines]
