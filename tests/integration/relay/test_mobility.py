@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from harness.topology import RELAY_V4, Site
 from harness.traffic import Stream
 from harness.trio import Trio
 from harness.wireguard import KEEPALIVE
+from peer_relay.noise import tai64n
 
 Figure = Callable[..., None]
 _REBIND = 2.0  # seconds until traffic is back after a NAT rebinding
@@ -143,3 +146,21 @@ def test_suspended_device(trio_up: Trio, figure: Figure) -> None:
     took = stream.back_after(moment)
     figure("device suspended for 10 s, mapping gone: traffic back", f"{took:.2f} s", f"< {_REBIND:g} s")
     assert took < _REBIND
+
+
+def test_a_device_whose_clock_has_gone_back_returns(trio_up: Trio, figure: Figure) -> None:
+    """As a board without battery after a power cut: that its handshakes are the older ones is made so at the relay."""
+    ann, relay = trio_up.devices[0], trio_up.relay
+    relay.stop()
+    saved = json.loads(relay.state.read_text())
+    entry = saved["devices"][base64.b64decode(ann.public_key).hex()]
+    entry |= {"binding": None, "sessions": [], "routes": [], "timestamp": tai64n(time.time() + 1e6).hex()}
+    relay.state.write_text(json.dumps(saved))
+    relay.start()
+    ann.remove_peer(relay.public_key)
+    relay.connect(ann)  # begins anew, as after a boot
+    took = relay.wait_bound(ann, seconds=60)
+    figure("a device whose clock has gone back is at the relay again", f"{took:.1f} s", "< 45 s")
+    assert took < 45
+    assert relay.device("ann")["drops"]["timestamp_replayed"] > 3
+    ann.host.run("ping", "-c", "3", "-W", "2", "10.77.0.1")

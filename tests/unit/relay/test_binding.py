@@ -51,6 +51,52 @@ def test_older_initiation_after_a_newer_one_is_refused(world: World, ann: StockD
     assert world.drops() == {"timestamp_replayed": 1}
 
 
+def test_a_device_whose_clock_has_gone_back_is_asked(world: World, ann: StockDevice) -> None:
+    """As a board without battery after a power cut, which reaches a time server only through its tunnel."""
+    ann.connect()
+    world.now += 1
+    world.wall -= 1e9
+    ann.move(AWAY)
+    for _ in range(6):
+        assert world.raw(AWAY, ann.initiation()) == []
+        world.now += 5
+    (challenge,) = ann.send(ann.initiation())
+    assert len(challenge.datagram) == packets.INITIATION_SIZE
+    assert ann.record.binding == (AWAY, LOCAL)
+    assert world.drops() == {"timestamp_replayed": 7}
+    # The relay renews the session that it began: the clock may stay wrong.
+    world.now += 121
+    (renewed,) = ann.keepalive()
+    assert packets.message_type(renewed.datagram) == packets.INITIATION
+    assert ann.keepalive() == []
+    assert world.drops() == {"timestamp_replayed": 7}
+
+
+def test_replays_get_no_question_while_the_device_is_well(world: World, ann: StockDevice) -> None:
+    captured = ann.initiation()
+    ann.send(captured)
+    for _ in range(8):
+        world.now += 20
+        assert world.raw(ELSEWHERE, captured) == []
+        ann.keepalive()
+    world.restart()
+    assert world.raw(ELSEWHERE, captured) == []
+
+
+def test_replays_while_the_device_is_off_move_nobody_and_are_not_amplified(world: World, ann: StockDevice) -> None:
+    captured = ann.initiation()
+    ann.send(captured)
+    world.now += 1000
+    asked = [len(world.raw(ELSEWHERE, captured)) for _ in range(100)]
+    assert asked == [0] * 100, "not at once"
+    world.now += 31
+    asked = [len(sent.datagram) for _ in range(100) for sent in world.raw(ELSEWHERE, captured)]
+    assert asked == [packets.INITIATION_SIZE], "one a second for each network"
+    assert ann.record.binding.address == HOME
+    ann.connect()
+    assert ann.record.binding.address == HOME
+
+
 def test_replayed_transport_moves_nobody(world: World, ann: StockDevice) -> None:
     ann.connect()
     captured = ann.transport()

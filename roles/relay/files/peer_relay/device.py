@@ -118,6 +118,7 @@ class Device:
         "asks",
         "attempt_source",
         "authenticated",
+        "behind_since",
         "binding",
         "bound_since",
         "bucket",
@@ -173,6 +174,7 @@ class Device:
         self.next: Session | None = None
         self.former: dict[int, float] = {}  # the relay's indexes of sessions before a restart -> when those end
         self.timestamp = bytes(12)  # greatest TAI64N received
+        self.behind_since = NEVER  # since when nothing has come but handshakes older than that one
         self.cookies = CookieJar()
         self.asked: OrderedDict[bytes, int] = OrderedDict()  # where the relay's initiations went -> their index
         self.last_rekey = NEVER

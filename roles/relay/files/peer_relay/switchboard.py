@@ -47,6 +47,7 @@ _TRIES_FREE, _TRIES_EACH = 16, 64
 _ALL_TRIES_RATE, _ALL_TRIES_BURST = 200_000.0, 400_000.0  # a second and at once, of all devices
 # Bytes for which handshakes and the relay's answers may run ahead of a rate limit, so that data does not starve them.
 _RESERVE = 16384.0
+_BEHIND = 30.0  # seconds of older handshakes, longer than the keepalive of who is well, until the device is asked
 
 
 class Event(NamedTuple):
@@ -319,11 +320,26 @@ class Switchboard:
                 self._charge(bound, len(cookie), now)
             self.outbox.append((cookie, Binding(source, local)))
             raise Refused("cookie_required")
-        answer, device = self.own.respond(datagram, source, now, now + self._wall_offset, self.devices.get)
+        try:
+            answer, device = self.own.respond(datagram, source, now, now + self._wall_offset, self.devices.get)
+        except Refused as refusal:
+            if refusal.reason == "timestamp_replayed":
+                self._behind(refusal.sender, len(datagram), source, local, now)
+            raise
         if device:
             self._charge(device, len(answer), now)
             self._arriving.add(source, self._strangers.take(source, now), now)
         self.outbox.append((answer, Binding(source, local)))
+
+    def _behind(self, device: Device, size: int, source: bytes, local: bytes, now: float) -> None:
+        """Ask a device whose clock has gone back, or whoever replays its packets: it can answer what it may not begin.
+
+        Without that, a device that reaches a time server only through its tunnel would never come back.
+        """
+        if device.behind_since <= device.authenticated:
+            device.behind_since = now
+        elif now - device.behind_since >= _BEHIND:
+            self._challenge(device, size, source, local, now)
 
     def _addressee(self, device: Device, datagram: bytes, now: float) -> Device:
         """Find the device whose public key keyed mac1, among those that may be reached.
