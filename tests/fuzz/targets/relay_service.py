@@ -11,6 +11,7 @@ from collections.abc import Callable
 from peer_relay import addresses, directory, drops, packets, probe
 from peer_relay.device import Binding
 from peer_relay.faults import Faults
+from peer_relay.trains import Received
 from peer_relay.userspace import UserspacePlane
 from relay_world import LOCAL, LOCAL_2, PORT, Sent, StockDevice, World, at, check_consistency, echo_v4, echo_v6, udp
 
@@ -51,17 +52,21 @@ class _Wire:
 
     def __init__(self) -> None:
         self.payload = memoryview(bytearray(_ROOM))
-        self.batch: list[tuple[int, int, bytes, bytes, int]] = []
+        self.batch: list[Received] = []
+        self.mark = 0  # DSCP and ECN of the batch
         self.left: list[Sent] = []
 
-    def receive(self) -> list[tuple[int, int, bytes, bytes, int]]:
+    def receive(self) -> list[Received]:
         taken, self.batch = self.batch, []
         return taken
 
     def send(self, datagram: bytes, address: bytes, local: bytes) -> None:
         self.left.append(Sent(datagram, Binding(address, local)))
 
-    def queue(self, parts: list[int], address: bytes, local: bytes, segment: int, keep: memoryview) -> None:
+    def queue(
+        self, parts: list[int], address: bytes, local: bytes, segment: int, keep: memoryview, mark: int = 0
+    ) -> None:
+        assert mark == self.mark, "as it came"
         train = b"".join(bytes(keep[at : at + size]) for at, size in zip(parts[::2], parts[1::2], strict=True))
         for start in range(0, len(train), segment or len(train)):
             self.send(train[start : start + (segment or len(train))], address, local)
@@ -90,7 +95,8 @@ class _Loop(World):
     def raw(self, source: bytes, datagram: bytes, local: bytes = LOCAL, copies: int = 1) -> list[Sent]:
         train = datagram * copies
         self.wire.payload[: len(train)] = train
-        self.wire.batch.append((0, len(train), source, local, len(datagram) or 1))
+        self.wire.mark = len(datagram) % 256
+        self.wire.batch.append((0, len(train), source, local, len(datagram) or 1, self.wire.mark))
         self.came[source] += len(train)
         self.plane.drain(self.wire, self.now)
         return self.take()
