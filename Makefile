@@ -30,8 +30,10 @@ fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
 integration: ## The services with stock WireGuard over network namespaces, the backends of port_forward, the plays
-	@build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %)
-	@build/venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(SIDE_BY_SIDE) tests/backends tests/playbooks
+	@status=0; \
+	build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %) || status=1; \
+	build/venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(SIDE_BY_SIDE) tests/backends tests/playbooks || status=1; \
+	exit $$status
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule

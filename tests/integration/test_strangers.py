@@ -25,6 +25,7 @@ Figure = Callable[..., None]
 _RATE = 20_000  # packets a second
 _TUNNEL_RATES = (100, 50, 25)  # Mbit/s
 _TUNNEL_LOSS = 0.01
+_UNPACED = 20  # datagrams that the pair sends beside the paced ones: iperf3's control, keepalives, handshakes
 _MEMORY_GROWTH = 4 * 2**20
 
 
@@ -44,19 +45,19 @@ def _counted(relay: Relay) -> dict[str, int]:
     return {reason: count["packets"] for reason, count in relay.status()["drops"].items()}
 
 
-def _tunnel_loss(one: Device, other: Device, megabits: float, seconds: float) -> tuple[float, float]:
-    """Return (share lost, Mbit/s received) of a paced flow."""
+def _tunnel_loss(one: Device, other: Device, megabits: float, seconds: float) -> tuple[int, float, float]:
+    """Return (datagrams lost, share lost, Mbit/s received) of a paced flow."""
     sent, lost, received = Iperf(one, other, megabits, seconds).result()
-    return lost / sent, received
+    return lost, lost / sent, received
 
 
 def test_strangers(trio_up: Trio, figure: Figure, pytestconfig: pytest.Config) -> None:
     seconds = pytestconfig.getoption("flood_seconds")
     ann, bob = trio_up.devices[:2]
     relay = trio_up.relay
-    # What wireguard-go and this machine can carry at all: the flood is judged by what it takes from that.
+    # Half of what wireguard-go and this machine can carry at all: the flood's own sender takes its share as well.
     for megabits in _TUNNEL_RATES:
-        calm_loss, calm_rate = _tunnel_loss(ann, bob, megabits, 3)
+        _, calm_loss, calm_rate = _tunnel_loss(ann, bob, megabits, 3)
         if calm_loss < _TUNNEL_LOSS / 5:
             break
     before, kernel_before = _counted(relay), _kernel_drops(relay)
@@ -64,7 +65,7 @@ def test_strangers(trio_up: Trio, figure: Figure, pytestconfig: pytest.Config) -
         strangers = _start_flood(trio_up, seconds)
         time.sleep(2)
         memory = relay.memory()
-        loss, rate = _tunnel_loss(ann, bob, megabits, seconds - 2)
+        lost, loss, rate = _tunnel_loss(ann, bob, megabits / 2, seconds - 2)
         strangers.wait(seconds + 30)
         time.sleep(1)
         answers = capture.stop()
@@ -77,10 +78,12 @@ def test_strangers(trio_up: Trio, figure: Figure, pytestconfig: pytest.Config) -
     figure("strangers: tunnel under the flood", f"{rate:.0f} Mbit/s, {loss:.2%} lost", f"< {_TUNNEL_LOSS:.0%}")
     figure("strangers: cookie replies, of 64 bytes for 148", f"{len(answers):,} of {sent['kinds']['valid_mac1']:,}")
     figure("strangers: memory grown by", f"{grown / 2**20:.1f} MiB", f"< {_MEMORY_GROWTH / 2**20:.0f} MiB")
+    # What the kernel dropped for want of room is the strangers', but for what the pair has lost.
+    uncounted = sent["sent"] - sum(counted.values())
     figure(
-        "strangers: counted + dropped by the kernel - sent",
-        f"{sum(counted.values()):,} + {kernel:,} - {sent['sent']:,} = {sum(counted.values()) + kernel - sent['sent']}",
-        "0",
+        "strangers: sent - counted, dropped by the kernel",
+        f"{sent['sent']:,} - {sum(counted.values()):,} = {uncounted:,}, {kernel:,}",
+        "the same, but for what the pair lost",
     )
     valid = {
         (stray.address, stray.port)
@@ -91,7 +94,7 @@ def test_strangers(trio_up: Trio, figure: Figure, pytestconfig: pytest.Config) -
     assert {(answer.kind, len(answer.payload)) for answer in answers} == {(3, packets.COOKIE_REPLY_SIZE)}
     assert {answer.destination for answer in answers} <= valid
     assert grown < _MEMORY_GROWTH
-    assert sum(counted.values()) + kernel == sent["sent"]
+    assert 0 <= kernel - uncounted <= lost + _UNPACED
     for kind, reasons in flood.KINDS.items():
         together = [other for other, theirs in flood.KINDS.items() if theirs == reasons]
         total = sum(sent["kinds"][other] for other in together)
