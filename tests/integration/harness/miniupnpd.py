@@ -76,9 +76,11 @@ class Home:
         self._process.wait_until("miniupnpd listens", self._is_listening, 5)
 
     def _is_listening(self) -> bool:
-        # The last socket that it opens: NAT-PMP's and PCP's, or else SSDP's.
-        port = 5351 if "enable_natpmp=yes" in self._settings.read_text() else 1900
-        return f":{port:04X} " in Path(f"/proc/{self._process.pid}/net/udp").read_text()
+        # The last sockets that it opens: that of NAT-PMP and PCP, and PCP's of IPv6; or else SSDP's.
+        sockets = Path(f"/proc/{self._process.pid}/net")
+        if "enable_natpmp=yes" not in self._settings.read_text():
+            return ":076C " in (sockets / "udp").read_text()  # 1900
+        return all(":14E7 " in (sockets / name).read_text() for name in ("udp", "udp6"))  # 5351
 
     def stop(self) -> None:
         """End the daemon, as a loss of power does; its mappings stay in the packet filter."""
