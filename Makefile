@@ -1,7 +1,5 @@
 # `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
 STEPS := lint sanity unit fuzz integration molecule bench
-# Integration tests that mostly wait, and bear others beside them.
-SIDE_BY_SIDE := tests/integration/edge tests/integration/relay tests/integration/paths
 
 .PHONY: help demo test setup reference clean $(STEPS)
 
@@ -30,10 +28,7 @@ fuzz: ## Fuzz every parser for a bounded time
 	@tests/fuzz/run
 
 integration: ## The services with stock WireGuard over network namespaces, the backends of port_forward, the plays
-	@status=0; \
-	build/venv/bin/python -m pytest tests/integration $(SIDE_BY_SIDE:%=--ignore %) || status=1; \
-	build/venv/bin/python -m pytest --numprocesses 4 --dist worksteal $(SIDE_BY_SIDE) tests/backends tests/playbooks || status=1; \
-	exit $$status
+	@tests/checks/integration
 
 molecule: ## The roles on containers behind real NAT routers
 	@tests/lab/molecule

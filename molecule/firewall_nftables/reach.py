@@ -41,22 +41,37 @@ def answers(*questions: tuple[str, str, int, str], asker: str = "stranger") -> l
     return json.loads(result.stdout)
 
 
-def open_ports(name: str) -> set[str]:
-    """Of the relay's port, another one and SSH, those that strangers reach, over IPv4 and IPv6 alike."""
+def _open_ports(name: str) -> list[set[str]]:
+    """Of the relay's port, another one and SSH, those that strangers reach: over IPv4, and over IPv6."""
     ports = [("udp", 40000), ("udp", 40001), ("tcp", 22)]
-    by_version = [answers(*((kind, address, port, "") for kind, port in ports)) for address in ADDRESSES[name]]
-    assert by_version[0] == by_version[1], f"IPv4 and IPv6 differ: {ports}: {by_version}"
-    return {f"{port}/{kind}" for (kind, port), answered in zip(ports, by_version[0], strict=True) if answered}
+    return [
+        {f"{port}/{kind}" for (kind, port), answered in zip(ports, by_version, strict=True) if answered}
+        for by_version in (answers(*((kind, address, port, "") for kind, port in ports)) for address in ADDRESSES[name])
+    ]
+
+
+def has_open(name: str, *ports: str) -> bool:
+    """These ports are open, over IPv4 and IPv6 alike, or will be shortly: firewalld is up before its rules are."""
+    seen: list[set[str]] = []
+
+    def settled() -> bool:
+        seen[:] = _open_ports(name)
+        return seen == [set(ports)] * 2
+
+    try:
+        return wait_for(f"strangers reach {ports} alone", settled, 15)
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}; they reach {seen}") from None
 
 
 def is_open(name: str) -> bool:
     """The relay's port and SSH are open, another port is not."""
-    return open_ports(name) == {"40000/udp", "22/tcp"}
+    return has_open(name, "40000/udp", "22/tcp")
 
 
 def is_closed(name: str) -> bool:
     """SSH alone is open."""
-    return open_ports(name) == {"22/tcp"}
+    return has_open(name, "22/tcp")
 
 
 def reboot(name: str) -> None:

@@ -3,7 +3,8 @@
 """Run Molecule on scenarios, one more at once than there are processors, since each often waits; the largest first.
 
 Scenarios share nothing but the machine: containers, networks and files carry the scenario's name. What one says is
-printed when it ends; a single one speaks at once. Why scenarios failed is said once more at the end.
+printed when it ends; a single one speaks at once. One that failed beside others is tried once more with the machine to
+itself, and counts as failed when it fails again; what happened the first time is said all the same.
 """
 
 from __future__ import annotations
@@ -99,6 +100,22 @@ def run_all(scenarios: list[str], at_once: int, most: int) -> list[str]:
     return failed
 
 
+def passes_alone(scenario: str) -> bool:
+    """Say why the scenario failed beside others, and whether it passes by itself."""
+    log = _LOGS / f"{scenario}.log"
+    say(f"why {scenario} failed:")
+    print("\n".join(reasons(log)), flush=True)
+    say(f"{scenario} once more, alone")
+    passed, seconds = run(scenario, log)
+    if passed:
+        say(f"{scenario} FAILED beside others, passed alone in {seconds:.0f} s")
+    else:
+        tell(scenario, passed, seconds, log)
+        say(f"why {scenario} failed alone too:")
+        print("\n".join(reasons(log)), flush=True)
+    return passed
+
+
 def main(scenarios: list[str]) -> int:
     scenarios = scenarios or sorted(path.parent.name for path in Path("molecule").glob("*/molecule.yml"))
     _LOGS.mkdir(parents=True, exist_ok=True)
@@ -107,10 +124,11 @@ def main(scenarios: list[str]) -> int:
         tell(scenarios[0], passed, seconds, None)
         failed = [] if passed else scenarios
     else:
-        failed = run_all(scenarios, len(os.sched_getaffinity(0)) + 1, most_containers())
-    for scenario in failed if len(scenarios) > 1 else []:
-        say(f"why {scenario} failed:")
-        print("\n".join(reasons(_LOGS / f"{scenario}.log")), flush=True)
+        failed = [
+            scenario
+            for scenario in run_all(scenarios, len(os.sched_getaffinity(0)) + 1, most_containers())
+            if not passes_alone(scenario)
+        ]
     if failed:
         say(f"failed: {' '.join(failed)}")
     return 1 if failed else 0

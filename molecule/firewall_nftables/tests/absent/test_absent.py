@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from lab import machine, run
-from reach import is_closed, open_ports, reboot
+from reach import has_open, is_closed, reboot
 
 
 def test_the_port_is_closed_again() -> None:
@@ -10,7 +10,7 @@ def test_the_port_is_closed_again() -> None:
 
 
 def test_the_firewall_that_was_turned_on_is_gone() -> None:
-    assert open_ports("fresh") == {"40000/udp", "40001/udp", "22/tcp"}
+    assert has_open("fresh", "40000/udp", "40001/udp", "22/tcp")
     assert "peer_relay" not in run("fresh", "nft list ruleset")
 
 
