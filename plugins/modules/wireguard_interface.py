@@ -247,7 +247,7 @@ class Device:
         temporary.replace(self.file)
 
     def lock(self) -> None:
-        """Until this module ends, whoever puts back what the file says waits: see roles/peer/files/peer_guard."""
+        """Until this module ends, whoever puts back what the file says waits: see services/peer_guard."""
         FOLDER.mkdir(mode=0o700, exist_ok=True)
         self.lock_fd = os.open(FOLDER, os.O_RDONLY)
         fcntl.flock(self.lock_fd, fcntl.LOCK_EX)

@@ -17,7 +17,7 @@ from harness.processes import Process, wait_until
 from harness.service import Relay
 from hosts import RECEIVERS, RELAY_IN, RELAY_OUT, SENDERS, Hosts, pin
 from load import PORT, Devices, Flow, Load, head, round_trips
-from peer_relay import packets
+from peer_common import packets
 from population import Population, addresses_of
 
 _ASYNCIO_PORT, _TURN_PORT, _OTHER_PORT = 40001, 3478, 40002

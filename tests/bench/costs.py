@@ -19,7 +19,8 @@ from harness.netns import Namespace
 from harness.service import PORT, Registration, Relay
 from hosts import RECEIVERS, RELAY_IN, RELAY_OUT, SENDERS
 from load import Arrival, Flow
-from peer_relay import addresses, packets, state
+from peer_common import packets
+from peer_relay import addresses, state
 from population import Pair, addresses_of, shake_hands
 
 _BURST = 250  # handshakes at once: fewer than the relay answers without asking for cookies

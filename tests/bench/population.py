@@ -16,7 +16,7 @@ from harness.client import Client, random_index
 from harness.service import PORT, Relay
 from hosts import RECEIVERS, RELAY_IN, RELAY_OUT, SENDERS
 from load import Devices, Flow, head
-from peer_relay import packets
+from peer_common import packets
 
 _RENEW_AFTER = 100.0  # seconds; the relay forgets a pair's indexes after 300
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "build" / "bench" / "relays.png"
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests/integration", "tests/bench", "roles/relay/files")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests/integration", "tests/bench", "services")]
 
 import costs
 import machine

@@ -23,7 +23,7 @@ from harness.offload import ANOTHER_TABLE
 from harness.service import PORT
 from hosts import MARK, RELAY_IN, SENDERS
 from load import Flow, Trains, head
-from peer_relay import packets
+from peer_common import packets
 
 _SIZE = 1452
 _WINDOWS = (64, 256)  # datagrams under way: the better one is taken

@@ -5,15 +5,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "module_utils"))  # port_mapping
-
 from harness.netns import sweep
 from harness.service import Relay
 from harness.topology import Lab

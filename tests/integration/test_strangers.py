@@ -19,7 +19,7 @@ from harness.topology import RELAY_V4, STRANGER_NETWORK
 from harness.traffic import Iperf
 from harness.trio import Trio
 from harness.wireguard import Device
-from peer_relay import packets
+from peer_common import packets
 
 Figure = Callable[..., None]
 _RATE = 20_000  # packets a second

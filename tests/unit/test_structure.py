@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_service_has_the_collections_version():
-    package = (ROOT / "roles/relay/files/peer_relay/__init__.py").read_text(encoding="utf-8")
+    package = (ROOT / "services/peer_relay/__init__.py").read_text(encoding="utf-8")
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
     assert f'__version__ = "{version}"' in package
 
@@ -26,7 +26,7 @@ def test_the_action_group_names_every_module():
 
 def test_the_service_is_a_package_with_one_folder():
     """The role relay installs the files of these two."""
-    folders = [path for path in (ROOT / "roles/relay/files/peer_relay").rglob("*") if path.is_dir()]
+    folders = [path for path in (ROOT / "services/peer_relay").rglob("*") if path.is_dir()]
     assert [path.name for path in folders if path.name != "__pycache__"] == ["kernel"]
 
 

@@ -9,7 +9,7 @@ import sys
 
 from targets.target import ROOT, Target
 
-sys.path[:0] = [str(ROOT / f"roles/{role}/files") for role in ("relay", "port_forward", "peer")]
+sys.path.insert(0, str(ROOT / "services"))
 sys.path[:0] = [str(ROOT / f"tests/unit/{place}") for place in ("relay", "fallback", "peer_agent")]
 sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib
 import logging
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -72,7 +70,6 @@ class _Discard(logging.Handler):
 def _running():
     """The service of this process: what it is, and not what it has heard, lasts from one input to the next."""
     os.environ["PEER_AGENT_STRICT"] = "1"
-    sys.modules["peer_agent.directory"] = importlib.import_module("peer_relay.directory")
     from agent_shell import Run
 
     made = Run(Path(tempfile.mkdtemp(prefix="fuzz-agent-")), pytest.MonkeyPatch())
@@ -86,7 +83,7 @@ def _running():
 
 def _answer(run, choices: Hostile) -> bytes:
     """What a relay answers the last question: to the point, and whatever it likes."""
-    from peer_agent import directory
+    from peer_common import directory
 
     payload, _ = run.ground.tunnel.questions[-1]
     nonce, targets = directory.read_request(payload)

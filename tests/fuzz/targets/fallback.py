@@ -10,9 +10,9 @@ import socket
 from urllib.parse import urlsplit
 
 from peer_agent.fallback import Refused, _Pipe, _tunnel
+from peer_common.websocket_pipe import LARGEST, Pipe
 from peer_relay_fallback.bridge import _Connection
 from peer_relay_fallback.gate import forwarded
-from peer_relay_fallback.pipe import LARGEST, Pipe
 from wire import Wire, udp_pair
 
 from targets.target import Target

@@ -10,7 +10,8 @@ import json
 import socket
 import struct
 
-from peer_relay import directory, lookup, overlay, packets, probe
+from peer_common import directory, packets
+from peer_relay import lookup, overlay, probe
 from peer_relay.cookies import CookieJar
 from peer_relay.datagrams import BatchSocket
 from peer_relay.drops import Refused

@@ -8,7 +8,8 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
 
-from peer_relay import addresses, directory, drops, packets, probe
+from peer_common import directory, packets
+from peer_relay import addresses, drops, probe
 from peer_relay.device import Binding
 from peer_relay.faults import Faults
 from peer_relay.trains import Received

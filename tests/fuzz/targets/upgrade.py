@@ -9,9 +9,9 @@ import functools
 import socket
 
 from peer_agent.fallback import _Pipe
+from peer_common.websocket_pipe import LARGEST, Pipe
 from peer_relay_fallback import bridge as service
 from peer_relay_fallback.bridge import Bridge, Limits, _Connection
-from peer_relay_fallback.pipe import LARGEST, Pipe
 from wire import Wire, udp_pair
 
 from targets.choices import Choices

@@ -17,7 +17,7 @@ from harness.processes import Process, wait_until
 from harness.topology import Lab
 from harness.wireguard import NETWORKS, Device
 
-_ROLES = Path(__file__).parents[3] / "roles"
+_SERVICES = Path(__file__).parents[3] / "services"
 # What `time` says to the agent: a host that sleeps, or whose time of day is set, cannot be had in a lab.
 _CLOCK = """
 import os, time
@@ -50,10 +50,8 @@ def stage(folder: Path) -> Path:
     place = folder / "agent"
     if not place.exists():
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(_ROLES / "peer/files/peer_agent", place / "peer_agent", ignore=ignore)
-        shutil.copy(_ROLES / "relay/files/peer_relay/directory.py", place / "peer_agent")
-        fallback = _ROLES / "relay/files/peer_relay_fallback"
-        shutil.copytree(fallback, place / "peer_relay_fallback", ignore=ignore)
+        for package in ("peer_agent", "peer_common"):
+            shutil.copytree(_SERVICES / package, place / package, ignore=ignore)
         compileall.compile_dir(place, quiet=1)  # once, not at each start
     return place
 

@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 
-from peer_relay import packets
+from peer_common import packets
 from peer_relay.noise import Identity, InitiationReader, InitiationWriter, generate_private_key, tai64n
 from peer_relay.session import Session
 

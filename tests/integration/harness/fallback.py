@@ -22,8 +22,7 @@ from harness.wireguard import Device
 
 URL = f"wss://{RELAY_V4[0]}:443/"
 _numbers = itertools.count(1)
-_ROLES = Path(__file__).parents[3] / "roles"
-_PATH = f"{_ROLES / 'relay/files'}:{_ROLES / 'peer/files'}"
+_PATH = str(Path(__file__).parents[3] / "services")
 # As the agent does: one attempt after the other, and WireGuard is told of each that succeeds.
 _DEVICE = """
 import subprocess, sys, threading, time

@@ -15,7 +15,7 @@ from harness.notify import NotifySocket
 from harness.processes import Process, wait_until
 
 _ROOT = Path(__file__).parents[3]
-_PATH = f"{_ROOT / 'roles/port_forward/files'}:{_ROOT / 'plugins/module_utils'}"
+_PATH = f"{_ROOT / 'services'}:{_ROOT / 'plugins/module_utils'}"
 
 
 class Keeper:

@@ -17,7 +17,7 @@ from harness.notify import NotifySocket
 from harness.processes import Process, run, wait_until
 from harness.wireguard import KEEPALIVE, NETWORKS, Device
 
-PACKAGE = Path(__file__).parents[3] / "roles" / "relay" / "files"
+SERVICES = Path(__file__).parents[3] / "services"
 PORT = 40000
 ADDRESSES = ["10.77.0.1", "fd77:7065:6572::1"]
 
@@ -74,7 +74,7 @@ class Relay:
 
     def command(self, *words: str) -> str:
         """Run one of the service's own commands in its namespace."""
-        return self.host.run("env", f"PYTHONPATH={PACKAGE}", *self._program(*words))
+        return self.host.run("env", f"PYTHONPATH={SERVICES}", *self._program(*words))
 
     def register(self, *devices: Device) -> None:
         for device in devices:
@@ -104,7 +104,7 @@ class Relay:
             self.bpf.mkdir(exist_ok=True)
             run("mount", "-t", "bpf", "bpf", str(self.bpf))
         notify = NotifySocket(self.folder / "notify.sock")
-        environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "NOTIFY_SOCKET": str(notify.path)}
+        environment = {**os.environ, "PYTHONPATH": str(SERVICES), "NOTIFY_SOCKET": str(notify.path)}
         self.process = self.host.spawn(*self.wrapper, *self._program("run"), log="service", environment=environment)
         notify.wait_ready("the relay", self.process, seconds)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from harness.client import random_index
 from harness.paths import Paths
 from harness.processes import wait_until
-from peer_relay import packets
+from peer_common import packets
 from peer_relay.noise import Identity, InitiationWriter, tai64n
 
 Figure = Callable[..., None]

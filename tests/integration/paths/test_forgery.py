@@ -17,8 +17,8 @@ from harness.forger import Forger
 from harness.paths import Figure, Journey, Paths, Watched, endpoints
 from harness.service import ADDRESSES, Relay
 from harness.topology import Lab
-from peer_relay.directory import PORT as DIRECTORY
-from peer_relay.directory import Answer, Entry, write_answer
+from peer_common.directory import PORT as DIRECTORY
+from peer_common.directory import Answer, Entry, write_answer
 
 _MAGIC, _SIZE = b"\xf7prp", 32
 _PING, _PONG = 1, 2
@@ -28,7 +28,7 @@ _ELSEWHERE = ("198.18.0.7", 4444)  # the attacker's
 _LIES = f"""
 import os, sys
 from peer_relay import lookup
-from peer_relay.directory import Entry
+from peer_common.directory import Entry
 truth = lookup._entry
 lie = Entry({_ELSEWHERE!r}, known=True)
 lookup._entry = lambda device, now: lie if os.path.exists({{sign!r}}) else truth(device, now)

@@ -16,7 +16,7 @@ from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, STRANGER_V4
 from harness.traffic import Stream
 from harness.trio import Trio
-from peer_relay import packets
+from peer_common import packets
 
 Figure = Callable[..., None]
 _RELAY = (RELAY_V4[0], PORT)

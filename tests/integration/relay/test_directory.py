@@ -13,7 +13,7 @@ from harness.processes import wait_until
 from harness.service import ADDRESSES
 from harness.trio import Trio
 from harness.wireguard import Device
-from peer_relay import directory
+from peer_common import directory
 
 
 def _ask(device: Device, relay: str, *targets: str) -> directory.Answer:

@@ -20,7 +20,7 @@ from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, RELAY_V6, STRANGER_V4, Lab
 from harness.traffic import Stream
 from harness.wireguard import Device
-from peer_relay import packets
+from peer_common import packets
 
 Figure = Callable[..., None]
 _STRANGER_V6 = "2001:db8:ffff::66"

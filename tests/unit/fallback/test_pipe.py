@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import peer_agent.fallback
 import pytest
-from peer_relay_fallback import pipe
+from peer_common import websocket_pipe
+from peer_common.websocket_pipe import LARGEST, POLICY
 from peer_relay_fallback.bridge import _Connection
-from peer_relay_fallback.pipe import LARGEST, POLICY
 from wire import Wire, exchange, turn, udp_pair
 
 WEBSOCKET = (
@@ -270,7 +270,7 @@ def test_who_takes_nothing_is_given_up():
 
 def test_who_takes_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch):
     """Whichever side closes, and for whatever reason: nothing waits for the other side to read."""
-    monkeypatch.setattr(pipe, "_FAREWELL", 0.05)
+    monkeypatch.setattr(websocket_pipe, "_FAREWELL", 0.05)
 
     async def play(*parts: bytes) -> None:
         inner, outer = udp_pair()

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from types import SimpleNamespace
 
-from peer_relay_fallback.pipe import Pipe
+from peer_common.websocket_pipe import Pipe
 
 
 class Wire:

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from peer_agent import clock, directory, service, settings
+from peer_agent import clock, service, settings
 from peer_agent.endpoints import Endpoint
 from peer_agent.interface import Interface, Peer, Unchangeable, WireGuardError
 from peer_agent.network import HostAddress, Place
 from peer_agent.reasons import Failure
+from peer_common import directory
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 6)]
 ONE, TWO, NAS, TV, PC = KEYS

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peer_common import systemd
 from port_keeper import __main__ as command
-from port_keeper import notify, router, service, settings, state
+from port_keeper import router, service, settings, state
 from port_keeper.inbox import Inbox, Item
 from port_keeper.keeper import Find
 from port_keeper.router import Worker
@@ -307,17 +308,17 @@ def test_a_way_that_is_not_there(monkeypatch: pytest.MonkeyPatch, file: Path) ->
 
 def test_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    notify.send("READY=1")
+    systemd.send("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        notify.send("READY=1", "STATUS=x")
+        systemd.send("READY=1", "STATUS=x")
         assert manager.recv(100) == b"READY=1\nSTATUS=x"
-    notify.send("WATCHDOG=1")  # nobody listens
+    systemd.send("WATCHDOG=1")  # nobody listens
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
-    assert notify.watchdog_interval() == 30
+    assert systemd.watchdog_interval() == 30
     monkeypatch.setenv("WATCHDOG_USEC", "")
-    assert notify.watchdog_interval() is None
+    assert systemd.watchdog_interval() is None
 
 
 def test_announcements_without_end_are_heard_now_and_then(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:

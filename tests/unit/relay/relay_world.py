@@ -14,7 +14,8 @@ from hashlib import blake2s
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from peer_relay import addresses, packets, state
+from peer_common import packets
+from peer_relay import addresses, state
 from peer_relay.cookies import CookieJar, CookieMint
 from peer_relay.device import Binding, Device, DeviceSettings
 from peer_relay.kernel.entries import Entries

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from peer_relay import packets
+from peer_common import packets
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency
 
 HOME, AWAY, ELSEWHERE = at("192.0.2.1"), at("203.0.113.7", 4242), at("203.0.113.66", 666)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_relay import cli, noise, packets, report, status_client
+from peer_common import packets
+from peer_relay import cli, noise, report, status_client
 from peer_relay.settings import decode_key
 from relay_world import World, at
 from test_report import status

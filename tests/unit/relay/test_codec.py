@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay import noise, packets
+from peer_common import packets
+from peer_relay import noise
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
 from peer_relay.session import Session
 from relay_world import private_key

@@ -9,9 +9,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay import packets
-from peer_relay.device import ABSENT_AFTER
-from peer_relay.directory import (
+from peer_common import packets
+from peer_common.directory import (
     MOST_TARGETS,
     PORT,
     Answer,
@@ -23,6 +22,7 @@ from peer_relay.directory import (
     write_answer,
     write_request,
 )
+from peer_relay.device import ABSENT_AFTER
 from relay_world import OVERLAY, StockDevice, World, at, udp
 
 NONCE = b"12345678"

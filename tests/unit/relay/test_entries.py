@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import pytest
-from peer_relay import addresses, packets
+from peer_common import packets
+from peer_relay import addresses
 from peer_relay.device import Binding, Device
 from peer_relay.kernel.entries import NO_SESSION, Entries, Refusal, Way
 from peer_relay.kernel.entry import Count, Key, Target

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import pytest
-from peer_relay import packets, state
+from peer_common import packets
+from peer_relay import state
 from peer_relay.device import Binding
 from relay_world import LOCAL, LOCAL_2, PORT, Sent, StockDevice, World, at, check_consistency
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from peer_relay import packets
+from peer_common import packets
 from relay_world import StockDevice, World, at
 
 AWAY = at("203.0.113.7", 4242)

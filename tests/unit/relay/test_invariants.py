@@ -10,7 +10,8 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from peer_relay import drops, packets, probe, report
+from peer_common import packets
+from peer_relay import drops, probe, report
 from peer_relay.device import Binding, Device
 from peer_relay.kernel.entries import Entries, Refusal, Way
 from peer_relay.slices import finish

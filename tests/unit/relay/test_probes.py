@@ -7,7 +7,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from peer_relay import noise, packets, probe, relay_peer
+from peer_common import packets
+from peer_relay import noise, probe, relay_peer
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency, private_key
 
 CAFE = at("198.18.0.1", 7)

@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 import pytest
-from peer_relay import diagnose, metrics, packets, probe, report, tables
+from peer_common import packets
+from peer_relay import diagnose, metrics, probe, report, tables
 from peer_relay.slices import finish
 from relay_world import StockDevice, World, at
 

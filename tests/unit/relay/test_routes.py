@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from peer_relay import noise, packets, relay_peer, switchboard
+from peer_common import packets
+from peer_relay import noise, relay_peer, switchboard
 from relay_world import LOCAL, StockDevice, World, at, check_consistency
 
 AWAY = at("203.0.113.7", 4242)

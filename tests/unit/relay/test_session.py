@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peer_relay import packets
+from peer_common import packets
 from peer_relay.cookies import CookieJar, CookieMint
 from peer_relay.drops import Refused
 from peer_relay.limits import TokenBucket

@@ -14,7 +14,8 @@ import peer_relay
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peer_relay import drops, packets, probe
+from peer_common import packets
+from peer_relay import drops, probe
 from relay_world import StockDevice, World, at, check_consistency
 
 STRANGERS = [at("198.18.0.1", port) for port in range(1, 5)] + [at("2001:db8::bad", 7)]

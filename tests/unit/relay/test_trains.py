@@ -9,7 +9,8 @@ from collections import defaultdict
 
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay import packets, trains
+from peer_common import packets
+from peer_relay import trains
 
 HERE = b"here"
 TRANSPORT = 4

@@ -9,7 +9,8 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay import overlay, packets
+from peer_common import packets
+from peer_relay import overlay
 from relay_world import StockDevice, World, checksum, echo_v4, echo_v6, udp
 
 

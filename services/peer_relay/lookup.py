@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
+from peer_common.directory import Answer, Entry, Malformed, read_request, write_answer
+
 from peer_relay import addresses
 from peer_relay.device import Device
-from peer_relay.directory import Answer, Entry, Malformed, read_request, write_answer
 
 Find = Callable[[IPv4Address | IPv6Address], Device | None]
 

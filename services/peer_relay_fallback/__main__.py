@@ -17,7 +17,7 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 
-from peer_relay import notify
+from peer_common import systemd
 
 from peer_relay_fallback.bridge import Bridge, Limits
 
@@ -117,10 +117,10 @@ def _listener(place: tuple[str, int]) -> socket.socket | None:
 
 async def _report(bridge: Bridge) -> None:
     """Tell the service manager who is here, and that the loop turns."""
-    said, interval = "", (notify.watchdog_interval() or 2 * _STATUS_SECONDS) / 2
+    said, interval = "", (systemd.watchdog_interval() or 2 * _STATUS_SECONDS) / 2
     while True:
         summary = bridge.summary()
-        notify.send("WATCHDOG=1", *([f"STATUS={summary}"] if summary != said else []))
+        systemd.send("WATCHDOG=1", *([f"STATUS={summary}"] if summary != said else []))
         said = summary
         await asyncio.sleep(min(interval, _STATUS_SECONDS))
 
@@ -136,9 +136,9 @@ async def _run(arguments: argparse.Namespace) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         stopped = asyncio.create_task(stop.wait())
-        notify.send("READY=1")
+        systemd.send("READY=1")
         done, _ = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        notify.send("STOPPING=1")
+        systemd.send("STOPPING=1")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import selectors
 import signal
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from peer_agent import notify, settings, status
+from peer_common import systemd
+
+from peer_agent import settings, status
 from peer_agent.clock import Sleep, clock
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.ground import Ground
@@ -88,8 +91,8 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signal)
         signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
-        alive_due, alive_every = clock(), notify.watchdog_interval() / 3
-        notify.send("READY=1", f"STATUS={len(self._settings.peers)} devices, {len(self._settings.relays)} relays")
+        alive_due, alive_every = clock(), (systemd.watchdog_interval() or math.inf) / 3
+        systemd.send("READY=1", f"STATUS={len(self._settings.peers)} devices, {len(self._settings.relays)} relays")
         while not self._stop:
             if self._reload:
                 self._take_over_settings()
@@ -97,10 +100,10 @@ class Service:
             delay = self._advance(now)
             if now >= alive_due:
                 alive_due = now + alive_every
-                notify.send("WATCHDOG=1")
+                systemd.send("WATCHDOG=1")
             for event, _ in self._selector.select(max(0.0, delay)):
                 self._receive(event.fileobj, event.data)
-        notify.send("STOPPING=1")
+        systemd.send("STOPPING=1")
         self._end()
         self._status.remove()
         log.info("stopped; the paths stay as they are")
@@ -303,7 +306,7 @@ class Service:
     def _take_over_settings(self) -> None:
         """Apply the settings file; on an error say so and keep what runs."""
         self._reload = False
-        notify.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             fresh = settings.load(self._settings.file)
         except settings.SettingsError as error:
@@ -311,7 +314,7 @@ class Service:
         else:
             self._note("settings", "")
             self._take_over(fresh)
-        notify.send("READY=1")
+        systemd.send("READY=1")
 
     def _take_over(self, fresh: settings.Settings) -> None:
         before, self._settings = self._settings, fresh

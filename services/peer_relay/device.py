@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from peer_relay import packets
+from peer_common import packets
+
 from peer_relay.cookies import CookieJar
 from peer_relay.limits import TokenBucket
 from peer_relay.session import Session

@@ -16,8 +16,7 @@ from hashlib import blake2s
 
 from nacl import bindings
 from nacl.exceptions import CryptoError
-
-from peer_relay import packets
+from peer_common import packets
 
 _PSK = bytes(32)
 _NONCE_ZERO = bytes(12)

@@ -9,8 +9,7 @@ request: magic 4, kind 1, count 1, zero 2, nonce 8; count targets of 16 bytes (o
 answer:  magic 4, kind 1, count 1, zero 2, nonce 8; own entry; count entries, in the order of the targets
 entry:   address 16, port 2, flags 1, zero 1; address and port are zero where the relay sees nobody
 
-Both are of the same size, so that an answer is never larger than what it answers. The path agent of the role peer
-carries a copy of this file: it imports the standard library only.
+Both are of the same size, so that an answer is never larger than what it answers.
 """
 
 from __future__ import annotations

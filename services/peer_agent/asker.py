@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peer_agent import directory
+from peer_common import directory
+
 from peer_agent.endpoints import Address, Endpoint
 
 _MOST_ASKED = 64  # questions under way; each relay gets several a second at the most

@@ -16,10 +16,10 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from peer_relay import packets
+from peer_common import packets
+from peer_common.websocket_pipe import LARGEST, POLICY, Pipe, ServerProtocol, forget_where
 
 from peer_relay_fallback.gate import Address, Gate, Sources, forwarded, parse
-from peer_relay_fallback.pipe import LARGEST, POLICY, Pipe, ServerProtocol, forget_where
 
 log = logging.getLogger("peer_relay_fallback")
 

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Entries as the program in roles/relay/files/bpf reads them, which has the same structures."""
+"""Entries as the program in forward.c reads them, which has the same structures."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ import sys
 import time
 from typing import Any
 
-from peer_relay import __version__, addresses, edge, notify, report, settings, state
+from peer_common import systemd
+
+from peer_relay import __version__, addresses, edge, report, settings, state
 from peer_relay.datagrams import BatchSocket
 from peer_relay.faults import Faults
 from peer_relay.kernel.plane import KernelPlane
@@ -79,7 +81,7 @@ class Service:
         self._switchboard.apply(config.devices)
         self._switchboard.own.probes.since = tai64n(time.time())  # which of them a run before answered is not known
         self._plane = UserspacePlane(self._switchboard, self._faults)
-        self._plane.adopt(notify.kept())
+        self._plane.adopt(systemd.kept())
         self._listen(config)
         self._restore(config)
         self._kernel = KernelPlane(self._switchboard)
@@ -105,7 +107,7 @@ class Service:
                 log.warning("UDP [%s]:%d: this host has no IPv6: going on without it", host, port)
         except OSError as error:
             raise _bind_error(error) from error
-        notify.keep(sock.socket for sock in self._plane.sockets)
+        systemd.keep(sock.socket for sock in self._plane.sockets)
         if not self._plane.sockets:
             raise StartError("UDP: no address to listen on: this host has no IPv6: add 0.0.0.0 to listen_addresses")
 
@@ -157,7 +159,7 @@ class Service:
             len(self._settings.devices),
         )
         self._tell_plane()
-        notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
+        systemd.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
         try:
             self._loop()
         finally:
@@ -171,7 +173,7 @@ class Service:
 
     def _loop(self) -> None:
         keep_alive_due = float("-inf")
-        watchdog = notify.watchdog_interval()
+        watchdog = systemd.watchdog_interval()
         self._tick_due = self._kernel_due = float("-inf")
         poller, news, guard = self._poller(), self._kernel.fileno(), self._faults.guard
         while not self._stop:
@@ -180,7 +182,7 @@ class Service:
                 guard("tick", self._tick, now)
             guard("save", self._save_if_due, now)
             if watchdog and now >= keep_alive_due:
-                notify.send("WATCHDOG=1")
+                systemd.send("WATCHDOG=1")
                 keep_alive_due = now + watchdog / 3
             due = 0.0 if self._slices else min(self._tick_due, self._save_due, self._kernel_due) - time.monotonic()
             ready = poller.poll(max(0.0, due))
@@ -261,7 +263,7 @@ class Service:
             log.log(logging.WARNING if wanted == "kernel" and reason else logging.INFO, "data plane: %s", told)
 
     def _shut_down(self) -> None:
-        notify.send("STOPPING=1")
+        systemd.send("STOPPING=1")
         self._status.close()
         self._save_at_last()
         self._kernel.close()
@@ -272,7 +274,7 @@ class Service:
 
     def _take_over_settings(self) -> None:
         """Apply the settings file; on any error say so and keep what runs."""
-        notify.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = settings.load(self._settings.file)
             if settings.read_private_key(config.private_key_file) != self._switchboard.own.identity.private:
@@ -285,7 +287,7 @@ class Service:
         else:
             self._settings_error = None
             self._faults.guard("settings", self._apply, config)
-        notify.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
+        systemd.send("READY=1", f"STATUS={len(self._settings.devices)} devices registered")
 
     def _apply(self, config: Settings) -> None:
         self._switchboard.own.addresses = config.addresses

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The shipped bytecode (built from roles/relay/files/bpf), and how it gets into the kernel."""
+"""The shipped bytecode (built from forward.c), and how it gets into the kernel."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import itertools
 import struct
 from collections.abc import Iterable, Iterator
 
-from peer_relay import packets
+from peer_common import packets
 
 MAX_SEGMENTS = 64  # datagrams of one train: UDP_MAX_SEGMENTS of older kernels
 MAX_SIZE = 65000  # bytes of one train: it must fit one IP packet with its headers

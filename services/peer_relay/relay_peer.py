@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from peer_relay import addresses, directory, lookup, overlay, packets
+from peer_common import directory, packets
+
+from peer_relay import addresses, lookup, overlay
 from peer_relay.cookies import CookieMint
 from peer_relay.device import Binding, Device
 from peer_relay.drops import Refused

@@ -8,8 +8,7 @@ import os
 
 from nacl import bindings
 from nacl.exceptions import CryptoError
-
-from peer_relay import packets
+from peer_common import packets
 
 _SECRET_LIFETIME = 120.0  # seconds; also how long a received cookie may be used
 _NONCE_SIZE = 24

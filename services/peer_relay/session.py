@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import struct
 
-from peer_relay import packets
+from peer_common import packets
+
 from peer_relay.drops import Refused
 from peer_relay.noise import HandshakeError, TransportKeys, seal, unseal
 

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from peer_relay_fallback.pipe import LARGEST, ClientProtocol, Pipe, forget_where, printable
+from peer_common.websocket_pipe import LARGEST, ClientProtocol, Pipe, forget_where, printable
 from websockets.uri import parse_uri
 
 from peer_agent.endpoints import Endpoint

@@ -13,9 +13,10 @@ import threading
 import time
 from typing import Any
 
+from peer_common import systemd
 from port_mapping.mapping import MappingError
 
-from port_keeper import notify, settings, state, status
+from port_keeper import settings, state, status
 from port_keeper.held import Mapping, key
 from port_keeper.inbox import Inbox
 from port_keeper.keeper import Find, Keeper, Unmap
@@ -90,8 +91,8 @@ class Service:
             signal.signal(number, self._signal)
         threading.Thread(target=_listen, args=(self._inbox,), name="announcements", daemon=True).start()
         self._write_status(clock())
-        notify.send("READY=1", self._summary())
-        watchdog = notify.watchdog_interval()
+        systemd.send("READY=1", self._summary())
+        watchdog = systemd.watchdog_interval()
         # The routes change without telling, so they are looked at this often.
         longest = min(self._settings.poll_seconds, (watchdog or 30.0) / 3)
         while not self._stop:
@@ -107,11 +108,11 @@ class Service:
             self._write_status(now)
             self._give_up()
             if watchdog:
-                notify.send("WATCHDOG=1")
+                systemd.send("WATCHDOG=1")
             due = min(self._write_due, *(line.keeper.due() for line in self._lines))
             self._take(max(0.0, min(due - now, longest)))
         self._inbox.close()
-        notify.send("STOPPING=1")
+        systemd.send("STOPPING=1")
         log.info("stopped; the mappings stay until their leases end")
 
     def _signal(self, number: int, _frame: Any) -> None:
@@ -169,7 +170,7 @@ class Service:
 
     def _take_over_settings(self) -> None:
         """Apply the settings file; on an error say so and keep what runs."""
-        notify.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = settings.load(self._settings.file)
         except SettingsError as error:
@@ -189,7 +190,7 @@ class Service:
                 self._seen = ""
                 self._note("stun_server", "")
             log.info("settings taken over: %d mappings", len(config.mappings))
-        notify.send("READY=1", self._summary())
+        systemd.send("READY=1", self._summary())
 
     def _summary(self) -> str:
         return f"STATUS={len(self._settings.mappings)} mappings wanted"

@@ -16,7 +16,9 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from typing import NamedTuple
 
-from peer_relay import addresses, packets, search
+from peer_common import packets
+
+from peer_relay import addresses, search
 from peer_relay.device import NEVER, Binding, Claim, Device, DeviceSettings, Pair, Route
 from peer_relay.drops import Refused
 from peer_relay.limits import TokenBucket
