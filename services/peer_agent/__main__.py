@@ -16,10 +16,12 @@ import sys
 import time
 from pathlib import Path
 
+from peer_common.toml_table import SettingsError
+
 from peer_agent import metrics, settings, status
 from peer_agent.helper import Helper
 from peer_agent.service import Service
-from peer_agent.settings import Settings, SettingsError
+from peer_agent.settings import Settings
 from peer_agent.wg import WireGuard
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from peer_common import systemd
+from peer_common.toml_table import SettingsError
 
 from peer_agent import settings, status
 from peer_agent.clock import Sleep, clock
@@ -309,7 +310,7 @@ class Service:
         systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             fresh = settings.load(self._settings.file)
-        except settings.SettingsError as error:
+        except SettingsError as error:
             self._note("settings", f"settings not taken over, the last good ones stay: {error}")
         else:
             self._note("settings", "")

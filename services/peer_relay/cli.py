@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peer_common.toml_table import SettingsError
+
 from peer_relay import __version__, diagnose, endpoints, noise, probe, report, settings, status_client, tables
 from peer_relay.kernel import plane as kernel
 from peer_relay.service import Service, StartError
@@ -89,7 +91,7 @@ def _keygen(arguments: argparse.Namespace) -> int:
     except FileExistsError:
         pass  # an existing key is never replaced: devices know it
     except OSError as error:
-        raise settings.SettingsError(f"{file}: {error.strerror}: create its directory, or run as root") from error
+        raise SettingsError(f"{file}: {error.strerror}: create its directory, or run as root") from error
     else:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(report.encode_key(noise.generate_private_key()) + "\n")
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.function(arguments)
-    except (settings.SettingsError, StartError) as error:
+    except (SettingsError, StartError) as error:
         print(f"peer-relay: {error}", file=sys.stderr)
         return BAD_SETTINGS
     except status_client.Unreachable as error:

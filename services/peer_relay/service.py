@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from peer_common import systemd
+from peer_common.toml_table import SettingsError
 
 from peer_relay import __version__, addresses, edge, report, settings, state
 from peer_relay.datagrams import BatchSocket
@@ -23,7 +24,7 @@ from peer_relay.kernel.plane import KernelPlane
 from peer_relay.limits import TokenBucket
 from peer_relay.noise import Identity, tai64n
 from peer_relay.relay_peer import RelayPeer
-from peer_relay.settings import Settings, SettingsError
+from peer_relay.settings import Settings
 from peer_relay.slices import Slices, Steps
 from peer_relay.snapshots import Snapshots
 from peer_relay.state_writer import StateWriter

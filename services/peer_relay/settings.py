@@ -1,14 +1,11 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings file: TOML in, checked settings out. Every error names the file, the key, the value and the cure."""
+"""The settings file: TOML in, checked settings out. Every error names the file, the key, the value and the fix."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -21,28 +18,20 @@ from ipaddress import (
 from pathlib import Path
 from typing import Any
 
+from peer_common import toml_table
+from peer_common.toml_table import A_KEY, A_NAME, A_PATH, SettingsError, Table
+
 from peer_relay.addresses import pack
 from peer_relay.device import DeviceSettings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # Ubuntu 22.04: python3-tomli
-    import tomli as tomllib
-
 DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")
-_MAX_NAME = 64
 _MAX_SOCKET_PATH = 107  # unix(7)
 _BYTES_PER_MBIT = 125_000.0
-_REQUIRED = object()
 # A relay is reached from anywhere, by either family.
 _EVERYWHERE = ["0.0.0.0", "::"]  # noqa: S104
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-
-
-class SettingsError(Exception):
-    """The settings cannot be used; the message says where, what and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -66,86 +55,10 @@ class Settings:
     devices: tuple[DeviceSettings, ...]
 
 
-def decode_key(text: str) -> bytes:
-    """Return the 32 bytes of a base64 key as `wg` writes it; raise ValueError otherwise."""
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("not base64") from error
-    if len(key) != 32 or base64.b64encode(key).decode() != text:
-        raise ValueError(f"{len(key)} bytes instead of 32" if len(key) != 32 else "not canonical base64")
-    if not any(key):
-        raise ValueError("only zeros, which is no key")
-    return key
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-
-
-class _Table:
-    """One TOML table while it is being read: knows its keys and converts their values."""
-
-    def __init__(self, file: Path, where: str, content: Any, known: tuple[str, ...]):
-        if not isinstance(content, dict):
-            raise SettingsError(f"{file}: {where} is {_shown(content)}: write a table, as in the example in the README")
-        self._file, self._where, self._content = file, where, content
-        # First of all: a misspelt key would otherwise be reported as a missing one.
-        for key in content.keys() - set(known):
-            cure = f"unknown key: remove it or correct its name; known are {', '.join(known)}"
-            raise self.error(key, content[key], cure)
-
-    def error(self, key: str, value: Any, cure: str) -> SettingsError:
-        """Return the error for one value."""
-        return SettingsError(f"{self._file}: {self._where} {key} = {_shown(value)}: {cure}")
-
-    def take(self, key: str, kind: type, convert: Callable[[Any], Any], cure: str, default: Any = _REQUIRED) -> Any:
-        """Return the converted value of a key; the conversion says no by ValueError."""
-        if key not in self._content:
-            if default is _REQUIRED:
-                raise SettingsError(f"{self._file}: {self._where} {key} is missing: {cure}")
-            return convert(default)
-        value = self._content[key]
-        # In Python a bool is an int; in TOML it is not.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error(key, value, cure)
-        try:
-            return convert(value)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise self.error(key, value, cure) from error
-
-
-def _port(value: int) -> int:
-    if not 1 <= value <= 65535:
-        raise ValueError(value)
-    return value
-
-
-def _name(value: str) -> str:
-    if not 0 < len(value) <= _MAX_NAME or not value.isprintable() or any(c.isspace() for c in value):
-        raise ValueError(value)
-    return value
-
-
-def _data_plane(value: str) -> str:
-    if value not in DATA_PLANES:
-        raise ValueError(value)
-    return value
-
-
-def _path(value: str) -> Path:
-    if not value.startswith("/") or "\0" in value:
-        raise ValueError(value)
-    return Path(value)
-
-
 def _socket_path(value: str) -> Path:
     if len(value.encode()) > _MAX_SOCKET_PATH:
         raise ValueError(value)
-    return _path(value)
+    return toml_table.path(value)
 
 
 def _rate(value: int | float) -> float:
@@ -155,7 +68,7 @@ def _rate(value: int | float) -> float:
 
 
 def _literals(values: list[str]) -> tuple[str, ...]:
-    hosts = tuple(str(ip_address(_string(value))) for value in values)
+    hosts = tuple(str(ip_address(toml_table.text(value))) for value in values)
     if not hosts or len(set(hosts)) != len(hosts):
         raise ValueError(values)
     for host in hosts:
@@ -163,22 +76,16 @@ def _literals(values: list[str]) -> tuple[str, ...]:
     return hosts
 
 
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(value)
-    return value
-
-
 def _networks(values: list[str]) -> tuple[Network, ...]:
     if not values:
         raise ValueError(values)
-    return tuple(ip_network(_string(value)) for value in values)
+    return tuple(ip_network(toml_table.text(value)) for value in values)
 
 
 def _addresses(values: list[str]) -> tuple[Address, ...]:
     if not values:
         raise ValueError(values)
-    if any("%" in _string(value) for value in values):  # a scope means nothing in the overlay
+    if any("%" in toml_table.text(value) for value in values):  # a scope means nothing in the overlay
         raise ValueError(values)
     return tuple(ip_address(value) for value in values)
 
@@ -186,25 +93,25 @@ def _addresses(values: list[str]) -> tuple[Address, ...]:
 def _groups(values: list[str]) -> frozenset[str]:
     if not values:
         raise ValueError(values)
-    return frozenset(_name(_string(value)) for value in values)
+    return frozenset(toml_table.name(toml_table.text(value)) for value in values)
 
 
 def _host_port(value: str) -> tuple[str, int] | None:
     if not value:
         return None
     host, _, port = value.rpartition(":")
-    return str(ip_address(host.strip("[]"))), _port(int(port))
+    return str(ip_address(host.strip("[]"))), toml_table.port(int(port))
 
 
 def _ports(values: list[int]) -> frozenset[int]:
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         raise ValueError(values)
-    return frozenset(map(_port, values))
+    return frozenset(map(toml_table.port, values))
 
 
 def _endpoint(value: str) -> str:
     parts = re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", value)
-    if value and not (parts and _port(int(parts[1]))):
+    if value and not (parts and toml_table.port(int(parts[1]))):
         raise ValueError(value)
     return value
 
@@ -231,46 +138,38 @@ _DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
 
 def load(file: Path) -> Settings:
     """Read and check a settings file; raise SettingsError."""
-    try:
-        content = tomllib.loads(file.read_bytes().decode())
-    except OSError as error:
-        raise SettingsError(
-            f"{file}: {error.strerror}: create it (role relay does) or name another by --settings"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of more digits than Python reads
-        raise SettingsError(f"{file}: not TOML: {error}: correct the line, then run peer-relay check") from error
+    content, _raw = toml_table.load(file, "role relay", "peer-relay check")
     return parse(content, file)
 
 
 def parse(content: dict[str, Any], file: Path) -> Settings:
     """Check parsed TOML; raise SettingsError. `file` is only named in messages."""
-    top = _Table(file, "the file's", content, ("relay", "device"))
-    relay = _Table(file, "[relay]", top.take("relay", dict, dict, "write a [relay] table"), _RELAY_KEYS)
-    devices = top.take("device", list, list, "write [[device]] tables", default=[])
+    top = Table(file, "the file's", content, ("relay", "device"))
+    relay = Table(file, "[relay]", top.read("relay", dict, dict, "write a [relay] table"), _RELAY_KEYS)
 
-    name = relay.take("name", str, _name, "one word of at most 64 characters", "relay")
-    port = relay.take("listen_port", int, _port, "a UDP port from 1 to 65535, for example 40000")
-    listen = relay.take("listen_addresses", list, _literals, "a list of different IPv4 or IPv6 literals", _EVERYWHERE)
-    key_file = relay.take("private_key_file", str, _path, "an absolute path", "/etc/peer-relay/private.key")
-    networks = relay.take("networks", list, _networks, 'a list of networks without host bits, like ["10.77.0.0/16"]')
-    addresses = relay.take("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.1"]')
+    name = relay.read("name", str, toml_table.name, A_NAME, "relay")
+    port = relay.read("listen_port", int, toml_table.port, "a UDP port from 1 to 65535, for example 40000")
+    listen = relay.read("listen_addresses", list, _literals, "a list of different IPv4 or IPv6 literals", _EVERYWHERE)
+    key_file = relay.read("private_key_file", str, toml_table.path, A_PATH, "/etc/peer-relay/private.key")
+    networks = relay.read("networks", list, _networks, 'a list of networks without host bits, like ["10.77.0.0/16"]')
+    addresses = relay.read("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.1"]')
     for address in addresses:
         _inside(relay, address, networks)
-    state_file = relay.take("state_file", str, _path, "an absolute path", "/var/lib/peer-relay/state.json")
-    status = relay.take(
+    state_file = relay.read("state_file", str, toml_table.path, A_PATH, "/var/lib/peer-relay/state.json")
+    status = relay.read(
         "status_socket", str, _socket_path, "an absolute path of at most 107 bytes", "/run/peer-relay/status.sock"
     )
-    metrics = relay.take(
+    metrics = relay.read(
         "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
     )
-    endpoint = relay.take(
+    endpoint = relay.read(
         "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
     )
-    ports = relay.take("relay_ports", list, _ports, "a list of the UDP ports of all relays, like [40000, 41000]", [])
+    ports = relay.read("relay_ports", list, _ports, "a list of the UDP ports of all relays, like [40000, 41000]", [])
     seen_at = [int(endpoint.rpartition(":")[2])] if endpoint else []
-    edge = relay.take("edge_status_file", str, _path, "an absolute path", "/run/peer-relay-ports/status.json")
-    plane = relay.take("data_plane", str, _data_plane, f"one of {', '.join(DATA_PLANES)}", "auto")
-    bpf = relay.take("bpf_directory", str, _path, "an absolute path", "/run/peer-relay-bpf")
+    edge = relay.read("edge_status_file", str, toml_table.path, A_PATH, "/run/peer-relay-ports/status.json")
+    plane = relay.read("data_plane", str, toml_table.one_of(DATA_PLANES), f"one of {', '.join(DATA_PLANES)}", "auto")
+    bpf = relay.read("bpf_directory", str, toml_table.path, A_PATH, "/run/peer-relay-bpf")
     return Settings(
         file=file,
         name=name,
@@ -286,28 +185,24 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         edge_status_file=edge,
         data_plane=plane,
         bpf_directory=bpf,
-        devices=_devices(file, devices, networks, frozenset(addresses), name),
+        devices=_devices(top.tables("device", _DEVICE_KEYS), networks, frozenset(addresses), name),
     )
 
 
-def _inside(table: _Table, address: Address, networks: tuple[Network, ...]) -> None:
+def _inside(table: Table, address: Address, networks: tuple[Network, ...]) -> None:
     if not any(address in network for network in networks):
         names = ", ".join(map(str, networks))
         raise table.error("addresses", str(address), f"outside the networks {names}: choose one inside")
 
 
 def _devices(
-    file: Path, entries: list[Any], networks: tuple[Network, ...], relay: frozenset[Address], relay_name: str
+    tables: list[Table], networks: tuple[Network, ...], relay: frozenset[Address], relay_name: str
 ) -> tuple[DeviceSettings, ...]:
     result = []
     names: dict[str, str] = {relay_name: "the relay"}
     keys: dict[bytes, str] = {}
     owners: dict[Address, str] = dict.fromkeys(relay, "the relay")
-    for number, entry in enumerate(entries, 1):
-        label = entry.get("name") if isinstance(entry, dict) else None
-        table = _Table(
-            file, f"[[device]] {label if isinstance(label, str) else f'number {number}'}:", entry, _DEVICE_KEYS
-        )
+    for table in tables:
         device = _device(table, networks)
         if device.name in names:
             raise table.error(
@@ -325,13 +220,13 @@ def _devices(
     return tuple(result)
 
 
-def _device(table: _Table, networks: tuple[Network, ...]) -> DeviceSettings:
+def _device(table: Table, networks: tuple[Network, ...]) -> DeviceSettings:
     device = DeviceSettings(
-        name=table.take("name", str, _name, "one word of at most 64 characters"),
-        public_key=table.take("public_key", str, decode_key, "32 bytes in base64, as `wg pubkey` prints them"),
-        addresses=table.take("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.2"]'),
-        groups=table.take("groups", list, _groups, "a list of group names, at least one", ["default"]),
-        rate_limit=table.take("rate_limit_mbit", (int, float), _rate, "Mbit/s, 0 for no limit", 0),
+        name=table.read("name", str, toml_table.name, A_NAME),
+        public_key=table.read("public_key", str, toml_table.key, A_KEY),
+        addresses=table.read("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.2"]'),
+        groups=table.read("groups", list, _groups, "a list of group names, at least one", ["default"]),
+        rate_limit=table.read("rate_limit_mbit", (int, float), _rate, "Mbit/s, 0 for no limit", 0),
     )
     for address in device.addresses:
         _inside(table, address, networks)
@@ -341,7 +236,7 @@ def _device(table: _Table, networks: tuple[Network, ...]) -> DeviceSettings:
 def read_private_key(file: Path) -> bytes:
     """Return the 32 bytes of a private key file; raise SettingsError without ever showing its content."""
     try:
-        return decode_key(file.read_text(encoding="ascii").strip())
+        return toml_table.key(file.read_text(encoding="ascii").strip())
     except OSError as error:
         cure = (
             f"peer-relay keygen {file} makes one"

@@ -16,9 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peer_common.toml_table import SettingsError
+
 from port_keeper import settings, state, status
 from port_keeper.service import Service, release
-from port_keeper.settings import Settings, SettingsError
+from port_keeper.settings import Settings
 
 FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
 # Levels as journald reads them at the start of a line (sd-daemon(3)).

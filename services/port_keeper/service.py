@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from peer_common import systemd
+from peer_common.toml_table import SettingsError
 from port_mapping.mapping import MappingError
 
 from port_keeper import settings, state, status
@@ -21,7 +22,7 @@ from port_keeper.held import Mapping, key
 from port_keeper.inbox import Inbox
 from port_keeper.keeper import Find, Keeper, Unmap
 from port_keeper.router import Router, Worker, clock, seen_address, way
-from port_keeper.settings import Settings, SettingsError
+from port_keeper.settings import Settings
 
 log = logging.getLogger("port_keeper")
 

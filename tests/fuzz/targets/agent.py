@@ -13,6 +13,7 @@ from peer_agent.control import Message, MessageError, decode, encode
 from peer_agent.endpoints import Endpoint
 from peer_agent.interface import Malformed
 from peer_agent.probes import PING, PONG, Key, Probe
+from peer_common.toml_table import SettingsError
 
 from targets.disk import file
 from targets.target import JSON_WORDS, TOML_WORDS, Target
@@ -101,7 +102,7 @@ def agent_netlink(data: bytes) -> None:
 TARGETS = {
     "agent_probe": Target(agent_probe, (), AGENT_PROBES),
     "agent_message": Target(agent_message, (MessageError,), [AGENT_MESSAGE], [b'"[::1]:1"', *JSON_WORDS]),
-    "agent_settings": Target(agent_settings, (settings.SettingsError,), [AGENT_SETTINGS], TOML_WORDS),
+    "agent_settings": Target(agent_settings, (SettingsError,), [AGENT_SETTINGS], TOML_WORDS),
     "agent_uapi": Target(agent_uapi, (Malformed,), [UAPI.encode()], [b"public_key=", b"endpoint=", b"\n", b"=", b"-1"]),
     "agent_netlink": Target(agent_netlink, (Malformed,), [NETLINK]),
     "agent_status": Target(parse, (AgentError,), [json.dumps(AGENT_STATUS).encode()], JSON_WORDS),

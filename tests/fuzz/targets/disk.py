@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+from peer_common.toml_table import SettingsError
 from peer_relay import settings, state, status_client
 from relay_world import World, at, check_consistency
 
@@ -109,7 +110,7 @@ _BODY = json.dumps(STATUS).encode()
 TARGETS = {
     "settings": Target(
         settings_toml,
-        (settings.SettingsError,),
+        (SettingsError,),
         [SETTINGS],
         [b"%eth0", *TOML_WORDS],
     ),

@@ -8,6 +8,7 @@ import json
 
 import port_keeper.settings
 import port_keeper.state
+from peer_common.toml_table import SettingsError
 from peer_relay import diagnose, edge, metrics, report, tables
 from peer_relay.slices import finish
 
@@ -109,7 +110,7 @@ EDGE = {
 TARGETS = {
     "keeper_settings": Target(
         keeper_settings,
-        (port_keeper.settings.SettingsError,),
+        (SettingsError,),
         [KEEPER_SETTINGS],
         TOML_WORDS,
     ),

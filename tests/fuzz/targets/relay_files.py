@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from peer_common.toml_table import SettingsError
 from peer_relay import addresses, edge, report, settings, state, status_server
 from peer_relay.report import encode_key
 from peer_relay.slices import finish
@@ -183,7 +184,7 @@ def relay_reload(data: bytes) -> None:
         )
     try:
         config = settings.load(file("relay.toml", text.encode(errors="surrogatepass")))
-    except settings.SettingsError as error:
+    except SettingsError as error:
         assert "\n" not in str(error), repr(str(error))
         raise
     world.switchboard.own.addresses = config.addresses
@@ -263,7 +264,7 @@ def relay_http(data: bytes) -> None:
 _SEEDS = [bytes(60), *(bytes(range(start, start + 60)) for start in range(0, 190, 20)), bytes(range(40)) * 8]
 TARGETS = {
     "relay_state": Target(relay_state, (state.StateError,), _SEEDS),
-    "relay_reload": Target(relay_reload, (settings.SettingsError,), _SEEDS),
+    "relay_reload": Target(relay_reload, (SettingsError,), _SEEDS),
     "relay_edge": Target(relay_edge, (edge.EdgeError,), _SEEDS),
     "relay_http": Target(relay_http, (), _SEEDS),
 }

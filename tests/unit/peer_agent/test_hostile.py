@@ -28,6 +28,7 @@ from peer_agent.probes import PING, Key, Probe
 from peer_agent.raw import Datagram, RawPort
 from peer_agent.refusals import Refusals
 from peer_agent.tunnel import Tunnel
+from peer_common.toml_table import SettingsError
 
 SECRET = bytes(range(32))
 VICTIMS = [f"192.0.2.{number}" for number in range(1, 255)]
@@ -139,7 +140,7 @@ def test_settings_of_the_odd_kind_are_refused_at_reload(tmp_path: Path, line: st
     given = {"addresses": '["10.77.1.1"]', "networks": '["10.77.0.0/16"]'}
     given.pop(line.split()[0], None)
     file.write_text("[agent]\n" + "".join(f"{key} = {value}\n" for key, value in given.items()) + line + "\n")
-    with pytest.raises(settings.SettingsError, match=str(file)):
+    with pytest.raises(SettingsError, match=str(file)):
         settings.load(file)
 
 

@@ -11,7 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from peer_agent.settings import Place, SettingsError, load, parse
+from peer_agent.settings import Place, load, parse
+from peer_common.toml_table import SettingsError
 
 FILE = Path("/etc/peer-agent/pr0.toml")
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 4)]

@@ -9,7 +9,8 @@ from pathlib import Path
 import jinja2
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.toml import toml
-from port_keeper.settings import Settings, SettingsError, load
+from peer_common.toml_table import SettingsError
+from port_keeper.settings import Settings, load
 from port_mapping.mapping import Wanted
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/port_forward"

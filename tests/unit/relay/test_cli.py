@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from peer_common import packets
+from peer_common.toml_table import key as decode_key
 from peer_relay import cli, noise, report, status_client
-from peer_relay.settings import decode_key
 from relay_world import World, at
 from test_report import status
 from test_settings import toml

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from peer_common import toml_table
+from peer_common.toml_table import SettingsError
 from peer_relay import settings
-from peer_relay.settings import SettingsError
 
 FILE = Path("/etc/peer-relay/relay.toml")
 
@@ -216,13 +217,13 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
 @given(st.binary(min_size=32, max_size=32))
 def test_keys_of_32_bytes_are_read(value: bytes) -> None:
     assume(any(value))
-    assert settings.decode_key(base64.b64encode(value).decode()) == value
+    assert toml_table.key(base64.b64encode(value).decode()) == value
 
 
 @given(st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda value: base64.b64encode(value).decode())))
 def test_a_key_is_canonical_base64_of_32_bytes_or_refused(text: str) -> None:
     try:
-        value = settings.decode_key(text)
+        value = toml_table.key(text)
     except ValueError:
         return
     assert len(value) == 32
