@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from peer_common import packets
 
 from peer_relay.cookies import CookieJar
+from peer_relay.device_settings import DeviceSettings
 from peer_relay.limits import TokenBucket
 from peer_relay.session import Session
 from peer_relay.twins import Twins
@@ -32,17 +31,6 @@ _HANDSHAKES_RATE, _HANDSHAKES_BURST = 500.0, 10_000.0
 # Questions where a device says that it is. What it has sent pays for them, but for the first one.
 _ASKS_RATE, _ASKS_BURST = 1.0, 5.0
 _CREDIT = packets.INITIATION_SIZE  # bytes
-
-
-@dataclass(frozen=True)
-class DeviceSettings:
-    """One `[[device]]` of the settings; `public_key` is 32 bytes, `rate_limit` bytes a second (0: none)."""
-
-    name: str
-    public_key: bytes
-    addresses: tuple[IPv4Address | IPv6Address, ...]
-    groups: frozenset[str] = frozenset({"default"})
-    rate_limit: float = 0.0
 
 
 class Binding(NamedTuple):

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from peer_common import packets
 
 from peer_relay import addresses, search
-from peer_relay.device import NEVER, Binding, Claim, Device, DeviceSettings, Pair, Route
+from peer_relay.device import NEVER, Binding, Claim, Device, Pair, Route
+from peer_relay.device_settings import DeviceSettings
 from peer_relay.drops import Refused
 from peer_relay.limits import TokenBucket
 from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from peer_common import packets
 from peer_relay import addresses, state
 from peer_relay.cookies import CookieJar, CookieMint
-from peer_relay.device import Binding, Device, DeviceSettings
+from peer_relay.device import Binding, Device
+from peer_relay.device_settings import DeviceSettings
 from peer_relay.kernel.entries import Entries
 from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
 from peer_relay.relay_peer import RelayPeer

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peer_common import packets
 from peer_relay import state
-from peer_relay.device import DeviceSettings
+from peer_relay.device_settings import DeviceSettings
 from peer_relay.noise import tai64n
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency
 
