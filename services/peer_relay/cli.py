@@ -18,9 +18,15 @@ from typing import Any
 
 from peer_common.toml_table import SettingsError
 
-from peer_relay import __version__, diagnose, endpoints, noise, probe, report, settings, status_client, tables
-from peer_relay.kernel import plane as kernel
+from peer_relay import __version__, endpoints, settings
+from peer_relay.core import probe
+from peer_relay.dataplane.kernel import plane as kernel
 from peer_relay.service import Service, StartError
+from peer_relay.status import client as status_client
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import document as status_document
+from peer_relay.status import text as status_text
+from peer_relay.wireguard import noise
 
 FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
 # Levels as journald reads them at the start of a line (sd-daemon(3)).
@@ -46,7 +52,7 @@ def _check(arguments: argparse.Namespace) -> int:
     devices = [
         {
             "name": device.name,
-            "public_key": report.encode_key(device.public_key),
+            "public_key": status_document.encode_key(device.public_key),
             "addresses": [str(address) for address in device.addresses],
             "groups": sorted(device.groups),
         }
@@ -65,13 +71,13 @@ def _fetch(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _status(arguments: argparse.Namespace) -> int:
     status = _fetch(arguments)
-    print(json.dumps(status) if arguments.json else tables.status(status, arguments.pairs))
+    print(json.dumps(status) if arguments.json else status_text.status(status, arguments.pairs))
     return FINE if status["healthy"] else PROBLEM
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     status = _fetch(arguments)
-    found, remarks = diagnose.findings(status), diagnose.remarks(status)
+    found, remarks = status_doctor.findings(status), status_doctor.remarks(status)
     if arguments.json:
         print(json.dumps({"findings": [finding._asdict() for finding in found], "remarks": remarks}))
     else:
@@ -94,8 +100,8 @@ def _keygen(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"{file}: {error.strerror}: create its directory, or run as root") from error
     else:
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(report.encode_key(noise.generate_private_key()) + "\n")
-    print(report.encode_key(noise.public_key(settings.read_private_key(file))))
+            stream.write(status_document.encode_key(noise.generate_private_key()) + "\n")
+    print(status_document.encode_key(noise.public_key(settings.read_private_key(file))))
     return FINE
 
 
@@ -107,7 +113,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         own = endpoints.own(config)
         document = {
-            "public_key": report.encode_key(identity.public),
+            "public_key": status_document.encode_key(identity.public),
             "endpoint": config.public_endpoint or None,
             "own_endpoints": own,
             "inner_endpoint": endpoints.inner(own, config.public_endpoint),

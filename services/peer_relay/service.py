@@ -17,20 +17,23 @@ from typing import Any
 from peer_common import systemd
 from peer_common.toml_table import SettingsError
 
-from peer_relay import __version__, addresses, edge, report, settings, state
-from peer_relay.datagrams import BatchSocket
+from peer_relay import __version__, settings, state
+from peer_relay.core import addresses
+from peer_relay.core.rate_limits import TokenBucket
+from peer_relay.core.relay_peer import RelayPeer
+from peer_relay.core.slices import Slices, Steps
+from peer_relay.core.switchboard import Event, Switchboard
+from peer_relay.dataplane.batch_socket import BatchSocket
+from peer_relay.dataplane.kernel.plane import KernelPlane
+from peer_relay.dataplane.userspace import BUFFER_SIZE, UserspacePlane
 from peer_relay.faults import Faults
-from peer_relay.kernel.plane import KernelPlane
-from peer_relay.limits import TokenBucket
-from peer_relay.noise import Identity, tai64n
-from peer_relay.relay_peer import RelayPeer
 from peer_relay.settings import Settings
-from peer_relay.slices import Slices, Steps
-from peer_relay.snapshots import Snapshots
 from peer_relay.state_writer import StateWriter
-from peer_relay.status_server import StatusServer
-from peer_relay.switchboard import Event, Switchboard
-from peer_relay.userspace import BUFFER_SIZE, UserspacePlane
+from peer_relay.status import document as status_document
+from peer_relay.status import router as router_status
+from peer_relay.status.server import StatusServer
+from peer_relay.status.snapshots import Snapshots
+from peer_relay.wireguard.noise import Identity, tai64n
 
 log = logging.getLogger("peer_relay")
 
@@ -389,10 +392,10 @@ class Service:
         self._kernel.count(now)
         yield
         head = self._head()
-        traffic = yield from report.traffic(self._switchboard, now, self._kernel.refusal)
+        traffic = yield from status_document.traffic(self._switchboard, now, self._kernel.refusal)
         return head | traffic
 
     def _with_router(self, document: dict[str, Any]) -> dict[str, Any]:
         """Add what the keeper's file tells: reading it is nothing that forwarding should wait for."""
-        router, problem = edge.read(self._settings.edge_status_file, time.time())
+        router, problem = router_status.read(self._settings.edge_status_file, time.time())
         return document | {"edge": router, "problems": document["problems"] + ([problem] if problem else [])}

@@ -18,8 +18,8 @@ from pathlib import Path
 
 CLANG = "clang-14"
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "services/peer_relay/kernel/forward.c"
-PACKAGE = ROOT / "services/peer_relay/kernel"
+SOURCE = ROOT / "services/peer_relay/dataplane/kernel/forward.c"
+PACKAGE = ROOT / "services/peer_relay/dataplane/kernel"
 # Bytes before the IP header, by program.
 PROGRAMS = {"ethernet": 14, "ip": 0}
 

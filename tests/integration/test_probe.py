@@ -24,7 +24,7 @@ from harness.service import PORT, Relay
 from harness.topology import RELAY_V4, STRANGER_V4, Lab
 from harness.trio import Trio
 from peer_common import packets
-from peer_relay.noise import Identity, InitiationWriter, generate_private_key, tai64n
+from peer_relay.wireguard.noise import Identity, InitiationWriter, generate_private_key, tai64n
 
 Figure = Callable[..., None]
 _REPLAYS = 20_000

@@ -21,8 +21,9 @@ from harness.netns import Namespace, link
 from harness.offload import pair
 from harness.processes import wait_until
 from harness.service import PORT, Relay
-from peer_relay import addresses, datagrams
-from peer_relay.datagrams import BatchSocket
+from peer_relay.core import addresses
+from peer_relay.dataplane import batch_socket
+from peer_relay.dataplane.batch_socket import BatchSocket
 
 _RELAY, _DEVICES = "10.1.0.1", "10.1.0.2"
 _SOL_UDP, _UDP_SEGMENT = 17, 103
@@ -100,7 +101,7 @@ class Ways(NamedTuple):
 @pytest.fixture(params=["EMSGSIZE", "EINVAL"])
 def words_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said to trains that are too large for their way: EINVAL by kernels from before 2025's fix of that."""
-    real = datagrams._libc
+    real = batch_socket._libc
 
     class Libc:
         recvmmsg = real.recvmmsg
@@ -112,7 +113,7 @@ def words_of_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
                 ctypes.set_errno(getattr(errno, request.param))
             return sent
 
-    monkeypatch.setattr(datagrams, "_libc", Libc)
+    monkeypatch.setattr(batch_socket, "_libc", Libc)
 
 
 @pytest.mark.usefixtures("words_of_kernels")
@@ -214,7 +215,7 @@ def multihomed(request: pytest.FixtureRequest, cable: Cable) -> Iterator[Multiho
 
 def test_more_sizes_and_addresses_than_are_remembered(multihomed: Multihomed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device chooses the sizes of its trains, and to which of the relay's addresses it writes."""
-    monkeypatch.setattr(datagrams, "_CACHE_SIZE", 7)  # emptied at every place of a batch
+    monkeypatch.setattr(batch_socket, "_CACHE_SIZE", 7)  # emptied at every place of a batch
     sizes = range(32, 432)
     expected = []
     for number, (size, local) in enumerate(itertools.product(sizes, multihomed.addresses)):

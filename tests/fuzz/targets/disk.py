@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from peer_common.toml_table import SettingsError
-from peer_relay import settings, state, status_client
+from peer_relay import settings, state
+from peer_relay.status import client as status_client
 from relay_world import World, at, check_consistency
 
 from targets.network import WORLD

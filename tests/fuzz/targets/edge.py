@@ -9,8 +9,12 @@ import json
 import port_keeper.settings
 import port_keeper.state
 from peer_common.toml_table import SettingsError
-from peer_relay import diagnose, edge, metrics, report, tables
-from peer_relay.slices import finish
+from peer_relay.core.slices import finish
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import document as status_document
+from peer_relay.status import metrics
+from peer_relay.status import router as router_status
+from peer_relay.status import text as status_text
 
 from targets.disk import file
 from targets.network import WORLD
@@ -57,12 +61,12 @@ KEEPER_STATE = {
 
 def edge_status(data: bytes) -> None:
     """What the keeper tells the relay: whatever is in the file, doctor, metrics and tables can say it."""
-    document = edge.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
-    told = EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": document}
+    document = router_status.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
+    told = EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": document}
     json.dumps(told, allow_nan=False)
-    for finding in diagnose.findings(told):
+    for finding in status_doctor.findings(told):
         assert finding.subject
-    tables.status(told)
+    status_text.status(told)
     metrics.exposition(told)
 
 
@@ -115,5 +119,5 @@ TARGETS = {
         TOML_WORDS,
     ),
     "keeper_state": Target(keeper_state, (), [json.dumps(KEEPER_STATE).encode()], JSON_WORDS),
-    "edge_status": Target(edge_status, (edge.EdgeError,), [json.dumps(EDGE).encode()], JSON_WORDS),
+    "edge_status": Target(edge_status, (router_status.EdgeError,), [json.dumps(EDGE).encode()], JSON_WORDS),
 }

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from peer_relay import diagnose, edge
-from peer_relay.slices import finish
+from peer_relay.core.slices import finish
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import router as router_status
 from port_keeper import keeper as decision
 from port_keeper import status
 from port_keeper.held import Mapping
@@ -282,13 +283,13 @@ def loop(data: bytes) -> None:
     assert asked <= 10 + (now - 1000) / 2
     assert all(event.text.isprintable() and len(event.text) < 2000 for event in keeper.events)
     document = status.document([keeper], "", [], now, 1_800_000_000.0)
-    read = edge.parse(json.dumps(document, allow_nan=False).encode())
+    read = router_status.parse(json.dumps(document, allow_nan=False).encode())
     for address in (read["external_address"], *(mapping["external_address"] for mapping in read["mappings"])):
         assert set(address) <= set("0123456789abcdef:.")
     told = EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
     told["edge"] = read | {"age_seconds": 1.0, "address_age_seconds": None}
-    diagnose.findings(told)
-    diagnose.remarks(told)
+    status_doctor.findings(told)
+    status_doctor.remarks(told)
 
 
 def answers(data: bytes) -> None:

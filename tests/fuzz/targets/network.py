@@ -11,12 +11,12 @@ import socket
 import struct
 
 from peer_common import directory, packets
-from peer_relay import lookup, overlay, probe
-from peer_relay.cookies import CookieJar
-from peer_relay.datagrams import BatchSocket
+from peer_relay.core import directory_answers, overlay, probe
+from peer_relay.dataplane.batch_socket import BatchSocket
 from peer_relay.drops import Refused
-from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
-from peer_relay.session import Session
+from peer_relay.wireguard.cookies import CookieJar
+from peer_relay.wireguard.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
+from peer_relay.wireguard.session import Session
 from relay_world import World, at, check_consistency, echo_v4, echo_v6, udp
 
 from targets.target import ROOT, Target
@@ -139,7 +139,9 @@ def directory_packet(data: bytes) -> None:
     """A packet in the tunnel, and what the relay answers: never more than was asked with."""
     ann = next(iter(WORLD.devices.values()))
     find = WORLD.switchboard._owners.get
-    reply = overlay.udp_reply(data, directory.PORT, lambda message: lookup.answer(ann.record, message, find, WORLD.now))
+    reply = overlay.udp_reply(
+        data, directory.PORT, lambda message: directory_answers.answer(ann.record, message, find, WORLD.now)
+    )
     assert reply is None or len(reply) <= len(data)
 
 

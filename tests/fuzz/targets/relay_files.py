@@ -14,10 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from peer_common.toml_table import SettingsError
-from peer_relay import addresses, edge, report, settings, state, status_server
-from peer_relay.report import encode_key
-from peer_relay.slices import finish
-from peer_relay.snapshots import Snapshot
+from peer_relay import settings, state
+from peer_relay.core import addresses
+from peer_relay.core.slices import finish
+from peer_relay.status import document as status_document
+from peer_relay.status import router as router_status
+from peer_relay.status import server as status_server
+from peer_relay.status.document import encode_key
+from peer_relay.status.snapshots import Snapshot
 from relay_world import World, at, check_consistency
 
 from targets.choices import Choices
@@ -213,7 +217,7 @@ def relay_edge(data: bytes) -> None:
     if isinstance(document["mappings"], list):
         document["mappings"] *= 1 + choices.number(3)
     content = choices.json(document)
-    told, problem = edge.read(_write("edge.json", content), time.time())
+    told, problem = router_status.read(_write("router_status.json", content), time.time())
     for text in [problem or "", *(told["problems"] if told else [])]:
         assert text.isprintable(), repr(text)
         assert len(text) < 5000
@@ -225,7 +229,7 @@ def relay_edge(data: bytes) -> None:
 
 _PATHS = [b"/status", b"/metrics", b"/healthz", b"/status?x=%ff", b"//status", b"/\x00", b"*", b"http://[::1/status"]
 _SNAPSHOT = Snapshot(
-    EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": None}, dict
+    EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": None}, dict
 )
 _SERVER = SimpleNamespace(status=lambda: _SNAPSHOT, health=lambda: _SNAPSHOT)
 
@@ -265,6 +269,6 @@ _SEEDS = [bytes(60), *(bytes(range(start, start + 60)) for start in range(0, 190
 TARGETS = {
     "relay_state": Target(relay_state, (state.StateError,), _SEEDS),
     "relay_reload": Target(relay_reload, (SettingsError,), _SEEDS),
-    "relay_edge": Target(relay_edge, (edge.EdgeError,), _SEEDS),
+    "relay_edge": Target(relay_edge, (router_status.EdgeError,), _SEEDS),
     "relay_http": Target(relay_http, (), _SEEDS),
 }

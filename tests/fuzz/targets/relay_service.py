@@ -9,11 +9,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from peer_common import directory, packets
-from peer_relay import addresses, drops, probe
-from peer_relay.device import Binding
+from peer_relay import drops
+from peer_relay.core import addresses, probe
+from peer_relay.core.device import Binding
+from peer_relay.dataplane.trains import Received
+from peer_relay.dataplane.userspace import UserspacePlane
 from peer_relay.faults import Faults
-from peer_relay.trains import Received
-from peer_relay.userspace import UserspacePlane
 from relay_world import LOCAL, LOCAL_2, PORT, Sent, StockDevice, World, at, check_consistency, echo_v4, echo_v6, udp
 
 from targets.grammar import Hostile

@@ -18,7 +18,7 @@ from harness.miniupnpd import GATEWAY, INSIDE, WAN_ADDRESS, Home
 from harness.modules import run_module
 from harness.processes import wait_until
 from harness.topology import STRANGER_V4, Lab
-from peer_relay import edge
+from peer_relay.status import router as router_status
 from port_mapping import discovery
 from port_mapping.mapping import Client, Granted, MappingError, Wanted
 
@@ -277,7 +277,7 @@ def test_an_external_address_is_told_as_an_address_or_not_at_all(
         status = made.status()
         assert status["external_address"] == ""
         assert [mapping["external_address"] for mapping in status["mappings"]] == [""]
-        assert edge.parse(made.status_file.read_bytes())["external_address"] == ""
+        assert router_status.parse(made.status_file.read_bytes())["external_address"] == ""
 
 
 def test_those_who_keep_us_waiting_do_not_hide_the_router(home: Home, router: FakeRouter, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import struct
 import time
 
 from peer_common import packets
-from peer_relay.noise import Identity, InitiationReader, InitiationWriter, generate_private_key, tai64n
-from peer_relay.session import Session
+from peer_relay.wireguard.noise import Identity, InitiationReader, InitiationWriter, generate_private_key, tai64n
+from peer_relay.wireguard.session import Session
 
 from harness.service import Registration
 

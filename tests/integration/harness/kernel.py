@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from peer_relay import addresses
-from peer_relay.kernel.entry import Count, Key, Target
-from peer_relay.kernel.table import KernelTable
+from peer_relay.core import addresses
+from peer_relay.dataplane.kernel.entry import Count, Key, Target
+from peer_relay.dataplane.kernel.table import KernelTable
 
 from harness.netns import Namespace, link
 from harness.processes import run

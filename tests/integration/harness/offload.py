@@ -9,7 +9,7 @@ from harness.service import Relay
 from harness.traffic import Stream
 
 # Patches of the service: a table of another size, which needs another program too.
-ANOTHER_TABLE = "import peer_relay.kernel.plane as plane; plane.TABLE_SIZE = {}"
+ANOTHER_TABLE = "import peer_relay.dataplane.kernel.plane as plane; plane.TABLE_SIZE = {}"
 
 
 def pair(relay: Relay, one: str = "ann", other: str = "bob") -> dict:

@@ -9,7 +9,7 @@ import platform
 
 import pytest
 from harness.kernel import SIZE, V4, Talk, World, load, message, silent
-from peer_relay.kernel import attach, bpf
+from peer_relay.dataplane.kernel import attach, bpf
 
 LET_IN = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0 (TC_ACT_OK); exit
 

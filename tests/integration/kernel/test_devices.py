@@ -14,8 +14,8 @@ from ipaddress import ip_address
 
 import pytest
 from harness.kernel import PORT, V4, V6, Family, Talk, World, message, packed, receive_all
-from peer_relay import addresses
-from peer_relay.kernel.entry import Key, Target
+from peer_relay.core import addresses
+from peer_relay.dataplane.kernel.entry import Key, Target
 
 _TUNSETIFF = 0x400454CA
 _TUN, _TAP, _NO_PI, _VNET_HDR = 0x1, 0x2, 0x1000, 0x4000

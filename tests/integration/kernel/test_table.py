@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from harness.kernel import PORT, SIZE, V4, Talk, World, load, message, packed, receive_all, silent
-from peer_relay import addresses
-from peer_relay.kernel import bpf, layout
-from peer_relay.kernel import table as table_module
-from peer_relay.kernel.entry import Key, Target
-from peer_relay.kernel.table import KernelTable, Unavailable
+from peer_relay.core import addresses
+from peer_relay.dataplane.kernel import bpf, layout
+from peer_relay.dataplane.kernel import table as table_module
+from peer_relay.dataplane.kernel.entry import Key, Target
+from peer_relay.dataplane.kernel.table import KernelTable, Unavailable
 
 
 def test_entries_change_under_load(world: World, talk: Talk) -> None:
@@ -94,8 +94,8 @@ def test_forwarding_outlives_the_table_object(world: World, talk: Talk) -> None:
 _CHILD = """
 import sys, time
 from pathlib import Path
-from peer_relay.kernel.entry import Key, Target
-from peer_relay.kernel.table import KernelTable
+from peer_relay.dataplane.kernel.entry import Key, Target
+from peer_relay.dataplane.kernel.table import KernelTable
 folder, source, local, destination, way, interfaces = sys.argv[1:]
 local = bytes.fromhex(local)
 table = KernelTable.open(Path(folder), 1000)
@@ -112,7 +112,7 @@ def test_forwarding_outlives_a_killed_process(world: World) -> None:
     world.destroy()
     words = [str(world.folder), talk.key.source.hex(), talk.key.local.hex(), packed(talk.bob).hex()]
     words += [str(world.index("out0")), ",".join(map(str, world.interfaces))]
-    path = str(Path(table_module.__file__).parents[2])
+    path = str(Path(table_module.__file__).parents[3])
     with (
         world.relay.inside(),
         subprocess.Popen(
@@ -217,7 +217,7 @@ def test_capabilities(world: World, granted: str, lacks: str) -> None:
     world.destroy()
     os.chown(world.pins, 65534, 65534)
     program = (
-        "import sys; from pathlib import Path; from peer_relay.kernel.table import KernelTable, Unavailable\n"
+        "import sys; from pathlib import Path; from peer_relay.dataplane.kernel.table import KernelTable, Unavailable\n"
         "try:\n"
         "    table = KernelTable.open(Path(f'/proc/self/fd/{sys.argv[1]}/table'), 1000)\n"
         "    print(table.attach(map(int, sys.argv[2:])))\n"
@@ -227,7 +227,7 @@ def test_capabilities(world: World, granted: str, lacks: str) -> None:
     )
     # Nobody may not enter the folders of the test and of the checkout: both are handed on, open.
     pins = os.open(world.pins, os.O_RDONLY)
-    package = os.open(Path(table_module.__file__).parents[2], os.O_RDONLY)
+    package = os.open(Path(table_module.__file__).parents[3], os.O_RDONLY)
     sets = [f"--{kind}-caps=-all,{granted}" for kind in ("inh", "ambient")]
     words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *sets, f"--bounding-set=-all,{granted}"]
     words += ["/usr/bin/python3", "-c", program, str(pins), *map(str, world.interfaces)]

@@ -14,7 +14,7 @@ from harness.client import random_index
 from harness.paths import Paths
 from harness.processes import wait_until
 from peer_common import packets
-from peer_relay.noise import Identity, InitiationWriter, tai64n
+from peer_relay.wireguard.noise import Identity, InitiationWriter, tai64n
 
 Figure = Callable[..., None]
 

@@ -27,11 +27,11 @@ _ELSEWHERE = ("198.18.0.7", 4444)  # the attacker's
 # A relay that says of everybody, asker included, that he is elsewhere.
 _LIES = f"""
 import os, sys
-from peer_relay import lookup
+from peer_relay.core import directory_answers
 from peer_common.directory import Entry
-truth = lookup._entry
+truth = directory_answers._entry
 lie = Entry({_ELSEWHERE!r}, known=True)
-lookup._entry = lambda device, now: lie if os.path.exists({{sign!r}}) else truth(device, now)
+directory_answers._entry = lambda device, now: lie if os.path.exists({{sign!r}}) else truth(device, now)
 from peer_relay.__main__ import main
 sys.exit(main())
 """

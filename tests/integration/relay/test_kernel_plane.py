@@ -19,7 +19,7 @@ from harness.trio import Trio
 from harness.wireguard import Device
 
 Figure = Callable[..., None]
-_SHORT_ROUTES = "import peer_relay.switchboard as board; board.PENDING_ROUTE, board.CONFIRMED_ROUTE = 1, 3"
+_SHORT_ROUTES = "import peer_relay.core.switchboard as board; board.PENDING_ROUTE, board.CONFIRMED_ROUTE = 1, 3"
 _WITHOUT_BPF = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]
 
 

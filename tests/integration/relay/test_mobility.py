@@ -18,7 +18,7 @@ from harness.topology import RELAY_V4, Site
 from harness.traffic import Stream
 from harness.trio import Trio
 from harness.wireguard import KEEPALIVE
-from peer_relay.noise import tai64n
+from peer_relay.wireguard.noise import tai64n
 
 Figure = Callable[..., None]
 _REBIND = 2.0  # seconds until traffic is back after a NAT rebinding

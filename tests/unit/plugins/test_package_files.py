@@ -42,7 +42,7 @@ def test_names_are_relative_to_the_package_when_flat():
     assert all("/" not in name for name in files)
     assert (
         read(["peer_relay"], flat=True)["kernel/__init__.py"]
-        == read(["peer_relay"], flat=False)["peer_relay/kernel/__init__.py"]
+        == read(["peer_relay"], flat=False)["peer_relay/dataplane/kernel/__init__.py"]
     )
 
 

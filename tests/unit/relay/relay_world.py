@@ -15,15 +15,16 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from peer_common import packets
-from peer_relay import addresses, state
-from peer_relay.cookies import CookieJar, CookieMint
-from peer_relay.device import Binding, Device
-from peer_relay.device_settings import DeviceSettings
-from peer_relay.kernel.entries import Entries
-from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
-from peer_relay.relay_peer import RelayPeer
-from peer_relay.session import Session
-from peer_relay.switchboard import Switchboard
+from peer_relay import state
+from peer_relay.core import addresses
+from peer_relay.core.device import Binding, Device
+from peer_relay.core.device_settings import DeviceSettings
+from peer_relay.core.relay_peer import RelayPeer
+from peer_relay.core.switchboard import Switchboard
+from peer_relay.dataplane.kernel.entries import Entries
+from peer_relay.wireguard.cookies import CookieJar, CookieMint
+from peer_relay.wireguard.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, tai64n
+from peer_relay.wireguard.session import Session
 
 LOCAL = bytes([198, 51, 100, 1])  # the relay's own address, as the data plane reports it
 PORT = 40000  # where the relay listens

@@ -9,9 +9,9 @@ from ipaddress import ip_address
 
 import pytest
 from peer_common import packets
-from peer_relay import report
-from peer_relay.device_settings import DeviceSettings
-from peer_relay.slices import finish
+from peer_relay.core.device_settings import DeviceSettings
+from peer_relay.core.slices import finish
+from peer_relay.status import document as status_document
 from relay_world import StockDevice, World, at, check_consistency, echo_v4
 
 AWAY = at("203.0.113.7", 4242)
@@ -366,6 +366,6 @@ def test_status_costs_no_hash(
     for _ in range(50):
         world.raw(ann.address, ann.initiation(StockDevice(world, "nobody", AWAY)))
     hashes = Hashes(monkeypatch)
-    status = finish(report.traffic(world.switchboard, world.now, lambda *_: ""))
+    status = finish(status_document.traffic(world.switchboard, world.now, lambda *_: ""))
     assert next(device for device in status["devices"] if device["name"] == "ann")["refused_peer"] == "unknown"
     assert hashes.count == 0

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_relay import state, status_server
+from peer_relay import state
+from peer_relay.core.slices import Slices, Steps
+from peer_relay.dataplane.userspace import UserspacePlane
 from peer_relay.faults import Faults
-from peer_relay.slices import Slices, Steps
-from peer_relay.snapshots import Snapshot, Snapshots
 from peer_relay.state_writer import StateWriter
-from peer_relay.status_server import StatusServer
-from peer_relay.userspace import UserspacePlane
+from peer_relay.status import server as status_server
+from peer_relay.status.server import StatusServer
+from peer_relay.status.snapshots import Snapshot, Snapshots
 from relay_world import World, at
 from test_report import status
 

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from peer_common import packets
 from peer_common.toml_table import key as decode_key
-from peer_relay import cli, noise, report, status_client
+from peer_relay import cli
+from peer_relay.status import client as status_client
+from peer_relay.status import document as status_document
+from peer_relay.wireguard import noise
 from relay_world import World, at
 from test_report import status
 from test_settings import toml
@@ -123,7 +126,7 @@ def test_probes_are_answered_by_the_relay_with_this_key(
     capsys.readouterr()
     assert cli.main(["--settings", str(file), "probe", "--count", "3", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["public_key"] == report.encode_key(key.public)
+    assert document["public_key"] == status_document.encode_key(key.public)
     assert document["endpoint"] == "relay.example.org:40001"
     assert document["own_endpoints"] == ["192.0.2.9:40000", "[2001:db8::9]:40000"]
     assert document["inner_endpoint"] is None
@@ -156,7 +159,7 @@ def test_keygen_makes_a_private_key(tmp_path: Path, capsys: pytest.CaptureFixtur
     file = tmp_path / "private.key"
     assert cli.main(["keygen", str(file)]) == 0
     private = decode_key(file.read_text().strip())
-    assert capsys.readouterr().out.strip() == report.encode_key(noise.public_key(private))
+    assert capsys.readouterr().out.strip() == status_document.encode_key(noise.public_key(private))
     assert file.stat().st_mode & 0o777 == 0o600
 
 

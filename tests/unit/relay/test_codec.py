@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_common import packets
-from peer_relay import noise
-from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
-from peer_relay.session import Session
+from peer_relay.wireguard import noise
+from peer_relay.wireguard.noise import HandshakeError, Identity, InitiationReader, InitiationWriter
+from peer_relay.wireguard.session import Session
 from relay_world import private_key
 
 ANN, BOB = Identity(private_key("ann")), Identity(private_key("bob"))

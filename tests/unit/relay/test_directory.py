@@ -22,7 +22,7 @@ from peer_common.directory import (
     write_answer,
     write_request,
 )
-from peer_relay.device import ABSENT_AFTER
+from peer_relay.core.device import ABSENT_AFTER
 from relay_world import OVERLAY, StockDevice, World, at, udp
 
 NONCE = b"12345678"

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_relay import diagnose, edge, metrics, tables
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import metrics
+from peer_relay.status import router as router_status
+from peer_relay.status import text as status_text
 from relay_world import World
 from test_report import status
 
@@ -56,22 +59,22 @@ def file(tmp_path: Path) -> Path:
 def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The settings of a keeper that is not installed."""
     result = tmp_path / "ports.toml"
-    monkeypatch.setattr(edge, "KEEPER", result)
+    monkeypatch.setattr(router_status, "KEEPER", result)
     return result
 
 
 def read(file: Path, wall: float = NOW) -> tuple[dict[str, Any] | None, str | None]:
-    return edge.read(file, wall)
+    return router_status.read(file, wall)
 
 
 def told(mapping: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Return the relay's part of the status for a document of the keeper."""
     document = DOCUMENT | {"mappings": [MAPPING | (mapping or {})]} | more
-    return edge.parse(json.dumps(document).encode()) | {"age_seconds": 4.0, "address_age_seconds": 5000.0}
+    return router_status.parse(json.dumps(document).encode()) | {"age_seconds": 4.0, "address_age_seconds": 5000.0}
 
 
 def doctor(document: dict[str, Any], endpoint: str | None = None) -> list[str]:
-    return [": ".join(found) for found in diagnose.findings(status(World(), edge=document, endpoint=endpoint))]
+    return [": ".join(found) for found in status_doctor.findings(status(World(), edge=document, endpoint=endpoint))]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -85,16 +88,16 @@ def test_what_is_no_address_is_refused(address: str, key: str) -> None:
     more: dict[str, Any] = {key: address}
     if key == "router":
         more = {"router": {"address": f"{address}\n", "method": "pcp"}}
-    with pytest.raises(edge.EdgeError):
+    with pytest.raises(router_status.EdgeError):
         told({"external_address": address}) if key == "mapping" else told(**more)
 
 
 def test_the_router_and_its_faults_are_named() -> None:
     document = told(router_model="Acme Box 7", router_oddities=["sends text that is not UTF-8"])
-    remarks = diagnose.remarks(status(World(), edge=document))
+    remarks = status_doctor.remarks(status(World(), edge=document))
     assert remarks == ["the router Acme Box 7 sends text that is not UTF-8, and is understood all the same"]
-    assert diagnose.remarks(status(World(), edge=told())) == []
-    with pytest.raises(edge.EdgeError):
+    assert status_doctor.remarks(status(World(), edge=told())) == []
+    with pytest.raises(router_status.EdgeError):
         told(router_model="\x1b[2J")
 
 
@@ -149,8 +152,8 @@ def test_a_value_of_another_kind(value: Any) -> None:
             document = copy.deepcopy(DOCUMENT)
             (document["mappings"][0] if place else document)[key] = value
             try:
-                edge.parse(json.dumps(document).encode())
-            except edge.EdgeError:
+                router_status.parse(json.dumps(document).encode())
+            except router_status.EdgeError:
                 continue
             fits = (
                 (value is None and key in optional)
@@ -233,11 +236,11 @@ def test_metrics() -> None:
 
 
 def test_tables() -> None:
-    text = tables.status(status(World(), edge=told(problems=["something"])))
+    text = status_text.status(status(World(), edge=told(problems=["something"])))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "router: 192.0.2.254 (pcp), external address 203.0.113.1, public, as of 4 s ago" in lines
     assert "problem: something" in lines
     assert "203.0.113.1 41000/udp relay mapped 30 min 1" in lines
     bare = told({"external_address": "", "expires": None}, router=None, external_address="", nat="unknown")
-    assert "none found, external address unknown" in tables.status(status(World(), edge=bare))
-    assert "router" not in tables.status(status(World()))
+    assert "none found, external address unknown" in status_text.status(status(World(), edge=bare))
+    assert "router" not in status_text.status(status(World()))

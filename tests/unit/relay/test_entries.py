@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 from peer_common import packets
-from peer_relay import addresses
-from peer_relay.device import Binding, Device
-from peer_relay.kernel.entries import NO_SESSION, Entries, Refusal, Way
-from peer_relay.kernel.entry import Count, Key, Target
+from peer_relay.core import addresses
+from peer_relay.core.device import Binding, Device
+from peer_relay.dataplane.kernel.entries import NO_SESSION, Entries, Refusal, Way
+from peer_relay.dataplane.kernel.entry import Count, Key, Target
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_entries
 
 PORT = 40000

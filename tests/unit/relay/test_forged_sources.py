@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from peer_common import packets
 from peer_relay import state
-from peer_relay.device import Binding
+from peer_relay.core.device import Binding
 from relay_world import LOCAL, LOCAL_2, PORT, Sent, StockDevice, World, at, check_consistency
 
 HOME, AWAY, ELSEWHERE = at("192.0.2.1"), at("203.0.113.7", 4242), at("203.0.113.66", 666)

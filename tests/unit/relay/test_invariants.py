@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from peer_common import packets
-from peer_relay import drops, probe, report
-from peer_relay.device import Binding, Device
-from peer_relay.kernel.entries import Entries, Refusal, Way
-from peer_relay.slices import finish
+from peer_relay import drops
+from peer_relay.core import probe
+from peer_relay.core.device import Binding, Device
+from peer_relay.core.slices import finish
+from peer_relay.dataplane.kernel.entries import Entries, Refusal, Way
+from peer_relay.status import document as status_document
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
 
 NAMES = ["ann", "bob", "cid", "dan"]
@@ -147,7 +149,8 @@ class Relay(RuleBasedStateMachine):
 
     @invariant()
     def reported(self) -> None:
-        json.dumps(finish(report.traffic(self.world.switchboard, self.world.now, self.why_userspace)), allow_nan=False)
+        traffic = status_document.traffic(self.world.switchboard, self.world.now, self.why_userspace)
+        json.dumps(finish(traffic), allow_nan=False)
 
 
 TestRelay = Relay.TestCase

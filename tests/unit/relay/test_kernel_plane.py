@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from peer_relay.kernel import plane as module
-from peer_relay.kernel.entry import FULL, Count, Key, Target
-from peer_relay.kernel.plane import KernelPlane
-from peer_relay.kernel.route import NoWay, Way
-from peer_relay.kernel.table import Unavailable
+from peer_relay.dataplane.kernel import plane as module
+from peer_relay.dataplane.kernel.entry import FULL, Count, Key, Target
+from peer_relay.dataplane.kernel.plane import KernelPlane
+from peer_relay.dataplane.kernel.route import NoWay, Way
+from peer_relay.dataplane.kernel.table import Unavailable
 from relay_world import StockDevice, World, at
 
 PORT = 40000

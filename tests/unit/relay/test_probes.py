@@ -8,7 +8,8 @@ import struct
 
 import pytest
 from peer_common import packets
-from peer_relay import noise, probe, relay_peer
+from peer_relay.core import probe, relay_peer
+from peer_relay.wireguard import noise
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency, private_key
 
 CAFE = at("198.18.0.1", 7)

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 from peer_common import packets
-from peer_relay import diagnose, metrics, probe, report, tables
-from peer_relay.slices import finish
+from peer_relay.core import probe
+from peer_relay.core.slices import finish
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import document as status_document
+from peer_relay.status import metrics
+from peer_relay.status import text as status_text
 from relay_world import StockDevice, World, at
 
 AWAY = at("203.0.113.7", 4242)
@@ -34,12 +38,12 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "endpoint": None,
         "edge": None,
     }
-    traffic = finish(report.traffic(world.switchboard, world.now, lambda *_: "no kernel"))
+    traffic = finish(status_document.traffic(world.switchboard, world.now, lambda *_: "no kernel"))
     return json.loads(json.dumps(head | traffic | more, allow_nan=False))
 
 
 def doctor(world: World, **more: Any) -> list[str]:
-    return [": ".join(finding) for finding in diagnose.findings(status(world, **more))]
+    return [": ".join(finding) for finding in status_doctor.findings(status(world, **more))]
 
 
 def the_only(sentences: list[str]) -> str:
@@ -103,7 +107,7 @@ def test_answered_probes(world: World) -> None:
     index = packets.sender_index(datagram)
     assert document["probes"] == [{"source": "203.0.113.7:4242", "index": index, "age_seconds": 3.0}]
     assert document["probes_answered"] == 1
-    assert "203.0.113.7:4242 3 s" in [" ".join(line.split()) for line in tables.status(document).splitlines()]
+    assert "203.0.113.7:4242 3 s" in [" ".join(line.split()) for line in status_text.status(document).splitlines()]
     assert "peer_relay_probes_answered_total 1.0" in metrics.exposition(document).decode().splitlines()
     assert doctor(world) == []
 
@@ -359,10 +363,10 @@ def test_a_full_kernel_table_is_a_finding(busy: World) -> None:
 
 
 def test_tables_say_why_the_kernel_does_not_forward(busy: World) -> None:
-    text = tables.status(status(busy, data_plane_reason="the service lacks CAP_BPF: grant it"))
+    text = status_text.status(status(busy, data_plane_reason="the service lacks CAP_BPF: grant it"))
     assert "not the kernel's, since the service lacks CAP_BPF: grant it" in text
     kernel = {"entries": 0, "size": 65536, "interfaces": {}, "refusals": {}}
-    assert "userspace (no kernel)" in tables.status(status(busy, data_plane="kernel", kernel=kernel))
+    assert "userspace (no kernel)" in status_text.status(status(busy, data_plane="kernel", kernel=kernel))
 
 
 def test_metrics_of_a_relay_without_devices(world: World) -> None:
@@ -370,7 +374,7 @@ def test_metrics_of_a_relay_without_devices(world: World) -> None:
 
 
 def test_tables(busy: World) -> None:
-    text = tables.status(status(busy, problems=["something"]), each_pair=True)
+    text = status_text.status(status(busy, problems=["something"]), each_pair=True)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "relay: userspace data plane on 0.0.0.0:40000, up 5 s, version 1.0.0"
     assert "problem: something" in lines
@@ -380,7 +384,7 @@ def test_tables(busy: World) -> None:
 
 
 def test_pairs_are_shown_on_request(busy: World) -> None:
-    text = tables.status(status(busy))
+    text = status_text.status(status(busy))
     assert "->" not in text
     assert "pairs: 2, 2 of them up, 128 B forwarded (--pairs shows each)" in text.splitlines()
     assert "devices: 2 bound, 0 handshaking, 1 absent" in text.splitlines()
@@ -396,7 +400,7 @@ def test_status_of_a_fleet_is_short_and_says_what_is_not_well(world: World) -> N
         phone = world.add(f"phone{number}", at("203.0.113.9", 1000 + number))
         for device in devices:
             device.shake_hands(phone)
-    lines = tables.status(status(world)).splitlines()
+    lines = status_text.status(status(world)).splitlines()
     assert len(lines) < 30 + 20
     assert "not well: phone0, phone1, phone2: no handshake has ever arrived" in lines
     assert "peer-relay doctor says what to do" in lines
@@ -404,7 +408,7 @@ def test_status_of_a_fleet_is_short_and_says_what_is_not_well(world: World) -> N
 
 
 def test_tables_of_a_relay_without_devices(world: World) -> None:
-    assert "device" in tables.status(status(world))
+    assert "device" in status_text.status(status(world))
 
 
 @pytest.mark.parametrize(
@@ -412,11 +416,11 @@ def test_tables_of_a_relay_without_devices(world: World) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2 * 10**9, "2.0 GB"), (10**15, "1000.0 TB")],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert tables._size(count) == text
+    assert status_text._size(count) == text
 
 
 @pytest.mark.parametrize(
     ("age", "text"), [(None, "never"), (0.4, "0 s"), (599, "599 s"), (600, "10 min"), (86400, "24 h")]
 )
 def test_ages(age: float | None, text: str) -> None:
-    assert tables._age(age) == text
+    assert status_text._age(age) == text

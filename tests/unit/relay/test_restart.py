@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peer_common import packets
 from peer_relay import state
-from peer_relay.device_settings import DeviceSettings
-from peer_relay.noise import tai64n
+from peer_relay.core.device_settings import DeviceSettings
+from peer_relay.wireguard.noise import tai64n
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_consistency
 
 AWAY = at("203.0.113.7", 4242)

@@ -8,7 +8,8 @@ import os
 
 import pytest
 from peer_common import packets
-from peer_relay import noise, relay_peer, switchboard
+from peer_relay.core import relay_peer, switchboard
+from peer_relay.wireguard import noise
 from relay_world import LOCAL, StockDevice, World, at, check_consistency
 
 AWAY = at("203.0.113.7", 4242)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_common import packets
-from peer_relay.cookies import CookieJar, CookieMint
+from peer_relay.core.rate_limits import TokenBucket
 from peer_relay.drops import Refused
-from peer_relay.limits import TokenBucket
-from peer_relay.noise import TransportKeys, seal
-from peer_relay.session import Session
+from peer_relay.wireguard.cookies import CookieJar, CookieMint
+from peer_relay.wireguard.noise import TransportKeys, seal
+from peer_relay.wireguard.session import Session
 from relay_world import at
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))

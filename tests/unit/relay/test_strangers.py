@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peer_common import packets
-from peer_relay import drops, probe
+from peer_relay import drops
+from peer_relay.core import probe
 from relay_world import StockDevice, World, at, check_consistency
 
 STRANGERS = [at("198.18.0.1", port) for port in range(1, 5)] + [at("2001:db8::bad", 7)]

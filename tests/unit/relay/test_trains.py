@@ -10,7 +10,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_common import packets
-from peer_relay import trains
+from peer_relay.dataplane import gso
 
 HERE = b"here"
 TRANSPORT = 4
@@ -25,7 +25,7 @@ class Buffer:
 
     def __init__(self):
         self.payload = bytearray(b"\x04\0\0\0\x01\0\0\0" * 80000)  # what lies behind a datagram looks like one, too
-        self.batch: list[trains.Received] = []
+        self.batch: list[gso.Received] = []
         self._offset = 0
 
     def add(self, source: bytes, *datagrams: bytes, mark: int = 0) -> None:
@@ -36,19 +36,19 @@ class Buffer:
         self.batch.append((self._offset, len(together), source, HERE, step, mark))
         self._offset += len(together) + 40
 
-    def flows(self) -> dict[trains.Flow, list[trains.Run]]:
-        return trains.flows(memoryview(self.payload), self.batch)
+    def flows(self) -> dict[gso.Flow, list[gso.Run]]:
+        return gso.flows(memoryview(self.payload), self.batch)
 
-    def sent(self, runs: list[trains.Run]) -> list[bytes]:
+    def sent(self, runs: list[gso.Run]) -> list[bytes]:
         """What the system makes of the trains."""
         result = []
-        for parts, segment, _ in trains.join(runs):
+        for parts, segment, _ in gso.join(runs):
             train = b"".join(
                 bytes(self.payload[offset : offset + size])
                 for offset, size in zip(parts[::2], parts[1::2], strict=True)
             )
             step = segment or len(train)
-            assert len(train) <= trains.MAX_SEGMENTS * step
+            assert len(train) <= gso.MAX_SEGMENTS * step
             assert len(train) <= 65507
             assert bool(segment) == (len(train) > step)
             result += [train[start : start + step] for start in range(0, len(train), step)]
@@ -59,8 +59,8 @@ def test_a_mixed_train_is_parted_by_index_and_keeps_its_order() -> None:
     buffer = Buffer()
     buffer.add(b"a", *(datagram(index, number, 100) for number, index in enumerate((7, 7, 8, 7, 9, 9))))
     flows = buffer.flows()
-    assert {trains.index_of(head) for _, _, head in flows} == {7, 8, 9}
-    sent = {trains.index_of(head): buffer.sent(runs) for (_, _, head), runs in flows.items()}
+    assert {gso.index_of(head) for _, _, head in flows} == {7, 8, 9}
+    sent = {gso.index_of(head): buffer.sent(runs) for (_, _, head), runs in flows.items()}
     assert sent[7] == [datagram(7, number, 100) for number in (0, 1, 3)]
     assert sent[9] == [datagram(9, number, 100) for number in (4, 5)]
 
@@ -70,7 +70,7 @@ def test_single_datagrams_become_one_train_that_a_shorter_one_ends() -> None:
     for number, size in enumerate((200, 200, 200, 64, 200, 200)):
         buffer.add(b"a", datagram(1, number, size))
     (runs,) = buffer.flows().values()
-    found = list(trains.join(runs))
+    found = list(gso.join(runs))
     assert [(len(parts) // 2, segment) for parts, segment, _ in found] == [(4, 200), (2, 200)]
 
 
@@ -89,7 +89,7 @@ def test_a_train_has_one_mark_and_another_mark_changes_no_order() -> None:
     buffer.add(b"a", *(datagram(1, number, 200) for number in (7, 8)), mark=40)
     (runs,) = buffer.flows().values()
     assert buffer.sent(runs) == [datagram(1, number, 200) for number in range(9)]
-    found = [(len(parts) // 2, segment, mark) for parts, segment, mark in trains.join(runs)]
+    found = [(len(parts) // 2, segment, mark) for parts, segment, mark in gso.join(runs)]
     assert found == [(2, 200, 0), (3, 200, 3), (1, 0, 0), (2, 200, 40)]
 
 
@@ -97,8 +97,8 @@ def test_a_long_train_is_cut_to_what_every_kernel_sends() -> None:
     buffer = Buffer()
     buffer.add(b"a", *(datagram(1, number, 64) for number in range(128)))
     (runs,) = buffer.flows().values()
-    assert trains.count(runs) == (128, 128 * 64)
-    assert [segment for _, segment, _ in trains.join(runs)] == [64, 64]
+    assert gso.count(runs) == (128, 128 * 64)
+    assert [segment for _, segment, _ in gso.join(runs)] == [64, 64]
 
 
 def test_what_is_too_short_is_never_a_transport_message() -> None:
@@ -108,9 +108,9 @@ def test_what_is_too_short_is_never_a_transport_message() -> None:
     buffer.add(b"a", datagram(1, 0, 16), datagram(1, 0, 16))
     buffer.add(b"a", datagram(1, 0, 100), datagram(1, 0, 4))
     flows = buffer.flows()
-    transport = [runs for (_, _, head), runs in flows.items() if trains.index_of(head) is not None]
-    assert [trains.count(runs) for runs in transport] == [(1, 100)]
-    other = [size for (_, _, head), runs in flows.items() if head == 0 for _, size in trains.singles(runs)]
+    transport = [runs for (_, _, head), runs in flows.items() if gso.index_of(head) is not None]
+    assert [gso.count(runs) for runs in transport] == [(1, 100)]
+    other = [size for (_, _, head), runs in flows.items() if head == 0 for _, size in gso.singles(runs)]
     assert sorted(other) == [0, 4, 16, 16, 31]
 
 
@@ -147,12 +147,12 @@ def test_everything_that_arrives_is_in_its_flow_in_order(received: list[tuple[by
     for (source, local, head), runs in flows.items():
         assert local == HERE
         mine = expected.pop((source, struct.pack("<Q", head)))
-        alone = [bytes(buffer.payload[offset : offset + size]) for offset, size in trains.singles(runs)]
-        assert trains.count(runs)[1] == sum(map(len, mine))
+        alone = [bytes(buffer.payload[offset : offset + size]) for offset, size in gso.singles(runs)]
+        assert gso.count(runs)[1] == sum(map(len, mine))
         if head:
             assert alone == mine
             assert buffer.sent(runs) == mine
-            assert trains.count(runs)[0] == len(mine)
+            assert gso.count(runs)[0] == len(mine)
         else:  # a short tail is looked at before its train: nothing forwards it, so its place does not matter
             assert sorted(alone) == sorted(mine)
     assert not expected

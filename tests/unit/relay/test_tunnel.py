@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_common import packets
-from peer_relay import overlay
+from peer_relay.core import overlay
 from relay_world import StockDevice, World, checksum, echo_v4, echo_v6, udp
 
 

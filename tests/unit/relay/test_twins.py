@@ -7,8 +7,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from peer_relay import addresses, diagnose, report
-from peer_relay.slices import finish
+from peer_relay.core import addresses
+from peer_relay.core.slices import finish
+from peer_relay.status import doctor as status_doctor
+from peer_relay.status import document as status_document
 from relay_world import StockDevice, World, at
 
 AWAY, MOBILE = at("203.0.113.7", 4242), at("198.51.100.77", 999)
@@ -24,12 +26,12 @@ def copy(world: World, ann: StockDevice) -> StockDevice:
 
 
 def used_at(world: World, device: StockDevice) -> set[str]:
-    return set(report._device(device.record, world.now)["key_used_at"])
+    return set(status_document._device(device.record, world.now)["key_used_at"])
 
 
-def doctor(world: World) -> list[diagnose.Finding]:
-    told = finish(report.traffic(world.switchboard, world.now, lambda *_: "userspace"))
-    return list(diagnose.traffic(told | {"listen": []}))
+def doctor(world: World) -> list[status_doctor.Finding]:
+    told = finish(status_document.traffic(world.switchboard, world.now, lambda *_: "userspace"))
+    return list(status_doctor.traffic(told | {"listen": []}))
 
 
 def live(world: World, hosts: list[StockDevice], seconds: int) -> None:

@@ -9,7 +9,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay.kernel import netlink, route
+from peer_relay.dataplane.kernel import netlink, route
 
 ATTRIBUTES = st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=40), max_size=6)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import struct
 
 import pytest
-from peer_relay.kernel import bpf
-from peer_relay.kernel.program import Program
+from peer_relay.dataplane.kernel import bpf
+from peer_relay.dataplane.kernel.program import Program
 
 
 def test_only_references_to_the_map_are_filled_in(monkeypatch) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay import addresses
-from peer_relay.kernel import bpf, layout, needs, table
-from peer_relay.kernel.entry import Key, Target
+from peer_relay.core import addresses
+from peer_relay.dataplane.kernel import bpf, layout, needs, table
+from peer_relay.dataplane.kernel.entry import Key, Target
 
 PORTS = st.integers(0, 65535)
 WORDS = st.integers(0, 2**32 - 1)

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 from peer_common import packets
 
-from peer_relay import addresses, search
-from peer_relay.device import NEVER, Binding, Claim, Device, Pair, Route
-from peer_relay.device_settings import DeviceSettings
+from peer_relay.core import addresses, key_search
+from peer_relay.core.device import NEVER, Binding, Claim, Device, Pair, Route
+from peer_relay.core.device_settings import DeviceSettings
+from peer_relay.core.held_initiations import WaitingRoom
+from peer_relay.core.rate_limits import TokenBucket
+from peer_relay.core.relay_peer import HANDSHAKE_RETRY, RelayPeer
 from peer_relay.drops import Refused
-from peer_relay.limits import TokenBucket
-from peer_relay.relay_peer import HANDSHAKE_RETRY, RelayPeer
-from peer_relay.waiting import WaitingRoom
 
 HOLD = 5.0  # seconds that an initiation waits for its destination or its source to bind
 # A session ends 180 s after its handshake and its successor starts at 120 s: 300 s outlive both.
@@ -350,14 +350,14 @@ class Switchboard:
         Whom it is likely to mean costs a few hashes; beyond that a search has a budget, since anybody can send
         initiations that mean nobody.
         """
-        known = search.known_peers(device)
+        known = key_search.known_peers(device)
         for peer in islice(known, _TRIES_FREE):
             if packets.mac1_valid(peer.mac1_key, datagram):
                 return peer
         if not device.search.take(1, now):
             raise Refused("search_limited")
-        new = search.new_peers(device, self._those_reachable(device))
-        found = self._try_keys(device, search.in_turn(known, new), datagram, now)
+        new = key_search.new_peers(device, self._those_reachable(device))
+        found = self._try_keys(device, key_search.in_turn(known, new), datagram, now)
         if found:
             device.search.give_back(1)
             return found

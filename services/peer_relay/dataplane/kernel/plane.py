@@ -15,14 +15,14 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
-from peer_relay.device import Binding, Device
-from peer_relay.kernel.entries import Entries, Refusal
-from peer_relay.kernel.entry import FULL, Key, Target
-from peer_relay.kernel.route import Network
-from peer_relay.kernel.table import KernelTable, Unavailable
-from peer_relay.kernel.ways import Ways
-from peer_relay.limits import FairShares
-from peer_relay.switchboard import Switchboard
+from peer_relay.core.device import Binding, Device
+from peer_relay.core.rate_limits import FairShares
+from peer_relay.core.switchboard import Switchboard
+from peer_relay.dataplane.kernel.entries import Entries, Refusal
+from peer_relay.dataplane.kernel.entry import FULL, Key, Target
+from peer_relay.dataplane.kernel.route import Network
+from peer_relay.dataplane.kernel.table import KernelTable, Unavailable
+from peer_relay.dataplane.kernel.ways import Ways
 
 KERNEL, USERSPACE, AUTO = "kernel", "userspace", "auto"
 FOLDER = "table"  # in the directory that the settings name

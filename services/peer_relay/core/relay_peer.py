@@ -14,14 +14,21 @@ from ipaddress import IPv4Address, IPv6Address
 
 from peer_common import directory, packets
 
-from peer_relay import addresses, lookup, overlay
-from peer_relay.cookies import CookieMint
-from peer_relay.device import Binding, Device
+from peer_relay.core import addresses, directory_answers, overlay
+from peer_relay.core.device import Binding, Device
+from peer_relay.core.probe import Probes
+from peer_relay.core.rate_limits import FairShares, TokenBucket
 from peer_relay.drops import Refused
-from peer_relay.limits import FairShares, TokenBucket
-from peer_relay.noise import HandshakeError, Identity, InitiationReader, InitiationWriter, random_index, tai64n
-from peer_relay.probe import Probes
-from peer_relay.session import REKEY_AFTER, Session
+from peer_relay.wireguard.cookies import CookieMint
+from peer_relay.wireguard.noise import (
+    HandshakeError,
+    Identity,
+    InitiationReader,
+    InitiationWriter,
+    random_index,
+    tai64n,
+)
+from peer_relay.wireguard.session import REKEY_AFTER, Session
 
 HANDSHAKE_RETRY = 5.0  # seconds (REKEY-TIMEOUT)
 _HANDSHAKE_LIFETIME = 15.0  # seconds that a response to our initiation may take
@@ -221,7 +228,7 @@ class RelayPeer:
         device.last_handshake = now
 
     def answer(
-        self, device: Device, session: Session, inner: bytes, now: float, find: lookup.Find
+        self, device: Device, session: Session, inner: bytes, now: float, find: directory_answers.Find
     ) -> tuple[bytes, bool]:
         """Return (the relay's transport message to send back, whether it answers the inner packet).
 
@@ -234,7 +241,7 @@ class RelayPeer:
         reply = None
         if ends[1] in self.addresses:
             reply = overlay.echo_reply(inner) or overlay.udp_reply(
-                inner, directory.PORT, lambda message: lookup.answer(device, message, find, now)
+                inner, directory.PORT, lambda message: directory_answers.answer(device, message, find, now)
             )
         return session.seal(reply or b""), reply is not None
 

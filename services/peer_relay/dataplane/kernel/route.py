@@ -10,9 +10,9 @@ import socket
 import struct
 from typing import NamedTuple
 
-from peer_relay import addresses
-from peer_relay.kernel import netlink
-from peer_relay.kernel.too_big import TooBig
+from peer_relay.core import addresses
+from peer_relay.dataplane.kernel import netlink
+from peer_relay.dataplane.kernel.too_big import TooBig
 
 _GETLINK, _GETROUTE = 18, 26
 _LINK, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=8BI")

@@ -7,7 +7,7 @@ One host goes on under its newest session, wherever it is. Two have a session ea
 
 from __future__ import annotations
 
-from peer_relay.limits import TokenBucket
+from peer_relay.core.rate_limits import TokenBucket
 
 _LATE = 10.0  # seconds for which packets of the session before may be under way
 _RETURN = 10.0  # seconds within which hardly anybody comes back to where he was

@@ -12,7 +12,7 @@ from collections import deque
 from typing import NamedTuple
 
 from peer_relay.drops import Refused
-from peer_relay.noise import TIMESTAMP_SIZE, Identity, InitiationWriter, random_index, tai64n
+from peer_relay.wireguard.noise import TIMESTAMP_SIZE, Identity, InitiationWriter, random_index, tai64n
 
 LIFETIME = 300.0  # seconds: an inventory of many devices takes its time
 _AHEAD = 5.0  # seconds by which the clock may have been set back since

@@ -22,7 +22,7 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn, UnixStreamServer
 from typing import Any
 
-from peer_relay.snapshots import Snapshot
+from peer_relay.status.snapshots import Snapshot
 
 log = logging.getLogger("peer_relay")
 

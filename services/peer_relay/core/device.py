@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from peer_common import packets
 
-from peer_relay.cookies import CookieJar
-from peer_relay.device_settings import DeviceSettings
-from peer_relay.limits import TokenBucket
-from peer_relay.session import Session
-from peer_relay.twins import Twins
+from peer_relay.core.device_settings import DeviceSettings
+from peer_relay.core.rate_limits import TokenBucket
+from peer_relay.core.twins import Twins
+from peer_relay.wireguard.cookies import CookieJar
+from peer_relay.wireguard.session import Session
 
 NEVER = float("-inf")
 # A device that keeps alive every 25 s and a session that ends after 180 s: silence beyond this means absence.

@@ -8,7 +8,7 @@ import hashlib
 import struct
 from pathlib import Path
 
-from peer_relay.kernel import bpf
+from peer_relay.dataplane.kernel import bpf
 
 _LOAD_64, _PSEUDO_MAP_FD = 0x18, 1
 

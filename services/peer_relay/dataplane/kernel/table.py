@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The table of the kernel data plane: which packets go where, and how many did. It outlives the process.
 
-Addresses are those of `peer_relay.addresses`, with port.
+Addresses are those of `peer_relay.core.addresses`, with port.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from peer_relay.kernel import bpf, layout, needs, netlink
-from peer_relay.kernel.attach import Attachments
-from peer_relay.kernel.entry import FULL, Count, Key, Target
-from peer_relay.kernel.needs import Unavailable
-from peer_relay.kernel.program import Program
-from peer_relay.kernel.route import interfaces
+from peer_relay.dataplane.kernel import bpf, layout, needs, netlink
+from peer_relay.dataplane.kernel.attach import Attachments
+from peer_relay.dataplane.kernel.entry import FULL, Count, Key, Target
+from peer_relay.dataplane.kernel.needs import Unavailable
+from peer_relay.dataplane.kernel.program import Program
+from peer_relay.dataplane.kernel.route import interfaces
 
 
 class KernelTable:

@@ -12,7 +12,7 @@ import struct
 import sys
 from pathlib import Path
 
-from peer_relay.kernel import bpf
+from peer_relay.dataplane.kernel import bpf
 
 _OLDEST_KERNEL = (5, 15)
 _SYS_ADMIN = 1 << 21

@@ -4,7 +4,7 @@
  * Forwards WireGuard transport messages at TC ingress: looks up source, local address and receiver index, rewrites
  * addresses and ports, and sends the packet out. Whatever it is not sure about passes on to the relay's socket.
  *
- * peer_relay/kernel/table.py fills the map and has the same two structures. LINK is the size of the link header: that of
+ * peer_relay/dataplane/kernel/table.py fills the map and has the same two structures. LINK is the size of the link header: that of
  * Ethernet, or 0 where there is none, as with PPP.
  */
 #include <linux/bpf.h>

@@ -8,12 +8,13 @@ import errno
 import socket
 from collections.abc import Iterable
 
-from peer_relay import addresses, trains
-from peer_relay.datagrams import RX_SLOTS, BatchSocket
-from peer_relay.device import Binding
+from peer_relay.core import addresses
+from peer_relay.core.device import Binding
+from peer_relay.core.switchboard import Switchboard
+from peer_relay.dataplane import gso
+from peer_relay.dataplane.batch_socket import RX_SLOTS, BatchSocket
+from peer_relay.dataplane.gso import Run
 from peer_relay.faults import Faults
-from peer_relay.switchboard import Switchboard
-from peer_relay.trains import Run
 
 BUFFER_SIZE = 8 << 20  # bytes asked for each socket buffer: 50 ms at 1 Gbit/s, with the kernel's accounting
 
@@ -74,19 +75,19 @@ class UserspacePlane:
     def drain(self, sock: BatchSocket, now: float) -> bool:
         """Take one batch from a socket through the switchboard; tell whether there may be more."""
         batch = sock.receive()
-        for (source, local, head), runs in trains.flows(sock.payload, batch).items():
+        for (source, local, head), runs in gso.flows(sock.payload, batch).items():
             try:
-                index = trains.index_of(head)
+                index = gso.index_of(head)
                 if index is not None:
-                    count, size = trains.count(runs)
+                    count, size = gso.count(runs)
                     binding = self.switchboard.route(source, local, index, count, size, now)
                     if binding:
                         self._forward(sock, runs, binding)
                         continue
             except Exception as error:
-                self._fault(error, *trains.count(runs))
+                self._fault(error, *gso.count(runs))
                 continue
-            for offset, size in trains.singles(runs):
+            for offset, size in gso.singles(runs):
                 try:
                     self.switchboard.receive(bytes(sock.payload[offset : offset + size]), source, local, now)
                     if self.switchboard.outbox:
@@ -123,9 +124,9 @@ class UserspacePlane:
         address, local = binding
         sender = self._sender(address, local)
         if sender is None:
-            self._failed("send_failed", address, *trains.count(runs))
+            self._failed("send_failed", address, *gso.count(runs))
             return
-        for parts, segment, mark in trains.join(runs):
+        for parts, segment, mark in gso.join(runs):
             parts[::2] = [sock.payload_address + offset for offset in parts[::2]]
             sender.queue(parts, address, local, segment, sock.payload, mark)
 

@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from peer_relay import addresses
-from peer_relay.trains import Received
+from peer_relay.core import addresses
+from peer_relay.dataplane.gso import Received
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 23, 0

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from peer_relay.kernel import bpf, netlink
+from peer_relay.dataplane.kernel import bpf, netlink
 
 _NEWQDISC, _DELQDISC, _NEWTFILTER, _DELTFILTER, _GETTFILTER = 36, 37, 44, 45, 46
 _TC = struct.Struct("=BxHiIII")  # family, unused, interface, handle, parent, info

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from peer_relay import addresses
-from peer_relay.device import Binding, Device, Pair
-from peer_relay.kernel.entry import Count, Key, Target
-from peer_relay.switchboard import CONFIRMED_ROUTE, Switchboard
+from peer_relay.core import addresses
+from peer_relay.core.device import Binding, Device, Pair
+from peer_relay.core.switchboard import CONFIRMED_ROUTE, Switchboard
+from peer_relay.dataplane.kernel.entry import Count, Key, Target
 
 
 class Refusal(NamedTuple):

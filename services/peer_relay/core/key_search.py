@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peer_relay.device import Device
+from peer_relay.core.device import Device
 
 
 def known_peers(device: Device) -> Iterator[Device]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from peer_relay import addresses
-from peer_relay.device import Binding
-from peer_relay.kernel.entries import Refusal, Way
-from peer_relay.kernel.route import Network, NoWay
+from peer_relay.core import addresses
+from peer_relay.core.device import Binding
+from peer_relay.dataplane.kernel.entries import Refusal, Way
+from peer_relay.dataplane.kernel.route import Network, NoWay
 
 _AT_ONCE = 200  # questions between two looks at the sockets: 10 ms
 _UNKNOWN_LOCAL = Refusal("no_way", "the system does not tell which of the relay's addresses it writes to")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from peer_relay import diagnose
+from peer_relay.status import doctor as status_doctor
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,7 +48,7 @@ def status(document: dict[str, Any], each_pair: bool = False) -> str:
     if document["data_plane_wanted"] != "userspace" and document["data_plane_reason"]:
         head += f"\nnot the kernel's, since {document['data_plane_reason']}"
     parts = [head, *(f"problem: {problem}" for problem in document["problems"])]
-    found = diagnose.traffic(document)
+    found = status_doctor.traffic(document)
     parts += [f"not well: {finding.subject}: {finding.problem}" for finding in found]
     if found:
         parts.append("peer-relay doctor says what to do")

@@ -9,7 +9,7 @@ import struct
 from peer_common import packets
 
 from peer_relay.drops import Refused
-from peer_relay.noise import HandshakeError, TransportKeys, seal, unseal
+from peer_relay.wireguard.noise import HandshakeError, TransportKeys, seal, unseal
 
 REKEY_AFTER = 120.0  # seconds after which the initiator makes a new session
 REJECT_AFTER = 180.0  # seconds after which nothing is accepted
