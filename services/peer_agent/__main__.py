@@ -19,10 +19,10 @@ from pathlib import Path
 from peer_common.toml_table import SettingsError
 
 from peer_agent import metrics, settings, status
-from peer_agent.helper import Helper
 from peer_agent.service import Service
 from peer_agent.settings import Settings
-from peer_agent.wg import WireGuard
+from peer_agent.wireguard.client import WireGuard
+from peer_agent.wireguard.helper import Helper
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from peer_agent.refusals import NAMES
+from peer_agent.core.refusals import NAMES
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _KINDS = ("lan", "direct", "relay", "fallback")

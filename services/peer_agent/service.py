@@ -20,20 +20,20 @@ from peer_common import systemd
 from peer_common.toml_table import SettingsError
 
 from peer_agent import settings, status
-from peer_agent.clock import Sleep, clock
+from peer_agent.core.reasons import UNCHANGEABLE
+from peer_agent.core.refusals import Refusals
 from peer_agent.endpoints import Address, Endpoint
-from peer_agent.ground import Ground
-from peer_agent.helper import Remote
-from peer_agent.interface import Interface, Unchangeable, WireGuardError
-from peer_agent.links import Links
-from peer_agent.names import Resolver, Stated
-from peer_agent.network import Changes, Place
-from peer_agent.pairs import Pairs
-from peer_agent.raw import Datagram, RawPort
-from peer_agent.reasons import UNCHANGEABLE
-from peer_agent.refusals import Refusals
-from peer_agent.tunnel import Tunnel
-from peer_agent.wg import Counters, WireGuard
+from peer_agent.host.addresses import Changes, Place
+from peer_agent.host.clock import Sleep, clock
+from peer_agent.host.names import Resolver, Stated
+from peer_agent.host.overlay_socket import Tunnel
+from peer_agent.host.probe_socket import Datagram, RawPort
+from peer_agent.host.sockets import Ground
+from peer_agent.path_driver import Pairs
+from peer_agent.relay_driver import Links
+from peer_agent.wireguard.client import Counters, WireGuard
+from peer_agent.wireguard.helper import Remote
+from peer_agent.wireguard.interface import Interface, Unchangeable, WireGuardError
 
 log = logging.getLogger("peer_agent")
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peer_agent.interface import Interface
-from peer_agent.links import Links
-from peer_agent.pairs import Pairs
-from peer_agent.reasons import NO_PATH, REASONS
+from peer_agent.core.reasons import NO_PATH, REASONS
+from peer_agent.path_driver import Pairs
+from peer_agent.relay_driver import Links
 from peer_agent.settings import Settings
+from peer_agent.wireguard.interface import Interface
 
 STALE = 60.0  # seconds after which the service is taken for gone
 _LARGEST = 8 << 20  # bytes

@@ -8,11 +8,12 @@ import json
 import struct
 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentError, parse
-from peer_agent import genetlink, settings, uapi
-from peer_agent.control import Message, MessageError, decode, encode
+from peer_agent import settings
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Malformed
-from peer_agent.probes import PING, PONG, Key, Probe
+from peer_agent.wire.control import Message, MessageError, decode, encode
+from peer_agent.wire.probes import PING, PONG, Key, Probe
+from peer_agent.wireguard import netlink, uapi
+from peer_agent.wireguard.interface import Malformed
 from peer_common.toml_table import SettingsError
 
 from targets.disk import file
@@ -74,11 +75,11 @@ UAPI = (
 
 
 def _netlink_peer() -> bytes:
-    attribute = genetlink.attribute
+    attribute = netlink.attribute
     allowed = attribute(1, struct.pack("=H", 2)) + attribute(2, bytes([10, 77, 0, 1])) + attribute(3, b"\x20")
     return (
         attribute(1, bytes(32))
-        + attribute(4, genetlink.sockaddr(Endpoint("192.0.2.1", 40000)))
+        + attribute(4, netlink.sockaddr(Endpoint("192.0.2.1", 40000)))
         + attribute(5, struct.pack("=H", 25))
         + attribute(6, struct.pack("=qq", 1_700_000_000, 5))
         + attribute(7, struct.pack("=Q", 92))
@@ -86,9 +87,7 @@ def _netlink_peer() -> bytes:
     )
 
 
-NETLINK = genetlink.attribute(6, struct.pack("=H", 51820)) + genetlink.attribute(
-    8, genetlink.attribute(0, _netlink_peer())
-)
+NETLINK = netlink.attribute(6, struct.pack("=H", 51820)) + netlink.attribute(8, netlink.attribute(0, _netlink_peer()))
 
 
 def agent_uapi(data: bytes) -> None:
@@ -96,7 +95,7 @@ def agent_uapi(data: bytes) -> None:
 
 
 def agent_netlink(data: bytes) -> None:
-    genetlink.parse([data, data])
+    netlink.parse([data, data])
 
 
 TARGETS = {

@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from peer_agent import control, limits, probes
+from peer_agent.core import limits
 from peer_agent.endpoints import Endpoint, read_address, usable
-from peer_agent.raw import Datagram
+from peer_agent.host.probe_socket import Datagram
+from peer_agent.wire import control, probes
 
 from targets.grammar import Hostile
 from targets.target import Target

@@ -9,7 +9,7 @@ import functools
 import socket
 from urllib.parse import urlsplit
 
-from peer_agent.fallback import Refused, _Pipe, _tunnel
+from peer_agent.host.fallback import Refused, _Pipe, _tunnel
 from peer_common.websocket_pipe import LARGEST, Pipe
 from peer_relay_fallback.bridge import _Connection
 from peer_relay_fallback.gate import forwarded

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import socket
 
-from peer_agent.fallback import _Pipe
+from peer_agent.host.fallback import _Pipe
 from peer_common.websocket_pipe import LARGEST, Pipe
 from peer_relay_fallback import bridge as service
 from peer_relay_fallback.bridge import Bridge, Limits, _Connection

@@ -26,7 +26,7 @@ _PATH = str(Path(__file__).parents[3] / "services")
 # As the agent does: one attempt after the other, and WireGuard is told of each that succeeds.
 _DEVICE = """
 import subprocess, sys, threading, time
-from peer_agent.fallback import Fallback
+from peer_agent.host.fallback import Fallback
 url, fingerprint, interface, port, *keys = sys.argv[1:]
 while True:
     ended = threading.Event()

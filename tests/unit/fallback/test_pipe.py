@@ -12,7 +12,7 @@ import socket
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 
-import peer_agent.fallback
+import peer_agent.host.fallback
 import pytest
 from peer_common import websocket_pipe
 from peer_common.websocket_pipe import LARGEST, POLICY
@@ -37,7 +37,7 @@ class Ends:
         self.device.setblocking(False)
         self.device.bind(("127.0.0.1", 0))
         self.bridge = Wire(_Connection(None, lambda *_: inner))
-        self.agent = Wire(peer_agent.fallback._Pipe("wss://relay:443/", self.device.getsockname()[1]))
+        self.agent = Wire(peer_agent.host.fallback._Pipe("wss://relay:443/", self.device.getsockname()[1]))
         self.agent.pipe.request()
         exchange(self.agent, self.bridge)
 
@@ -146,7 +146,7 @@ def test_nobody_there_is_a_lost_datagram():
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(peer_agent.fallback, "_IDLE", 0.1)
+    monkeypatch.setattr(peer_agent.host.fallback, "_IDLE", 0.1)
     yield
 
 
@@ -415,7 +415,7 @@ def test_a_header_without_end_is_not_kept(line: bytes):
 
     async def both() -> None:
         await play(Wire(_Connection(None, lambda *_: None)))
-        await play(Wire(peer_agent.fallback._Pipe("wss://relay/", 9)))
+        await play(Wire(peer_agent.host.fallback._Pipe("wss://relay/", 9)))
 
     asyncio.run(both())
 
@@ -468,7 +468,7 @@ def test_a_full_house_says_so():
 )
 def test_the_device_says_what_it_met(answer: bytes, reason: str):
     async def play() -> str:
-        wire = Wire(peer_agent.fallback._Pipe("wss://relay/", 9))
+        wire = Wire(peer_agent.host.fallback._Pipe("wss://relay/", 9))
         library = wire.pipe.websocket
         wire.pipe.request()
         wire.pipe.data_received(answer)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from peer_agent import fallback
-from peer_agent.fallback import Fallback, _proxy
+from peer_agent.host import fallback
+from peer_agent.host.fallback import Fallback, _proxy
 
 
 class Server:

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from peer_agent import clock, service, settings
+from peer_agent import service, settings
+from peer_agent.core.reasons import Failure
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Peer, Unchangeable, WireGuardError
-from peer_agent.network import HostAddress, Place
-from peer_agent.reasons import Failure
+from peer_agent.host import clock
+from peer_agent.host.addresses import HostAddress, Place
+from peer_agent.wireguard.interface import Interface, Peer, Unchangeable, WireGuardError
 from peer_common import directory
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 6)]
@@ -162,7 +163,7 @@ class Run:
         monkeypatch.setattr(settings, "load", self._load)
         self.wireguard, self.ground = WireGuard(), Ground()
         self.counters = Counters(self.wireguard)
-        monkeypatch.setitem(sys.modules, "peer_agent.fallback", SimpleNamespace(Fallback=Fallback))
+        monkeypatch.setitem(sys.modules, "peer_agent.host.fallback", SimpleNamespace(Fallback=Fallback))
         monkeypatch.setattr(service, "WireGuard", lambda name: self.wireguard)
         monkeypatch.setattr(service, "Counters", lambda name: self.counters)
         monkeypatch.setattr(service, "Ground", lambda *_: self.ground)

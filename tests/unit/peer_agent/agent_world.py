@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from agent_net import Net, Packet, Router
 from agent_wireguard import Data, Initiation, Peer, Response, weight
-from peer_agent import control
-from peer_agent.actions import Ask, Connect, Disconnect, Note, Reach, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.actions import Ask, Connect, Disconnect, Note, Reach, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.limits import Limits
+from peer_agent.core.path_selector import Pair
+from peer_agent.core.paths import View
+from peer_agent.core.relay_liveness import Relay, Relays
+from peer_agent.core.traffic import Bytes
 from peer_agent.endpoints import Endpoint
-from peer_agent.flow import Bytes
-from peer_agent.limits import Limits
-from peer_agent.path import View
-from peer_agent.probes import PING, Keyring
-from peer_agent.relays import Relay, Relays
-from peer_agent.selector import Pair
+from peer_agent.wire import control
+from peer_agent.wire.probes import PING, Keyring
 
 OVERLAY = ip_network("10.77.0.0/16")
 PORT = 51820

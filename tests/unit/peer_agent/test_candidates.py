@@ -7,10 +7,10 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from agent_world import behind_nats
-from peer_agent.actions import Action, Send
-from peer_agent.candidates import DIRECT, LAN, Candidates
+from peer_agent.core.actions import Action, Send
+from peer_agent.core.candidates import DIRECT, LAN, Candidates
+from peer_agent.core.nomination import Trials
 from peer_agent.endpoints import Endpoint
-from peer_agent.trials import Trials
 
 OVERLAY = ip_network("10.77.0.0/16")
 BRIDGES = [Endpoint(f"172.{number}.0.1", 51820) for number in range(17, 29)]

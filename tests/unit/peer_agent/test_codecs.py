@@ -10,9 +10,9 @@ from base64 import b64encode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent.control import MOST_CANDIDATES, SIZE, Message, MessageError, decode, encode
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import PING, Key, Keyring, Probe, Window, new_number
+from peer_agent.wire.control import MOST_CANDIDATES, SIZE, Message, MessageError, decode, encode
+from peer_agent.wire.probes import PING, Key, Keyring, Probe, Window, new_number
 
 SECRET = bytes(range(32))
 hosts = st.ip_addresses().map(str)

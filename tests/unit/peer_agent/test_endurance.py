@@ -8,10 +8,10 @@ import re
 
 import pytest
 from agent_world import behind_nats
-from peer_agent.control import Message
+from peer_agent.core.reasons import NO_PATH, REASONS
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import PING, Probe
-from peer_agent.reasons import NO_PATH, REASONS
+from peer_agent.wire.control import Message
+from peer_agent.wire.probes import PING, Probe
 
 LIMIT = 1000  # bits per second, of both sides together, with all headers
 

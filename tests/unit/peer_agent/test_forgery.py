@@ -9,10 +9,10 @@ from agent_net import Packet
 from agent_world import PORT, World, behind_nats
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent import selector
-from peer_agent.control import Message
+from peer_agent.core import path_selector
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import PING, PONG, SIZE, Key, Probe, Window
+from peer_agent.wire.control import Message
+from peer_agent.wire.probes import PING, PONG, SIZE, Key, Probe, Window
 
 STRANGER = Endpoint("192.0.2.66", 6666)
 
@@ -134,7 +134,7 @@ def test_an_agent_of_1_2_0_takes_random_numbers_for_far_ahead(monkeypatch: pytes
             self._highest, before = max(number, self._highest), self._highest
             return number > before
 
-    monkeypatch.setattr(selector, "Window", Counting)
+    monkeypatch.setattr(path_selector, "Window", Counting)
     world = behind_nats()
     world.until(lambda: all(device.kind == "direct" for device in world.devices.values()), 5)
     world.run(120)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from agent_world import FULL_SIZE, World, behind_nats
-from peer_agent.probes import PING, PONG, SECRET_SIZE, Key, Probe
+from peer_agent.wire.probes import PING, PONG, SECRET_SIZE, Key, Probe
 
 NARROW = 1400
 ONE = "198.51.100.1"
@@ -74,7 +74,7 @@ def test_loss_alone_is_not_taken_for_a_narrow_path(seed: int) -> None:
 
 
 def test_an_agent_that_knows_no_full_size_is_met_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peer_agent.control._FLAGS", ("symmetric", "answer", "punch", "left", "bye"))
+    monkeypatch.setattr("peer_agent.wire.control._FLAGS", ("symmetric", "answer", "punch", "left", "bye"))
     world = behind_nats()
     world.net.blocked = lambda packet: packet.size > FULL_SIZE
     world.run(10)

@@ -10,9 +10,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from peer_agent import genetlink
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Peer
+from peer_agent.wireguard import netlink
+from peer_agent.wireguard.interface import Interface, Peer
 
 REPLIES = json.loads((Path(__file__).parent / "kernel_replies.json").read_text())
 FIRST, SECOND, THIRD, FOURTH = (
@@ -42,9 +42,9 @@ def replies(name: str) -> list[bytes]:
     return [base64.b64decode(text) for text in REPLIES[name]]
 
 
-def kernel(datagrams: list[bytes]) -> genetlink.Kernel:
+def kernel(datagrams: list[bytes]) -> netlink.Kernel:
     """The connection of the recording, after its first question: which number WireGuard has."""
-    made = object.__new__(genetlink.Kernel)
+    made = object.__new__(netlink.Kernel)
     made._socket, made._family, made._number, made._name = Recorded(datagrams), 32, 1, b""
     return made
 

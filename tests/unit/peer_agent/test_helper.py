@@ -15,10 +15,10 @@ import pytest
 from agent_shell import NAS, ONE, PC, RELAYS, WireGuard
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent import helper
 from peer_agent.endpoints import Endpoint
-from peer_agent.helper import Helper, Remote
-from peer_agent.interface import Unchangeable, WireGuardError
+from peer_agent.wireguard import helper
+from peer_agent.wireguard.helper import Helper, Remote
+from peer_agent.wireguard.interface import Unchangeable, WireGuardError
 
 NEW = Endpoint("2001:db8::7", 51820)
 STRANGER = base64.b64encode(bytes([9]) * 32).decode()

@@ -18,16 +18,20 @@ from agent_shell import NAS, Run
 from agent_world import behind_nats
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent import control, genetlink, limits, network, settings, uapi, wg
-from peer_agent.control import MOST_CANDIDATES, Message
+from peer_agent import settings
+from peer_agent.core import limits
+from peer_agent.core.limits import BATCH, Bucket, Limits
+from peer_agent.core.refusals import Refusals
 from peer_agent.endpoints import Endpoint, read_address, usable
-from peer_agent.genetlink import attribute
-from peer_agent.interface import Malformed
-from peer_agent.limits import BATCH, Bucket, Limits
-from peer_agent.probes import PING, Key, Probe
-from peer_agent.raw import Datagram, RawPort
-from peer_agent.refusals import Refusals
-from peer_agent.tunnel import Tunnel
+from peer_agent.host import addresses
+from peer_agent.host.overlay_socket import Tunnel
+from peer_agent.host.probe_socket import Datagram, RawPort
+from peer_agent.wire import control
+from peer_agent.wire.control import MOST_CANDIDATES, Message
+from peer_agent.wire.probes import PING, Key, Probe
+from peer_agent.wireguard import client, netlink, uapi
+from peer_agent.wireguard.interface import Malformed
+from peer_agent.wireguard.netlink import attribute
 from peer_common.toml_table import SettingsError
 
 SECRET = bytes(range(32))
@@ -157,7 +161,7 @@ def test_a_device_that_sends_from_port_0_harms_nobody_elses_path(place: str) -> 
     packed = socket.inet_pton(socket.AF_INET, "192.0.2.1")
     address = struct.pack("=H", socket.AF_INET) + struct.pack(">H4s", 0, packed) + bytes(8)
     peers = attribute(8, attribute(0, attribute(1, key) + attribute(4, address)))
-    for interface in (wg.parse(dump), uapi.parse(answer), genetlink.parse([peers])):
+    for interface in (client.parse(dump), uapi.parse(answer), netlink.parse([peers])):
         assert interface.peers[text].endpoint is None
 
 
@@ -169,7 +173,7 @@ def test_numbers_that_no_interface_has_are_refused(numbers: str) -> None:
 
 @given(st.binary(max_size=80))
 def test_an_address_in_any_form_is_read_or_left_out(body: bytes) -> None:
-    list(network._read(body, 1))
+    list(addresses._read(body, 1))
 
 
 @pytest.mark.parametrize("answer", [b"", bytes(16), bytes(3), struct.pack("=IHHII", 20, 2, 0, 1, 0) + bytes(4)])
@@ -181,7 +185,7 @@ def test_an_answer_of_netlink_that_is_none_ends(answer: bytes) -> None:
         theirs.close()
         ours.settimeout(2)
         with pytest.raises(OSError, match=r".+"):
-            list(network._dump(ours))
+            list(addresses._dump(ours))
 
 
 # --- one socket at a time ---------------------------------------------------------------------------------------------
@@ -219,7 +223,7 @@ def test_a_flood_gets_one_batch_at_a_time(receive: Callable[[list], None]) -> No
 
 
 def test_a_flood_of_changes_of_the_network_gets_one_batch_at_a_time() -> None:
-    changes = network.Changes.__new__(network.Changes)
+    changes = addresses.Changes.__new__(addresses.Changes)
     changes.socket = _Endless()
     changes.drain()
 

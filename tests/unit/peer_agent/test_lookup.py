@@ -11,8 +11,8 @@ import dnslib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent import lookup
 from peer_agent.endpoints import Endpoint
+from peer_agent.host import resolver
 
 NAME = "relay.example"
 
@@ -32,30 +32,30 @@ def answer(asked: dnslib.DNSRecord, *records: tuple[str, object]) -> bytes:
 
 def test_the_addresses_of_an_answer_are_read() -> None:
     records = ("CNAME", dnslib.CNAME("other.example")), ("A", dnslib.A("192.0.2.1")), ("A", dnslib.A("192.0.2.2"))
-    assert lookup.read_answer(answer(question(), *records), question()) == ["192.0.2.1", "192.0.2.2"]
+    assert resolver.read_answer(answer(question(), *records), question()) == ["192.0.2.1", "192.0.2.2"]
     asked = question("AAAA")
-    assert lookup.read_answer(answer(asked, ("AAAA", dnslib.AAAA("2001:db8::1"))), asked) == ["2001:db8::1"]
-    assert lookup.read_answer(answer(asked), asked) == []
+    assert resolver.read_answer(answer(asked, ("AAAA", dnslib.AAAA("2001:db8::1"))), asked) == ["2001:db8::1"]
+    assert resolver.read_answer(answer(asked), asked) == []
 
 
 def test_an_answer_to_something_else_is_none() -> None:
     other = question()
     other.header.id = 8
     told = ("A", dnslib.A("192.0.2.1"))
-    assert lookup.read_answer(answer(other, told), question()) is None
-    assert lookup.read_answer(question().pack(), question()) is None, "a question"
-    assert lookup.read_answer(answer(question("AAAA"), told), question()) is None
-    assert len(lookup.read_answer(answer(question(), *[told] * 40), question())) == lookup.MOST_FOUND
+    assert resolver.read_answer(answer(other, told), question()) is None
+    assert resolver.read_answer(question().pack(), question()) is None, "a question"
+    assert resolver.read_answer(answer(question("AAAA"), told), question()) is None
+    assert len(resolver.read_answer(answer(question(), *[told] * 40), question())) == resolver.MOST_FOUND
 
 
 @given(st.binary(max_size=200))
 def test_nothing_that_comes_is_raised(packet: bytes) -> None:
-    assert lookup.read_answer(packet, question()) in (None, [])
-    lookup.read_answer(answer(question(), ("A", dnslib.A("192.0.2.1")))[:12] + packet, question())
+    assert resolver.read_answer(packet, question()) in (None, [])
+    resolver.read_answer(answer(question(), ("A", dnslib.A("192.0.2.1")))[:12] + packet, question())
 
 
 def test_the_networks_resolvers_are_found_and_stubs_are_not(tmp_path: Path) -> None:
-    assert lookup.servers(tmp_path) == []
+    assert resolver.servers(tmp_path) == []
     for file, text in {
         "etc/resolv.conf": "nameserver 127.0.0.53\nnameserver 10.77.1.1\n",
         "run/systemd/resolve/resolv.conf": "# from the router\nnameserver 192.168.1.1\nnameserver fe80::1%eth0\n",
@@ -64,24 +64,24 @@ def test_the_networks_resolvers_are_found_and_stubs_are_not(tmp_path: Path) -> N
     }.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
-    assert lookup.servers(tmp_path) == ["192.168.1.1", "2001:db8::53", "10.77.1.1"]
+    assert resolver.servers(tmp_path) == ["192.168.1.1", "2001:db8::53", "10.77.1.1"]
 
 
 def test_the_hosts_own_way_comes_first_and_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     past = [Endpoint("192.0.2.2", 1)]
-    monkeypatch.setattr(lookup, "_past_the_tunnel", lambda *_: past)
+    monkeypatch.setattr(resolver, "_past_the_tunnel", lambda *_: past)
     place = (2, 2, 17, "", ("192.0.2.1", 1))
-    monkeypatch.setattr(lookup.socket, "getaddrinfo", lambda *_, **__: [place])
-    assert lookup.look_up(NAME, 1, 0) == [Endpoint("192.0.2.1", 1)]
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", lambda *_, **__: [place])
+    assert resolver.look_up(NAME, 1, 0) == [Endpoint("192.0.2.1", 1)]
 
     def hang(*_: object, **__: object) -> list:
         time.sleep(3)
         return [place]
 
-    monkeypatch.setattr(lookup.socket, "getaddrinfo", hang)
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", hang)
     started = time.monotonic()
-    assert lookup.look_up(NAME, 1, 0) == past
+    assert resolver.look_up(NAME, 1, 0) == past
     assert time.monotonic() - started < 2.5
     started = time.monotonic()
-    assert lookup.look_up(NAME, 1, 0) == past
+    assert resolver.look_up(NAME, 1, 0) == past
     assert time.monotonic() - started < 1, "one look-up of a name at a time"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.names import Places
+from peer_agent.host.names import Places
 from peer_agent.settings import Place
 
 NAME, INNER = Place("relay.example", 40000), Place("192.168.1.10", 40000)

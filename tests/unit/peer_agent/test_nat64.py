@@ -7,9 +7,9 @@ from __future__ import annotations
 from ipaddress import IPv6Network
 
 import pytest
-from peer_agent import nat64
 from peer_agent.endpoints import Endpoint
-from peer_agent.names import Places
+from peer_agent.host import nat64
+from peer_agent.host.names import Places
 from peer_agent.settings import Place
 
 RELAY = Endpoint("192.0.2.33", 40000)

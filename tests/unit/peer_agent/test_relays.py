@@ -8,11 +8,11 @@ import random
 from collections.abc import Callable
 
 import pytest
-from peer_agent.actions import Ask, Connect, Disconnect, Reach
-from peer_agent.choice import Choice
+from peer_agent.core.actions import Ask, Connect, Disconnect, Reach
+from peer_agent.core.paths import View
+from peer_agent.core.relay_choice import Choice
+from peer_agent.core.relay_liveness import Relay, Relays
 from peer_agent.endpoints import Endpoint
-from peer_agent.path import View
-from peer_agent.relays import Relay, Relays
 
 PLACES = [Endpoint(f"203.0.113.{number}", 40000) for number in range(1, 4)]
 LOCAL = Endpoint("127.0.0.1", 7000)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from agent_shell import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
-from peer_agent import clock, metrics, nat64, service, status
+from peer_agent import metrics, service, status
+from peer_agent.core.reasons import Failure
 from peer_agent.endpoints import Endpoint
-from peer_agent.names import Stated
-from peer_agent.reasons import Failure
+from peer_agent.host import clock, nat64
+from peer_agent.host.names import Stated
 from peer_agent.settings import Place
 
 # --- the interface ----------------------------------------------------------------------------------------------------

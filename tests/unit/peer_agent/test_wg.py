@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_agent import genetlink, uapi, wg
 from peer_agent.endpoints import Endpoint
-from peer_agent.genetlink import attribute, sockaddr
-from peer_agent.interface import Interface, Malformed, Peer, Unchangeable
-from peer_agent.raw import checksum
+from peer_agent.host.probe_socket import checksum
+from peer_agent.wireguard import client, netlink, uapi
+from peer_agent.wireguard.interface import Interface, Malformed, Peer, Unchangeable
+from peer_agent.wireguard.netlink import attribute, sockaddr
 
 SECRET = b"\x5e" * 32
 KEYS = [bytes([number]) * 32 for number in (1, 2, 3)]
@@ -103,7 +103,7 @@ def kernel_messages() -> list[bytes]:
 
 @pytest.mark.parametrize(
     "read",
-    [lambda: wg.parse(DUMP), lambda: uapi.parse(ANSWER), lambda: genetlink.parse(kernel_messages())],
+    [lambda: client.parse(DUMP), lambda: uapi.parse(ANSWER), lambda: netlink.parse(kernel_messages())],
     ids=["wg", "wireguard-go", "kernel"],
 )
 def test_the_three_forms_say_the_same(read: Callable[[], Interface]) -> None:
@@ -116,7 +116,7 @@ def test_the_three_forms_say_the_same(read: Callable[[], Interface]) -> None:
 @pytest.mark.parametrize("text", ["", "a\tb\tc\td\n", "a\tb\t1\toff\nk\n", DUMP.replace("1700000000", "soon")])
 def test_what_is_no_dump_is_said_without_its_text(text: str) -> None:
     with pytest.raises(Malformed) as caught:
-        wg.parse(text)
+        client.parse(text)
     assert "PRIVATE" not in str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_answer_of_the_kernel_is_refused_or_read(data: st.DataObject) 
         message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(message[: data.draw(st.integers(0, len(message)))])
     try:
-        genetlink.parse([cut])
+        netlink.parse([cut])
     except Malformed as error:
         assert str(SECRET) not in str(error)
 
@@ -208,7 +208,7 @@ def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: bytes) ->
 def test_boringtun_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As boringtun-cli 0.7.1 answered `update_only`, which it does not know; `wg set` of a [Peer] made it panic."""
     answering(tmp_path, monkeypatch, *[b"errno=22\n\n"] * 3)
-    wireguard = wg.WireGuard("pr0")
+    wireguard = client.WireGuard("pr0")
     monkeypatch.setattr(wireguard, "_run", lambda *words, **_: pytest.fail(f"wg {words}"))
     for ask in (
         wireguard.show,
@@ -219,20 +219,20 @@ def test_boringtun_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             ask()
 
 
-def netlink(kind: int, number: int, body: bytes) -> bytes:
+def netlink_message(kind: int, number: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 2, number, 1) + body + bytes(-len(body) % 4)
 
 
-def kernel(*answers: bytes) -> tuple[genetlink.Kernel, Conversation]:
-    made, talk = object.__new__(genetlink.Kernel), Conversation(*answers)
+def kernel(*answers: bytes) -> tuple[netlink.Kernel, Conversation]:
+    made, talk = object.__new__(netlink.Kernel), Conversation(*answers)
     made._socket, made._family, made._number, made._name = talk, 29, 0, attribute(2, b"pr0\0")
     return made, talk
 
 
 def test_the_kernel_is_asked_for_all() -> None:
-    stale = netlink(29, 0, b"\0\1\0\0" + attribute(6, b"xx"))
-    one, two = (netlink(29, 1, b"\0\1\0\0" + message) for message in kernel_messages())
-    direct, talk = kernel(stale, one, two + netlink(3, 1, bytes(4)))
+    stale = netlink_message(29, 0, b"\0\1\0\0" + attribute(6, b"xx"))
+    one, two = (netlink_message(29, 1, b"\0\1\0\0" + message) for message in kernel_messages())
+    direct, talk = kernel(stale, one, two + netlink_message(3, 1, bytes(4)))
     assert direct.show() == STATE
     # NLM_F_REQUEST | NLM_F_DUMP, WG_CMD_GET_DEVICE of version 1, WGDEVICE_A_IFNAME
     assert talk.asked == [struct.pack("=IHHII", 28, 29, 0x301, 1, 0) + b"\0\1\0\0" + b"\x08\0\2\0pr0\0"]
@@ -240,13 +240,13 @@ def test_the_kernel_is_asked_for_all() -> None:
 
 @pytest.mark.parametrize("kind", [2, 3])
 def test_the_kernel_refuses(kind: int) -> None:
-    direct, _ = kernel(netlink(kind, 1, struct.pack("=i", -errno.ENODEV)))
+    direct, _ = kernel(netlink_message(kind, 1, struct.pack("=i", -errno.ENODEV)))
     with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
         direct.show()
 
 
 def test_the_kernel_is_told_an_endpoint() -> None:
-    direct, talk = kernel(netlink(2, 1, bytes(4)))
+    direct, talk = kernel(netlink_message(2, 1, bytes(4)))
     direct.set_endpoint(FIRST, Endpoint("192.0.2.1", 40000))
     inner = (
         attribute(1, KEYS[0])
@@ -281,16 +281,16 @@ class Direct:
 
 def test_an_interface_that_came_back_is_read_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Direct(STATE, ConnectionResetError()), Direct(STATE)]
-    monkeypatch.setattr(wg, "_connect", lambda name: found.pop(0))
-    wireguard = wg.WireGuard("pr0")
+    monkeypatch.setattr(client, "_connect", lambda name: found.pop(0))
+    wireguard = client.WireGuard("pr0")
     assert wireguard.show() is STATE
     assert wireguard.show() is STATE
     assert not found
 
 
 def test_a_form_that_nobody_knows_is_left_to_wg(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    monkeypatch.setattr(wg, "_connect", lambda name: Direct(Malformed("the kernel's answer")))
-    wireguard = wg.WireGuard("pr0")
+    monkeypatch.setattr(client, "_connect", lambda name: Direct(Malformed("the kernel's answer")))
+    wireguard = client.WireGuard("pr0")
     monkeypatch.setattr(wireguard, "_run", lambda *words: DUMP if words == ("show", "pr0", "dump") else "")
     assert wireguard.show() == wireguard.show() == STATE
     assert len(caplog.records) == 1
@@ -298,15 +298,15 @@ def test_a_form_that_nobody_knows_is_left_to_wg(monkeypatch: pytest.MonkeyPatch,
 
 def test_wg_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(wg, "_connect", lambda name: None)
-    wireguard = wg.WireGuard("pr0")
+    monkeypatch.setattr(client, "_connect", lambda name: None)
+    wireguard = client.WireGuard("pr0")
     assert "install wireguard-tools" in wireguard.problem()
-    with pytest.raises(wg.WireGuardError, match="install wireguard-tools"):
+    with pytest.raises(client.WireGuardError, match="install wireguard-tools"):
         wireguard.show()
 
 
 def test_counters_follow_the_interface(tmp_path: Path) -> None:
-    counters = wg.Counters("lo")
+    counters = client.Counters("lo")
     assert isinstance(counters.read(), int)
     counters._files = [tmp_path / "rx", tmp_path / "tx"]
     counters.close()
@@ -335,7 +335,7 @@ def test_checksum() -> None:
 
 def test_wg_adds_no_peer_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither wireguard-go nor the kernel answers, and the helper still knows the key of a device that was revoked."""
-    wireguard, done = wg.WireGuard("pr0"), []
+    wireguard, done = client.WireGuard("pr0"), []
     monkeypatch.setattr(wireguard, "_straight", lambda _do: None)
 
     def run(*words: str) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv6Network
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.lookup import look_up
-from peer_agent.nat64 import synthesize
+from peer_agent.host.nat64 import synthesize
+from peer_agent.host.resolver import look_up
 from peer_agent.settings import Place
 
 AGAIN = 180.0  # seconds between two looks at names that work

@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from peer_agent.control import Message
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import Key, Probe
+from peer_agent.wire.control import Message
+from peer_agent.wire.probes import Key, Probe
 
 
 class Send(NamedTuple):

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from peer_agent.actions import Action
-from peer_agent.candidates import LAN, Candidate, Candidates
-from peer_agent.punching import Punching
+from peer_agent.core.actions import Action
+from peer_agent.core.candidates import LAN, Candidate, Candidates
+from peer_agent.core.hole_punching import Punching
 
 _PROOF = 2  # pongs in a row that prove a candidate
 _COMPARE = 1.0  # seconds more for a round trip to become shorter than that of the running path

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.genetlink import Kernel
-from peer_agent.interface import Interface, Malformed, Peer, WireGuardError, endpoint, interface
-from peer_agent.uapi import Userspace
+from peer_agent.wireguard.interface import Interface, Malformed, Peer, WireGuardError, endpoint, interface
+from peer_agent.wireguard.netlink import Kernel
+from peer_agent.wireguard.uapi import Userspace
 
 log = logging.getLogger("peer_agent")
 

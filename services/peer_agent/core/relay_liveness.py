@@ -13,10 +13,10 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.core.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.core.paths import View
+from peer_agent.core.relay_health import Health
 from peer_agent.endpoints import Endpoint
-from peer_agent.health import Health
-from peer_agent.path import View
 
 _TRY_UDP = 5.0  # seconds between attempts while the fallback is in use
 _ATTEMPT = 0.6  # seconds that one lasts

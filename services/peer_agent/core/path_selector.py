@@ -18,20 +18,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from peer_agent.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
-from peer_agent.candidates import Candidate, Candidates
-from peer_agent.choice import Choice
-from peer_agent.control import Message
-from peer_agent.doubts import Doubts
+from peer_agent.core.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
+from peer_agent.core.candidates import Candidate, Candidates
+from peer_agent.core.liveness import Watch
+from peer_agent.core.nomination import Trials
+from peer_agent.core.paths import Path, View
+from peer_agent.core.reasons import why_not
+from peer_agent.core.rehandshake import Sessions
+from peer_agent.core.relay_choice import Choice
+from peer_agent.core.signaling import MOST_SEEN, Talk
+from peer_agent.core.silence import Doubts
+from peer_agent.core.traffic import Bytes, Flow
 from peer_agent.endpoints import Address, Endpoint, Network
-from peer_agent.flow import Bytes, Flow
-from peer_agent.path import Path, View
-from peer_agent.probes import PING, PONG, Probe, Window
-from peer_agent.reasons import why_not
-from peer_agent.sessions import Sessions
-from peer_agent.talk import MOST_SEEN, Talk
-from peer_agent.trials import Trials
-from peer_agent.watch import Watch
+from peer_agent.wire.control import Message
+from peer_agent.wire.probes import PING, PONG, Probe, Window
 
 _LONGEST_TICK = 5.0
 _TICK = 0.1  # while something is under way

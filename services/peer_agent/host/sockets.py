@@ -9,14 +9,14 @@ import selectors
 import socket
 from pathlib import Path
 
-from peer_agent import network
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface
-from peer_agent.network import HostAddress, Place
-from peer_agent.probes import MAGIC
-from peer_agent.raw import RawPort
+from peer_agent.host import addresses
+from peer_agent.host.addresses import HostAddress, Place
+from peer_agent.host.overlay_socket import Tunnel
+from peer_agent.host.probe_socket import RawPort
 from peer_agent.settings import Settings
-from peer_agent.tunnel import Tunnel
+from peer_agent.wire.probes import MAGIC
+from peer_agent.wireguard.interface import Interface
 
 _DATA_OVERHEAD = 32  # bytes that a transport message adds to the packet in it (whitepaper section 5.4.6)
 # Documentation addresses: the way to everywhere, whatever the network is.
@@ -100,7 +100,7 @@ class Ground:
         first = {self.way(target) for target in _ANYWHERE}
         found = [
             each._replace(place=Place.OUTSIDE) if str(each.interface.ip) in first else each
-            for each in network.addresses(self._shape[0])
+            for each in addresses.addresses(self._shape[0])
         ]
         self.raw.avoid(each.interface.ip for each in found if each.place is Place.TUNNEL)
         usable = [each for each in found if each.place is not Place.TUNNEL]

@@ -11,7 +11,7 @@ import json
 from typing import NamedTuple
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import SECRET_SIZE
+from peer_agent.wire.probes import SECRET_SIZE
 
 SIZE = 1000  # fits the smallest tunnel whole
 VERSION = 1

@@ -13,9 +13,9 @@ from enum import IntEnum
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import NamedTuple
 
-from peer_agent.genetlink import attributes, messages
-from peer_agent.interface import Malformed
-from peer_agent.limits import BATCH
+from peer_agent.core.limits import BATCH
+from peer_agent.wireguard.interface import Malformed
+from peer_agent.wireguard.netlink import attributes, messages
 
 # Links, addresses, routes and rules: a route that changes means another way out, with other addresses on the way.
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000

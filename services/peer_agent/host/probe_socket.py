@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from peer_agent.core.limits import BATCH
 from peer_agent.endpoints import Address, Endpoint
-from peer_agent.limits import BATCH
 
 _SO_ATTACH_FILTER = 26
 _IP_PKTINFO, _IP_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_WANT = 8, 10, 0, 1

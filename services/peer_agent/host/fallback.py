@@ -23,9 +23,9 @@ from urllib.request import getproxies, proxy_bypass
 from peer_common.websocket_pipe import LARGEST, ClientProtocol, Pipe, forget_where, printable
 from websockets.uri import parse_uri
 
+from peer_agent.core.reasons import Failure
 from peer_agent.endpoints import Endpoint
-from peer_agent.lookup import look_up
-from peer_agent.reasons import Failure
+from peer_agent.host.resolver import look_up
 
 _LOOPBACK = "127.0.0.1"
 _IDLE = 15.0  # seconds: proxies close what is idle for 30 or more

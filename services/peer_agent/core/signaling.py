@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peer_agent.actions import Action, Say, Trust
-from peer_agent.control import MOST_CANDIDATES, Message
+from peer_agent.core.actions import Action, Say, Trust
+from peer_agent.core.paths import View
 from peer_agent.endpoints import Endpoint, Network, usable
-from peer_agent.path import View
-from peer_agent.probes import Key
+from peer_agent.wire.control import MOST_CANDIDATES, Message
+from peer_agent.wire.probes import Key
 
 _EVERY = 60.0  # seconds between messages to an agent
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 600.0  # seconds between attempts to find an agent, doubled each time

@@ -10,20 +10,22 @@ import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent import control, settings, tunnel
-from peer_agent.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent import settings
+from peer_agent.core.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.limits import Limits
+from peer_agent.core.path_selector import Pair
+from peer_agent.core.paths import View
+from peer_agent.core.refusals import Refusals
+from peer_agent.core.traffic import Bytes
 from peer_agent.endpoints import Address, Endpoint, Network
-from peer_agent.flow import Bytes
-from peer_agent.ground import Ground
-from peer_agent.interface import Interface, WireGuardError
-from peer_agent.limits import Limits
-from peer_agent.links import Links
-from peer_agent.path import View
-from peer_agent.probes import PING, SECRET_SIZE, Key, Keyring
-from peer_agent.raw import Datagram
-from peer_agent.refusals import Refusals
-from peer_agent.selector import Pair
-from peer_agent.wg import WireGuard
+from peer_agent.host import overlay_socket
+from peer_agent.host.probe_socket import Datagram
+from peer_agent.host.sockets import Ground
+from peer_agent.relay_driver import Links
+from peer_agent.wire import control
+from peer_agent.wire.probes import PING, SECRET_SIZE, Key, Keyring
+from peer_agent.wireguard.client import WireGuard
+from peer_agent.wireguard.interface import Interface, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -167,7 +169,7 @@ class Pairs:
         if entry is None:
             self._refusals.note(now, "unknown_sender", source)
             return
-        weight = tunnel.weight(payload, source)
+        weight = overlay_socket.weight(payload, source)
         entry.heard += weight
         if not self._limits.message(now, entry.peer.name, weight):
             self._refusals.note(now, "too_many_messages", entry.peer.name)
@@ -273,7 +275,7 @@ class Pairs:
             return
         payload = control.encode(message)
         if self._ground.tunnel.send(payload, entry.address, self._config.control_port) and not message.answer:
-            entry.said += tunnel.weight(payload, entry.address)
+            entry.said += overlay_socket.weight(payload, entry.address)
 
     def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
         try:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Malformed, Peer
+from peer_agent.wireguard.interface import Interface, Malformed, Peer
 
 _GENERIC, _CONTROLLER = 16, 16  # NETLINK_GENERIC, GENL_ID_CTRL
 _GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 3, 1, 2  # CTRL_CMD_*, CTRL_ATTR_*

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.probes import SIZE
+from peer_agent.wire.probes import SIZE
 
 BATCH = 64  # datagrams to take from one socket, before the others and what is due get their turn
 

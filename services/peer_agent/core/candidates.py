@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent.actions import Send
+from peer_agent.core.actions import Send
 from peer_agent.endpoints import Endpoint, Network, usable, within
-from peer_agent.probes import PING, Probe, new_number
+from peer_agent.wire.probes import PING, Probe, new_number
 
 LAN, DIRECT = "lan", "direct"
 _MOST_TOLD = 12

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from peer_agent.core.limits import BATCH
 from peer_agent.endpoints import Address
-from peer_agent.limits import BATCH
 
 _LONGEST = 2048
 _UDP, _IP4, _IP6 = 8, 20, 40  # bytes of headers

@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from peer_agent import names, nat64, settings
-from peer_agent.actions import Action, Ask, Connect, Disconnect, Note, Reach
-from peer_agent.asker import Asker
+from peer_agent import settings
+from peer_agent.core.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.core.directory_client import Asker
+from peer_agent.core.paths import View
+from peer_agent.core.reasons import Failure
+from peer_agent.core.relay_liveness import Relay, Relays
 from peer_agent.endpoints import Address, Endpoint
-from peer_agent.ground import Ground
-from peer_agent.interface import Interface, WireGuardError
-from peer_agent.names import Places, Resolver
-from peer_agent.path import View
-from peer_agent.reasons import Failure
-from peer_agent.relays import Relay, Relays
-from peer_agent.wg import WireGuard
+from peer_agent.host import names, nat64
+from peer_agent.host.names import Places, Resolver
+from peer_agent.host.sockets import Ground
+from peer_agent.wireguard.client import WireGuard
+from peer_agent.wireguard.interface import Interface, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -289,7 +290,7 @@ class Links:
             log.warning("%s: %s", self._wireguard.name, error)
 
     def _connect(self, link: _Link) -> None:
-        from peer_agent.fallback import Fallback  # needs a library that nothing else does
+        from peer_agent.host.fallback import Fallback  # needs a library that nothing else does
 
         self._disconnect(link)
         token = secrets.token_bytes(8)  # tells this fallback's reports from those of one before

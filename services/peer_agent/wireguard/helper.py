@@ -23,8 +23,8 @@ import threading
 from typing import Any
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Peer, Unchangeable, WireGuardError
-from peer_agent.wg import WireGuard
+from peer_agent.wireguard.client import WireGuard
+from peer_agent.wireguard.interface import Interface, Peer, Unchangeable, WireGuardError
 
 log = logging.getLogger("peer_agent")
 

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
+from peer_agent.wireguard.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
 
 _FOLDER = Path("/var/run/wireguard")
 _TIMEOUT = 1.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peer_agent.path import View
+from peer_agent.core.paths import View
 
 _BETTER, _MARGIN = 0.8, 0.01  # a relay is worth a move when its round trip is that much shorter: share, and seconds
 _STEADY = 30.0  # seconds for which it has to be

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent.candidates import Candidates
-from peer_agent.path import FALLBACK, View
-from peer_agent.talk import Talk
+from peer_agent.core.candidates import Candidates
+from peer_agent.core.paths import FALLBACK, View
+from peer_agent.core.signaling import Talk
 
 
 class Reason(NamedTuple):
