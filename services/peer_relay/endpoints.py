@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.settings import Settings
 
 # Documentation addresses stand for the Internet.

@@ -17,17 +17,16 @@ from typing import Any
 from peer_common import systemd
 from peer_common.toml_table import SettingsError
 
-from peer_relay import __version__, settings, state
-from peer_relay.core import addresses
+from peer_relay import __version__, addresses, settings, state
 from peer_relay.core.rate_limits import TokenBucket
 from peer_relay.core.relay_peer import RelayPeer
-from peer_relay.core.slices import Slices, Steps
 from peer_relay.core.switchboard import Event, Switchboard
 from peer_relay.dataplane.batch_socket import BatchSocket
 from peer_relay.dataplane.kernel.plane import KernelPlane
 from peer_relay.dataplane.userspace import BUFFER_SIZE, UserspacePlane
 from peer_relay.faults import Faults
 from peer_relay.settings import Settings
+from peer_relay.slices import Slices, Steps
 from peer_relay.state_writer import StateWriter
 from peer_relay.status import document as status_document
 from peer_relay.status import router as router_status

@@ -21,7 +21,7 @@ from typing import Any
 from peer_common import toml_table
 from peer_common.toml_table import A_KEY, A_NAME, A_PATH, SettingsError, Table
 
-from peer_relay.core.addresses import pack
+from peer_relay.addresses import pack
 from peer_relay.core.device_settings import DeviceSettings
 
 DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Binding
-from peer_relay.core.slices import Steps, finish
 from peer_relay.core.switchboard import Switchboard
+from peer_relay.slices import Steps, finish
 from peer_relay.wireguard.noise import TIMESTAMP_SIZE
 from peer_relay.wireguard.session import REJECT_AFTER
 

@@ -20,8 +20,7 @@ from harness.service import PORT, Registration, Relay
 from hosts import RECEIVERS, RELAY_IN, RELAY_OUT, SENDERS
 from load import Arrival, Flow
 from peer_common import packets
-from peer_relay import state
-from peer_relay.core import addresses
+from peer_relay import addresses, state
 from population import Pair, addresses_of, shake_hands
 
 _BURST = 250  # handshakes at once: fewer than the relay answers without asking for cookies

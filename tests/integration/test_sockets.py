@@ -21,7 +21,7 @@ from harness.netns import Namespace, link
 from harness.offload import pair
 from harness.processes import wait_until
 from harness.service import PORT, Relay
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane import batch_socket
 from peer_relay.dataplane.batch_socket import BatchSocket
 

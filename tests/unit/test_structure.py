@@ -3,14 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What several files of the collection say must agree."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ROOT / "services"
 
 
 def test_the_service_has_the_collections_version():
@@ -24,10 +28,80 @@ def test_the_action_group_names_every_module():
     assert groups["peer_relay"] == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 
 
-def test_the_service_is_a_package_with_one_folder():
-    """The role relay installs the files of these two."""
-    folders = [path for path in (ROOT / "services/peer_relay").rglob("*") if path.is_dir()]
-    assert [path.name for path in folders if path.name != "__pycache__"] == ["kernel"]
+# The folders and modules of each service; nothing imports from a line below its own.
+LAYERS = {
+    "peer_common": ["*"],
+    "peer_relay": [
+        "addresses drops faults slices",
+        "wireguard",
+        "core",
+        "settings endpoints",
+        "state",
+        "dataplane status state_writer",
+        "service",
+        "cli __main__",
+    ],
+    "peer_agent": [
+        "endpoints",
+        "wire",
+        "core",
+        "settings",
+        "wireguard",
+        "host",
+        "relay_driver",
+        "path_driver",
+        "status metrics",
+        "service",
+        "__main__",
+    ],
+    "peer_relay_fallback": ["gate", "bridge", "__main__"],
+    "port_keeper": ["held inbox", "keeper", "settings state status", "router", "service", "__main__"],
+}
+PURE = ("peer_relay/wireguard", "peer_relay/core", "peer_agent/wire", "peer_agent/core", "port_keeper/keeper.py")
+IO = {"asyncio", "ctypes", "select", "selectors", "socket", "subprocess", "threading", "time"}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever it does: also those that a package is asked for by name."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            known = [name for name in names if (SERVICES / name.replace(".", "/")).with_suffix(".py").is_file()]
+            known += [name for name in names if (SERVICES / name.replace(".", "/")).is_dir()]
+            yield from known or [node.module]
+
+
+def layer(service: str, module: str) -> int:
+    (found,) = (number for number, names in enumerate(LAYERS[service]) if module in names.split() or names == "*")
+    return found
+
+
+@pytest.mark.parametrize("service", LAYERS)
+def test_imports_run_one_way(service):
+    for file in sorted((SERVICES / service).rglob("*.py")):
+        here = file.relative_to(SERVICES).with_suffix("").parts
+        if here[1:] == ("__init__",):
+            continue
+        for module in imports(file):
+            package, *rest = module.split(".")
+            if package == service and rest and rest[0] != "__version__":
+                assert layer(service, rest[0]) <= layer(service, here[1]), f"{'.'.join(here)} imports {module}"
+
+
+@pytest.mark.parametrize("service", LAYERS)
+def test_services_share_peer_common_and_nothing_else(service):
+    for file in (SERVICES / service).rglob("*.py"):
+        packages = {module.split(".")[0] for module in imports(file)}
+        assert packages & LAYERS.keys() <= {service, "peer_common"}, file
+
+
+@pytest.mark.parametrize("part", PURE)
+def test_the_cores_do_no_io(part):
+    path = SERVICES / part
+    for file in [path] if path.is_file() else path.rglob("*.py"):
+        assert not IO & {module.split(".")[0] for module in imports(file)}, file
 
 
 def test_the_readmes_reference_is_current():

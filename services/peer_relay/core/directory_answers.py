@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from peer_common.directory import Answer, Entry, Malformed, read_request, write_answer
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Device
 
 Find = Callable[[IPv4Address | IPv6Address], Device | None]

@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from peer_common import directory, packets
 
-from peer_relay.core import addresses, directory_answers, overlay
+from peer_relay import addresses
+from peer_relay.core import directory_answers, overlay
 from peer_relay.core.device import Binding, Device
 from peer_relay.core.probe import Probes
 from peer_relay.core.rate_limits import FairShares, TokenBucket

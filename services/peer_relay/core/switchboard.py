@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from peer_common import packets
 
-from peer_relay.core import addresses, key_search
+from peer_relay import addresses
+from peer_relay.core import key_search
 from peer_relay.core.device import NEVER, Binding, Claim, Device, Pair, Route
 from peer_relay.core.device_settings import DeviceSettings
 from peer_relay.core.held_initiations import WaitingRoom

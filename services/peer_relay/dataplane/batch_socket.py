@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.gso import Received
 
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104

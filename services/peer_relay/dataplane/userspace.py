@@ -8,7 +8,7 @@ import errno
 import socket
 from collections.abc import Iterable
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Binding
 from peer_relay.core.switchboard import Switchboard
 from peer_relay.dataplane import gso

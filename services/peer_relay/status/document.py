@@ -11,10 +11,10 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import NEVER, Device, Pair
-from peer_relay.core.slices import Steps
 from peer_relay.core.switchboard import Switchboard
+from peer_relay.slices import Steps
 from peer_relay.wireguard.session import REJECT_AFTER
 
 MOST_PAIRS = 20_000  # told one by one: 8 MB of JSON, all pairs of 140 devices

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from peer_relay.core.slices import Slices, Steps
+from peer_relay.slices import Slices, Steps
 from peer_relay.status import metrics
 
 ANSWER_WITHIN = 20.0  # seconds that a request waits for the loop

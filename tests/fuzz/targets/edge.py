@@ -9,7 +9,7 @@ import json
 import port_keeper.settings
 import port_keeper.state
 from peer_common.toml_table import SettingsError
-from peer_relay.core.slices import finish
+from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
 from peer_relay.status import document as status_document
 from peer_relay.status import metrics

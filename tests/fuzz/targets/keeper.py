@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from peer_relay.core.slices import finish
+from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
 from peer_relay.status import router as router_status
 from port_keeper import keeper as decision

@@ -14,9 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from peer_common.toml_table import SettingsError
-from peer_relay import settings, state
-from peer_relay.core import addresses
-from peer_relay.core.slices import finish
+from peer_relay import addresses, settings, state
+from peer_relay.slices import finish
 from peer_relay.status import document as status_document
 from peer_relay.status import router as router_status
 from peer_relay.status import server as status_server

@@ -9,8 +9,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from peer_common import directory, packets
-from peer_relay import drops
-from peer_relay.core import addresses, probe
+from peer_relay import addresses, drops
+from peer_relay.core import probe
 from peer_relay.core.device import Binding
 from peer_relay.dataplane.trains import Received
 from peer_relay.dataplane.userspace import UserspacePlane

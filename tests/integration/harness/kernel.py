@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel.entry import Count, Key, Target
 from peer_relay.dataplane.kernel.table import KernelTable
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 import pytest
 from harness.kernel import PORT, V4, V6, Family, Talk, World, message, packed, receive_all
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel.entry import Key, Target
 
 _TUNSETIFF = 0x400454CA

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from harness.kernel import PORT, V4, V6, Family, Talk, World, message, packed, silent, sniffer, udp_frame
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel.entry import Key, Target
 
 _SO_NO_CHECK = 11

@@ -14,7 +14,7 @@ import pytest
 from harness.kernel import PORT
 from harness.netns import Namespace, link
 from harness.processes import wait_until
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel.route import Network, NoWay, Way
 
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2

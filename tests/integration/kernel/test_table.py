@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness.kernel import PORT, SIZE, V4, Talk, World, load, message, packed, receive_all, silent
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel import bpf, layout
 from peer_relay.dataplane.kernel import table as table_module
 from peer_relay.dataplane.kernel.entry import Key, Target

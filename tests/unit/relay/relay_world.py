@@ -15,8 +15,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from peer_common import packets
-from peer_relay import state
-from peer_relay.core import addresses
+from peer_relay import addresses, state
 from peer_relay.core.device import Binding, Device
 from peer_relay.core.device_settings import DeviceSettings
 from peer_relay.core.relay_peer import RelayPeer

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 from peer_common import packets
 from peer_relay.core.device_settings import DeviceSettings
-from peer_relay.core.slices import finish
+from peer_relay.slices import finish
 from peer_relay.status import document as status_document
 from relay_world import StockDevice, World, at, check_consistency, echo_v4
 

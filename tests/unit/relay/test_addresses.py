@@ -10,7 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay.core import addresses
+from peer_relay import addresses
 
 PORTS = st.integers(0, 65535)
 

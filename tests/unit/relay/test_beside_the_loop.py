@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from peer_relay import state
-from peer_relay.core.slices import Slices, Steps
 from peer_relay.dataplane.userspace import UserspacePlane
 from peer_relay.faults import Faults
+from peer_relay.slices import Slices, Steps
 from peer_relay.state_writer import StateWriter
 from peer_relay.status import server as status_server
 from peer_relay.status.server import StatusServer

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 from peer_common import packets
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Binding, Device
 from peer_relay.dataplane.kernel.entries import NO_SESSION, Entries, Refusal, Way
 from peer_relay.dataplane.kernel.entry import Count, Key, Target

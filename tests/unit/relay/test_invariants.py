@@ -14,8 +14,8 @@ from peer_common import packets
 from peer_relay import drops
 from peer_relay.core import probe
 from peer_relay.core.device import Binding, Device
-from peer_relay.core.slices import finish
 from peer_relay.dataplane.kernel.entries import Entries, Refusal, Way
+from peer_relay.slices import finish
 from peer_relay.status import document as status_document
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from peer_common import packets
 from peer_relay.core import probe
-from peer_relay.core.slices import finish
+from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
 from peer_relay.status import document as status_document
 from peer_relay.status import metrics

@@ -7,8 +7,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from peer_relay.core import addresses
-from peer_relay.core.slices import finish
+from peer_relay import addresses
+from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
 from peer_relay.status import document as status_document
 from relay_world import StockDevice, World, at

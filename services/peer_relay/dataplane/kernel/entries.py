@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Binding, Device, Pair
 from peer_relay.core.switchboard import CONFIRMED_ROUTE, Switchboard
 from peer_relay.dataplane.kernel.entry import Count, Key, Target

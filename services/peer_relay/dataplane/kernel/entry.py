@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel's table holds. Addresses are those of `peer_relay.core.addresses`."""
+"""What the kernel's table holds. Addresses are those of `peer_relay.addresses`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 import sys
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel.entry import Count, Key, Target
 
 NAME = "pr_entries_1"  # the map's: another number for another layout

@@ -10,7 +10,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel import netlink
 from peer_relay.dataplane.kernel.too_big import TooBig
 

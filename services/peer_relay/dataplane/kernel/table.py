@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The table of the kernel data plane: which packets go where, and how many did. It outlives the process.
 
-Addresses are those of `peer_relay.core.addresses`, with port.
+Addresses are those of `peer_relay.addresses`, with port.
 """
 
 from __future__ import annotations

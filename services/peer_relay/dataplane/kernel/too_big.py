@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 
 _SO_ATTACH_FILTER = 26
 _AT_ONCE = 64  # messages of one socket between two looks at the others

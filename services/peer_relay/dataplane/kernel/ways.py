@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.core.device import Binding
 from peer_relay.dataplane.kernel.entries import Refusal, Way
 from peer_relay.dataplane.kernel.route import Network, NoWay

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peer_relay.core import addresses
+from peer_relay import addresses
 from peer_relay.dataplane.kernel import bpf, layout, needs, table
 from peer_relay.dataplane.kernel.entry import Key, Target
 
