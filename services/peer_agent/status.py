@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from peer_common import files
 
 from peer_agent.core.reasons import NO_PATH, REASONS
 from peer_agent.path_driver import Pairs
@@ -89,15 +89,8 @@ def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict
 
 
 def load(file: Path) -> Any:
-    """Return what the service has written; raise OSError or ValueError.
-
-    Root reads it in a folder of the service's: a pipe or a device in its place must keep nobody waiting.
-    """
-    number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(number, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise ValueError("not a file")
-        return json.loads(stream.read(_LARGEST))
+    """Return what the service has written; raise OSError or ValueError."""
+    return json.loads(files.read(file, _LARGEST))
 
 
 def healthy(status: dict[str, Any]) -> bool:
@@ -120,12 +113,9 @@ class Writer:
         if now < self._due and stamp == self._written:
             return
         self._due, self._written = now + self._interval, stamp
-        fresh = self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(mode=0o755, exist_ok=True)
-            fresh.write_text(json.dumps(make()) + "\n", encoding="utf-8")
-            fresh.chmod(0o644)  # no secrets in it
-            fresh.replace(self._file)
+            files.replace(self._file, [json.dumps(make()), "\n"], 0o644)  # no secrets in it
         except OSError as error:
             self.problem = f"{self._file}: {error.strerror}: make its folder writable"
         else:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from peer_common import files
 
 from peer_relay import addresses
 from peer_relay.core.device import Binding
@@ -134,25 +134,13 @@ def _left(value: Any, most: float) -> float:
 def read(file: Path) -> tuple[Any, str | None]:
     """Return (state or None, a sentence when the file was there but of no use, and where it is kept)."""
     try:
-        return json.loads(_content(file)), None
+        return json.loads(files.read(file, _MOST)), None
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"{file}: {error.strerror}: going on without the state"
     except (ValueError, RecursionError) as error:
         return None, set_aside(file, str(error))
-
-
-def _content(file: Path) -> bytes:
-    """Read the file, whatever somebody has put in its place."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("not a file")
-        content = stream.read(_MOST + 1)
-    if len(content) > _MOST:
-        raise ValueError(f"more than {_MOST} bytes")
-    return content
 
 
 def broken_name(file: Path) -> Path:
@@ -173,11 +161,7 @@ def set_aside(file: Path, reason: str) -> str:
 
 def write(file: Path, state: dict[str, Any]) -> None:
     """Replace the state file in one step; a crash leaves the old one or the new one."""
-    temporary = file.with_name(file.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.writelines(_pieces(state))
-    temporary.replace(file)
+    files.replace(file, _pieces(state), 0o600)
 
 
 def _pieces(state: dict[str, Any], depth: int = 1) -> Iterator[str]:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from peer_common import systemd
+from peer_common import files, systemd
 from peer_common.toml_table import SettingsError
 from port_mapping.mapping import MappingError
 
@@ -232,7 +232,7 @@ class Service:
             return
         self._written, self._write_due = news, now + _STATUS_INTERVAL
         try:
-            state.replace(self._settings.status_file, json.dumps(document) + "\n", 0o644)
+            files.replace(self._settings.status_file, [json.dumps(document), "\n"], 0o644)
         except OSError as error:
             self._note("status", f"{error.filename}: {error.strerror}: make its directory writable")
         else:

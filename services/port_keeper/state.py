@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from peer_common import files
 from port_mapping.address import canonical_address
 from port_mapping.mapping import Wanted
 
@@ -50,27 +49,12 @@ def write(file: Path, mappings: Iterable[Wanted], addresses: dict[int, Address])
         "mappings": sorted({key(wanted) for wanted in mappings}),
         "addresses": {str(family): address for family, address in sorted(addresses.items())},
     }
-    replace(file, json.dumps(content), 0o600)
-
-
-def replace(file: Path, text: str, mode: int) -> None:
-    """Put a text in place, all of it or nothing; raise OSError."""
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.chmod(mode)
-    new.replace(file)
+    files.replace(file, [json.dumps(content)], 0o600)
 
 
 def load(file: Path) -> Any:
-    """Return what a JSON file of the service's holds; raise OSError or ValueError.
-
-    Root reads it too, in a folder of the service's: a pipe or a device in its place must keep nobody waiting.
-    """
-    number = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(number, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise ValueError("not a file")
-        return json.loads(stream.read(_MAX_SIZE))
+    """Return what a JSON file of the service's holds; raise OSError or ValueError."""
+    return json.loads(files.read(file, _MAX_SIZE))
 
 
 def read(file: Path) -> State:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from peer_common import files
 
 KEEPER = Path("/etc/peer-relay-ports/ports.toml")  # is there where a keeper is to run
 _MAX_SIZE = 1 << 18
@@ -131,22 +131,13 @@ _DOCUMENT = {
 _UNTOLD = {"router_model": "", "router_oddities": []}  # by keepers up to 1.2
 
 
-def _content(file: Path) -> bytes:
-    """Read the file, whatever somebody has put in its place."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise EdgeError("not a file")
-        return stream.read(_MAX_SIZE)
-
-
 def read(file: Path, wall: float) -> tuple[dict[str, Any] | None, str | None]:
     """Return the document, None where there is none, and what is wrong with it; `wall` is the Unix time."""
     try:
-        document = parse(_content(file))
+        document = parse(files.read(file, _MAX_SIZE))
     except FileNotFoundError:
         return None, f"the keeper of the router's ports does not run: {_CURE}" if KEEPER.exists() else None
-    except (OSError, EdgeError) as error:
+    except (OSError, ValueError, EdgeError) as error:
         return None, f"{file}: {error.strerror if isinstance(error, OSError) else error}: {_CURE}"
     age, since = _age(wall, document["updated"]), document["address_since"]
     document |= {"age_seconds": age, "address_age_seconds": None if since is None else _age(wall, since)}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from keeper_world import RELAY, WEB
+from peer_common import files
 from port_keeper import state
 from port_keeper.held import key
 from port_keeper.state import Address, State
@@ -66,9 +67,9 @@ def test_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
-    state.replace(file, "old", 0o644)
+    files.replace(file, ["old"], 0o644)
     with file.open() as reader:
-        state.replace(file, json.dumps({"new": 1}), 0o644)
+        files.replace(file, [json.dumps({"new": 1})], 0o644)
         assert reader.read() == "old"
     assert file.stat().st_mode & 0o777 == 0o644
 
