@@ -17,7 +17,7 @@ from peer_relay.core.switchboard import Switchboard
 from peer_relay.slices import Steps
 from peer_relay.wireguard.session import REJECT_AFTER
 
-MOST_PAIRS = 20_000  # told one by one: 8 MB of JSON, all pairs of 140 devices
+MAX_PAIRS = 20_000  # told one by one: 8 MB of JSON, all pairs of 140 devices
 _STEP = 32  # pairs between two chances to do something else
 _PAIR_UP = REJECT_AFTER  # seconds for which a session lives after its handshake
 
@@ -104,7 +104,7 @@ def traffic(
     """Return the part of the status that the switchboard knows: devices, pairs, drops, strangers.
 
     `why_userspace` tells why the kernel does not forward what a device sends to another, "" if it does. Of more than
-    MOST_PAIRS pairs, those are told that somebody has asked for in vain; `pairs_total` is how many there are.
+    MAX_PAIRS pairs, those are told that somebody has asked for in vain; `pairs_total` is how many there are.
     """
     devices = sorted(switchboard.devices.values(), key=lambda device: device.name)
     told = []
@@ -145,7 +145,7 @@ def _chosen_pairs(devices: list[Device]) -> Steps[tuple[int, list[tuple[Device, 
         total += len(pairs)
         for pair in pairs:
             chosen = asked if pair.last_initiation > pair.last_response else others
-            if len(chosen) < MOST_PAIRS:
+            if len(chosen) < MAX_PAIRS:
                 chosen.append((device, pair))
         yield
-    return total, (asked + others)[:MOST_PAIRS]
+    return total, (asked + others)[:MAX_PAIRS]
