@@ -12,7 +12,7 @@ from peer_common import directory, packets
 from peer_relay import addresses, drops
 from peer_relay.core import probe
 from peer_relay.core.device import Binding
-from  import Received
+from peer_relay.dataplane.gso import Received
 from peer_relay.dataplane.userspace import UserspacePlane
 from peer_relay.faults import Faults
 from relay_world import LOCAL, LOCAL_2, PORT, Sent, StockDevice, World, at, check_consistency, echo_v4, echo_v6, udp
