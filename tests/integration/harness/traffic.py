@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import selectors
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 
 from harness.processes import Process, wait_until
 from harness.wireguard import Device
@@ -90,6 +92,7 @@ class Stream:
             number, due = 0, time.monotonic()
             while not self._done:
                 now = time.monotonic()
+                due = due if self._sending else now
                 if self._sending and now >= due:
                     for end, to, direction in pairs:
                         if not direction.active:
@@ -126,6 +129,14 @@ class Stream:
 
     def _active(self) -> list[Direction]:
         return [direction for direction in self.directions if direction.active]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have nothing under way until the block ends."""
+        self._sending = False
+        time.sleep(_LINGER)
+        yield
+        self._sending = True
 
     def stop(self) -> None:
         self._sending = False
