@@ -8,7 +8,11 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from .port_mapping.address import IPAddress, canonical_address, parse_address
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.address import (
+    IPAddress,
+    canonical_address,
+    parse_address,
+)
 
 __all__ = ["IPAddress", "canonical_address", "parse_address", "parse_interface", "parse_network"]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import shlex
 
 from ansible.module_utils.basic import AnsibleModule
-
-from .firewall import CommandError, Run
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import CommandError, Run
 
 
 def runner(module: AnsibleModule) -> Run:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .agent_status import AgentPath, AgentStatus
-from .wireguard import REJECT_AFTER, RunningInterface, RunningPeer
+from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentPath, AgentStatus
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import (
+    REJECT_AFTER,
+    RunningInterface,
+    RunningPeer,
+)
 
 # Why a path is not a better one, as far as no agent could tell. The agent has further names, see its status.
 REASONS = {

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2s
 
-from .wireguard import format_endpoint, is_key
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import format_endpoint, is_key
 
 INITIATION, RESPONSE, COOKIE_REPLY = 1, 2, 3
 SIZES = {INITIATION: 148, RESPONSE: 92, COOKIE_REPLY: 64}

@@ -141,10 +141,14 @@ own_chain:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils.commands import runner
-from ..module_utils.firewall import CommandError, FirewallError, Port, valid_comment
-from ..module_utils.firewall_host import Decision, Host, Request
+from ansible_collections.homelab.peer_relay.plugins.module_utils.commands import runner
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.host import Decision, Host, Request
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import (
+    CommandError,
+    FirewallError,
+    Port,
+    valid_comment,
+)
 
 
 def parse_ports(items: list[dict]) -> list[Port]:

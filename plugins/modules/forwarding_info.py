@@ -66,11 +66,14 @@ iptables:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils.commands import runner
-from ..module_utils.firewall import CommandError
-from ..module_utils.forwarding import Forwarding, describe, programs_for
-from ..module_utils.nft import RulesetError
+from ansible_collections.homelab.peer_relay.plugins.module_utils.commands import runner
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.forwarding import (
+    Forwarding,
+    describe,
+    programs_for,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import RulesetError
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import CommandError
 
 UFW = Path("/etc/ufw/ufw.conf")
 

@@ -82,14 +82,23 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils.address import canonical_address, parse_address
-from ..module_utils.commands import runner
-from ..module_utils.firewall import CommandError, FirewallError, Run
-from ..module_utils.forwards import OPTIONS
-from ..module_utils.nft import RulesetError
-from ..module_utils.nft_forwards import Request, bring_in, make_plan, make_request, refuse_what_others_hold
-from ..module_utils.nft_plan import read_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import canonical_address, parse_address
+from ansible_collections.homelab.peer_relay.plugins.module_utils.commands import runner
+from ansible_collections.homelab.peer_relay.plugins.module_utils.forwards import OPTIONS
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import RulesetError
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_forwards import (
+    Request,
+    bring_in,
+    make_plan,
+    make_request,
+    refuse_what_others_hold,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_plan import read_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import (
+    CommandError,
+    FirewallError,
+    Run,
+)
 
 FORWARDING = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
 

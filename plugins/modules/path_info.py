@@ -172,7 +172,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentError, load
 from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import WireGuardError, parse_dump
 
 AT_ONCE = 256  # pings; so that silent addresses, which take the whole time, do not wait for each other
 

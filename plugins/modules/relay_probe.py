@@ -122,7 +122,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.relay_probe imp
     read_route,
     resolve,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_endpoint
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import WireGuardError, parse_endpoint
 
 
 def interface_mark(module: AnsibleModule, interface: str) -> int:

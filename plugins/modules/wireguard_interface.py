@@ -185,7 +185,9 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.steps import literals, plan, running_from
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import WireGuardError, parse_dump
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import (
     EXIT_TABLE,
     NOWHERE,
     Interface,
@@ -193,8 +195,6 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import
     render,
     without_keys,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import literals, plan, running_from
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_dump
 
 FOLDER = Path("/etc/wireguard")
 JOURNAL_LINES = 15

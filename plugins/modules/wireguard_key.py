@@ -95,8 +95,8 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import read_back
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import is_key
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import read_back
 
 MODE = 0o600
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import (
     WireGuardError,
     format_endpoint,
     parse_host,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import is_key
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
 
 from .overlay import Device, host_route
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import WireGuardError, parse_host
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import WireGuardError, parse_host
 from ansible_collections.homelab.peer_relay.plugins.module_utils.written import shown
 
 _NAME = re.compile(r"\w[\w.:@/+-]{0,63}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_address as parse_literal
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import NO_KEY, is_key
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import NO_KEY, is_key
 
 from .hosts import fact_fault
 from .names import OverlayError, parse_name

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import read_back
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import read_back
 
 from .endpoint import endpoint_of
 from .names import parse_fingerprint, parse_name, parse_url

@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from peer_relay_firewall import nft_forwards
-from peer_relay_firewall.firewall import CommandError, Plan, Port, apply_plan
-from peer_relay_firewall.nft import Ruleset, RulesetError
-from peer_relay_firewall.nft_plan import make_plan, read_ruleset
+from host_firewall import nft_forwards
+from host_firewall.nft import Ruleset, RulesetError
+from host_firewall.nft_plan import make_plan, read_ruleset
+from host_firewall.plan import CommandError, Plan, Port, apply_plan
 
 
 def run(argv: list[str], stdin: str = "") -> str:
@@ -51,4 +51,5 @@ def main() -> None:
         sys.exit(f"There are rules that no program here can read, and they may drop it: {'; '.join(ruleset.unseen)}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -25,9 +25,11 @@ from ansible.plugins.test.core import TestModule as CoreTests
 from ansible_collections.homelab.peer_relay.plugins.filter.port_holders import port_holders
 from ansible_collections.homelab.peer_relay.plugins.filter.toml import toml
 from ansible_collections.homelab.peer_relay.plugins.filter.word import word
-from ansible_collections.homelab.peer_relay.plugins.module_utils import nft_forwards, nft_text, wg_quick, written
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import Port
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft import parse_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils import written
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall import nft_forwards, nft_text
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import parse_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import wg_quick
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.openwrt import Section
 
 if sys.version_info >= (3, 11):

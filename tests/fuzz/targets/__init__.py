@@ -11,7 +11,7 @@ from targets.target import ROOT, Target
 
 sys.path.insert(0, str(ROOT / "services"))
 sys.path[:0] = [str(ROOT / f"tests/unit/{place}") for place in ("relay", "fallback", "peer_agent")]
-sys.path.append(str(ROOT / "plugins/module_utils"))  # port_mapping, as it is installed beside the keeper
+sys.path.append(str(ROOT / "plugins/module_utils"))  # the packages that services share with modules
 runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
 
 from targets import (

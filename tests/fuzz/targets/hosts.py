@@ -6,16 +6,10 @@ from __future__ import annotations
 
 import json
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils import (
-    firewalld,
-    nft,
-    relay,
-    relay_probe,
-    ufw,
-    wg_quick,
-    wireguard,
-)
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils import relay, relay_probe
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall import firewalld, nft, ufw
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import wg, wg_quick
 
 from targets.disk import STATUS
 from targets.network import FROM_RELAY, REAL, RELAY, TO_RELAY
@@ -27,11 +21,11 @@ def relay_answers(data: bytes) -> None:
 
 
 def wg_dump(data: bytes) -> None:
-    wireguard.parse_dump(data.decode(errors="replace"))
+    wg.parse_dump(data.decode(errors="replace"))
 
 
 def wg_endpoint(data: bytes) -> None:
-    wireguard.parse_endpoint(data.decode(errors="replace"))
+    wg.parse_endpoint(data.decode(errors="replace"))
 
 
 def probe_answer(data: bytes) -> None:
@@ -168,17 +162,13 @@ TARGETS = {
     "relay_answers": Target(
         relay_answers, (relay.RelayError,), [json.dumps(STATUS | {"findings": []}).encode()], JSON_WORDS
     ),
-    "wg_dump": Target(
-        wg_dump, (wireguard.WireGuardError,), [DUMP.encode()], [b"\t", b"\n", b"(none)", b"off", b"[::1]:1"]
-    ),
-    "wg_endpoint": Target(wg_endpoint, (wireguard.WireGuardError,), [b"192.0.2.1:40000", b"[2001:db8::1]:1", b"a.b:2"]),
+    "wg_dump": Target(wg_dump, (wg.WireGuardError,), [DUMP.encode()], [b"\t", b"\n", b"(none)", b"off", b"[::1]:1"]),
+    "wg_endpoint": Target(wg_endpoint, (wg.WireGuardError,), [b"192.0.2.1:40000", b"[2001:db8::1]:1", b"a.b:2"]),
     "probe_answer": Target(probe_answer, (), [FROM_RELAY["response"], TO_RELAY["response"], REAL[-1]]),
     "ip_route": Target(
         route_json, (relay_probe.ProbeError,), [b'[{"dst":"192.0.2.1","dev":"eth0","flags":[]}]'], JSON_WORDS
     ),
-    "wg_quick": Target(
-        wg_quick_file, (wireguard.WireGuardError, ValueError), [QUICK.encode()], [b"[Peer]\n", b" = ", b"\n"]
-    ),
+    "wg_quick": Target(wg_quick_file, (wg.WireGuardError, ValueError), [QUICK.encode()], [b"[Peer]\n", b" = ", b"\n"]),
     "nft": Target(nft_json, (nft.RulesetError,), [json.dumps(RULESET).encode()], [b'"udp"', b'"@ports"', *JSON_WORDS]),
     "ufw": Target(ufw_rules, (), [UFW], [b"ufw ", b" to ", b" from ", b" any", b" port ", b"/", b":", b",", b"'"]),
     "firewalld": Target(firewalld_blocks, (), [FIREWALLD], [b"  ", b": ", b"\n", b"ports: ", b"-", b"/udp"]),

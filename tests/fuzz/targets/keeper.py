@@ -13,6 +13,7 @@ from typing import Any
 
 from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
+from peer_relay.status import document as status_document
 from peer_relay.status import router as router_status
 from port_keeper import keeper as decision
 from port_keeper import status
@@ -23,7 +24,7 @@ from port_mapping import http, natpmp_client, pcp_client, routes, ssdp, stun, tr
 from port_mapping.mapping import Malformed, MappingError, Unreachable, Wanted
 
 from targets.choices import Choices
-from targets.edge import EDGE_HEAD, WORLD, report
+from targets.edge import EDGE_HEAD, WORLD
 from targets.target import ROOT, Target
 
 _GATEWAY, _HERE, _OTHER = "192.168.7.1", "192.168.7.10", "192.168.7.66"
@@ -286,7 +287,7 @@ def loop(data: bytes) -> None:
     read = router_status.parse(json.dumps(document, allow_nan=False).encode())
     for address in (read["external_address"], *(mapping["external_address"] for mapping in read["mappings"])):
         assert set(address) <= set("0123456789abcdef:.")
-    told = EDGE_HEAD | finish(report.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
+    told = EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
     told["edge"] = read | {"age_seconds": 1.0, "address_age_seconds": None}
     status_doctor.findings(told)
     status_doctor.remarks(told)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+import runpy
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,9 +22,15 @@ from harness.netns import Namespace, link
 from harness.processes import Process, wait_until
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "plugins"))
-from module_utils.wg_quick import EXIT_TABLE, OFFERED_MARK, Interface, render
-from module_utils.written import word
+runpy.run_path(str(ROOT / "tests/unit/conftest.py"))  # makes the collection importable
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import (
+    EXIT_TABLE,
+    OFFERED_MARK,
+    Interface,
+    render,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.written import word
 
 OUT, OUT6, OFFERED, OTHER, SERVICE = "203.0.113.9", "2001:db8:9::9", "10.43.0.10", "10.99.0.10", "10.96.0.10"
 ALL = (28783, 28784, 28785, 28786, 28787)

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError, FirewallError, Port
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewalld import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.firewalld import (
     Firewalld,
     Settings,
     closed_interfaces,
     make_plan,
     parse_blocks,
     read_firewalld,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import (
+    CommandError,
+    FirewallError,
+    Port,
 )
 
 RELAY = Port("udp", 40000, "relay")

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.host import Decision, Host, Request
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import (
     CommandError,
     FirewallError,
     Port,
     valid_comment,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall_host import Decision, Host, Request
-from ansible_collections.homelab.peer_relay.plugins.module_utils.ssh_ports import find_ssh_ports
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.ssh_ports import find_ssh_ports
 
 RELAY = Port("udp", 40000, "relay")
 LISTENERS = """\

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import FirewallError, Plan, Port
-from ansible_collections.homelab.peer_relay.plugins.module_utils.ufw import Ufw, make_plan, parse_rules
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import FirewallError, Plan, Port
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.ufw import Ufw, make_plan, parse_rules
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils import netfilter
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError
-from ansible_collections.homelab.peer_relay.plugins.module_utils.forwarding import Forwarding, describe, programs_for
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall import netfilter
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.forwarding import (
+    Forwarding,
+    describe,
+    programs_for,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import CommandError
 
 # Images of a cloud.
 REJECT = """\

@@ -12,7 +12,7 @@ from ansible_collections.homelab.peer_relay.plugins.filter.overlay_interface imp
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_known_keys import overlay_known_keys
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_relays import overlay_relays
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_unproven import overlay_unproven
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import read_back
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import read_back
 
 NETWORKS = ["10.77.0.0/16"]
 ADDRESSES = {"laptop": "10.77.1.1", "nas": "10.77.1.2", "pi": "10.77.1.3", "tv": "10.77.1.4"}

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import (
     Packet,
     Ruleset,
     RulesetError,

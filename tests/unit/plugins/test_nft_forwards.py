@@ -11,16 +11,22 @@ import struct
 from typing import Any
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils import conntrack, nft_forwards
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError, FirewallError, Port
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft import Ruleset, parse_ruleset
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft_forwards import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall import conntrack, nft_forwards
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import Ruleset, parse_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_forwards import (
     make_plan,
     make_request,
     refuse_what_others_hold,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft_plan import make_plan as make_input_plan
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft_plan import read_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_plan import (
+    make_plan as make_input_plan,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_plan import read_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import (
+    CommandError,
+    FirewallError,
+    Port,
+)
 from ansible_collections.homelab.peer_relay.plugins.modules import nftables_forwards
 
 TAG = "homelab.peer_relay: relay"

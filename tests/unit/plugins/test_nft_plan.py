@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.firewall import CommandError, Port
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft import Ruleset, parse_ruleset
-from ansible_collections.homelab.peer_relay.plugins.module_utils.nft_plan import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft import Ruleset, parse_ruleset
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.nft_plan import (
     blocking_chains,
     dropping_chains,
     make_plan,
     read_ruleset,
 )
+from ansible_collections.homelab.peer_relay.plugins.module_utils.host_firewall.plan import CommandError, Port
 
 RELAY = Port("udp", 40000, "relay")
 TLS = Port("tcp", 443, "fallback")

@@ -15,15 +15,20 @@ INSTALLED = [
     ("peer_relay_fallback", "peer_common"),
     ("peer_agent", "peer_common"),
     ("port_keeper", "peer_common", "port_mapping"),
+    ("firewall_restore", "host_firewall"),
 ]
+
+
+def write(files, folder):
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
 
 
 @pytest.mark.parametrize("packages", INSTALLED)
 def test_what_is_installed_together_imports_nothing_else_of_ours(packages, tmp_path):
-    for name, content in read(list(packages), flat=False).items():
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
+    write(read(list(packages), flat=False), tmp_path)
     modules = [
         ".".join(path.relative_to(tmp_path).with_suffix("").parts).removesuffix(".__init__")
         for path in tmp_path.rglob("*.py")
@@ -34,6 +39,20 @@ def test_what_is_installed_together_imports_nothing_else_of_ours(packages, tmp_p
         [sys.executable, "-IBc", program, str(tmp_path), *modules], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_what_puts_firewall_rules_back_runs_as_the_role_installs_it(tmp_path):
+    write(read(["firewall_restore"], flat=True) | read(["host_firewall"], flat=False), tmp_path)
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"ports": [], "own_chain_ssh_ports": null}', encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-IB", str(tmp_path), str(settings)],
+        env={"PATH": str(tmp_path)},  # no program to ask: there is nothing to do
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == "Nothing is missing.\n", run.stderr
 
 
 def test_names_are_relative_to_the_package_when_flat():

@@ -10,7 +10,7 @@ from ansible_collections.homelab.peer_relay.plugins.filter.overlay_targets impor
 from ansible_collections.homelab.peer_relay.plugins.filter.path_rows import path_rows
 from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentPath, AgentStatus
 from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import RunningInterface, RunningPeer
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import RunningInterface, RunningPeer
 from hypothesis import given
 from hypothesis import strategies as st
 

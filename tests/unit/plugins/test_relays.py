@@ -13,7 +13,7 @@ from ansible_collections.homelab.peer_relay.plugins.filter.overlay_interface imp
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_relays import overlay_relays
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_targets import overlay_targets
 from ansible_collections.homelab.peer_relay.plugins.filter.reachability_rows import reachability_rows
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import Interface, render
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import Interface, render
 
 NETWORKS = ["10.77.0.0/16", "fd77:7065:6572::/64"]
 PEERS = {"laptop": {"peer_addresses": ["10.77.1.1"]}, "nas": {"peer_addresses": ["10.77.1.2"]}}

@@ -8,18 +8,23 @@ import dataclasses
 import subprocess
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_quick import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.steps import (
+    Running,
+    literals,
+    plan,
+    running_from,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import (
+    RunningInterface,
+    RunningPeer,
+    WireGuardError,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import (
     Interface,
     name_hooks,
     read_back,
     render,
     without_keys,
-)
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wg_steps import Running, literals, plan, running_from
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
-    RunningInterface,
-    RunningPeer,
-    WireGuardError,
 )
 
 OWN, RELAY, NAS, NEW = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3, 4))

@@ -7,7 +7,7 @@ import base64
 import contextlib
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard import (
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import (
     WireGuardError,
     format_endpoint,
     is_key,

@@ -1,10 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules of ours as text, for nft and for iptables, and back: to see whether one that is there is as it is to be.
-
-Standard library only: the role firewall also installs this file on the target, for start-up.
-"""
+"""Rules of ours as text, for nft and for iptables, and back: to see whether one that is there is as it is to be."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from .firewall import TAG, Port
 from .nft import Rule
+from .plan import TAG, Port
 from .written import WrittenError, one_line, shown, word
 
 _ACCEPT = re.compile(

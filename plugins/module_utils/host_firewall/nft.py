@@ -1,10 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read an nftables ruleset (`nft -j list ruleset`) and tell what a base chain does with a new packet from a stranger.
-
-Standard library only: the role firewall also installs this file on the target, for start-up.
-"""
+"""Read an nftables ruleset (`nft -j list ruleset`); tell what a base chain does with a new packet from a stranger."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .firewall import TAG
+from .plan import TAG
 
 OWN_TABLE = ("inet", "peer_relay_firewall")
 

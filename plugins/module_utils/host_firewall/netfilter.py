@@ -1,10 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Questions to the kernel's netfilter over netlink, for what no program on the host can be asked.
-
-Standard library only: the role firewall also installs this file on the target, for start-up.
-"""
+"""Questions to the kernel's netfilter over netlink, for what no program on the host can be asked."""
 
 from __future__ import annotations
 

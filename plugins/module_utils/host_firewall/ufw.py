@@ -13,7 +13,7 @@ import shlex
 from itertools import pairwise
 from typing import NamedTuple
 
-from .firewall import SSH_COMMENT, TAG, FirewallError, Plan, Port, Run, covers
+from .plan import SSH_COMMENT, TAG, FirewallError, Plan, Port, Run, covers
 
 ACTIONS = ("allow", "limit", "deny", "reject")
 KEYWORDS = ("from", "to", "port", "proto", "on", "app", "comment")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .firewall import CommandError, Run
+from .plan import CommandError, Run
 
 SERVERS = ("sshd", "dropbear", "tinysshd")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from .firewall import TAG, CommandError, FirewallError, Plan, Port, Run, covers
+from .plan import TAG, CommandError, FirewallError, Plan, Port, Run, covers
 
 SERVICE = "peer-relay"
 SHUT = (["DROP"], ["%%REJECT%%"])  # targets of zones in which senders are banned

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the firewall backends share: a port to open, and a plan of changes.
 
-Standard library only: the role firewall also installs this file on the target, for start-up.
+Standard library only: the roles firewall and port_forward also install this package on the target, for start-up.
 """
 
 from __future__ import annotations

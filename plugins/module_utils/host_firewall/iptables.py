@@ -1,19 +1,16 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read what `iptables-save` prints into the chains and rules that `nft` knows: for the tables that nft does not show.
-
-Standard library only: the role firewall also installs this file on the target, for start-up.
-"""
+"""Read what `iptables-save` prints into the chains and rules that `nft` knows: for tables that nft does not show."""
 
 from __future__ import annotations
 
 import shlex
 from typing import Any
 
-from .firewall import TAG
 from .nft import Chain, Rule
 from .nft_text import text_of_iptables_rule
+from .plan import TAG
 
 HOOKS = {"PREROUTING": "prerouting", "INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
 VERDICTS = {

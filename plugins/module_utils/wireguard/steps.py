@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from .wg import REJECT_AFTER, RunningInterface, WireGuardError, format_endpoint, parse_endpoint
 from .wg_quick import (
     DEFAULT_ROUTES,
     EXIT_TABLE,
@@ -24,7 +25,6 @@ from .wg_quick import (
     routes_of,
     rules_of,
 )
-from .wireguard import REJECT_AFTER, RunningInterface, WireGuardError, format_endpoint, parse_endpoint
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from . import firewalld, nft, nft_plan, ssh_ports, ufw
-from .firewall import CommandError, FirewallError, Plan, Port, Run, apply_plan
+from .plan import CommandError, FirewallError, Plan, Port, Run, apply_plan
 
 # How each backend is recognized, turned on, and named to a person.
 PROGRAMS = {

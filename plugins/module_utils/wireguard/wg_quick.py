@@ -11,9 +11,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .address import canonical_address, parse_interface, parse_network
-from .wireguard import WireGuardError, format_endpoint, is_key, parse_endpoint
-from .written import one_line, shown
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import (
+    canonical_address,
+    parse_interface,
+    parse_network,
+)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.written import one_line, shown
+
+from .wg import WireGuardError, format_endpoint, is_key, parse_endpoint
 
 # "pr": the number of the routing table with the exit node's default routes, and the mark of WireGuard's own packets,
 # which are to leave by the main table. The rules have priorities around it, before the main table's own.

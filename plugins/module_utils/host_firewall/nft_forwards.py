@@ -4,8 +4,6 @@
 """Decide which nftables rules a Linux router needs to forward ports to a host behind it.
 
 The translation is in a table of our own. What it lets in has to pass the forward chains of everybody else, too.
-
-Standard library only: the role port_forward also installs this file on the router, for start-up.
 """
 
 from __future__ import annotations
@@ -15,10 +13,10 @@ import re
 from typing import NamedTuple
 
 from .conntrack import Connection, forget_connections
-from .firewall import FirewallError, Plan, Port, Run, apply_plan
 from .nft import Packet, Ruleset, fate
 from .nft_plan import chain_plan, dropping_chains, owner
 from .nft_text import comment_text, describe_rule
+from .plan import FirewallError, Plan, Port, Run, apply_plan
 from .written import word
 
 OWN_TABLE = ("ip", "peer_relay_forwards")

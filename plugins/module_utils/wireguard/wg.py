@@ -10,7 +10,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from .address import canonical_address, parse_network
+from ansible_collections.homelab.peer_relay.plugins.module_utils.address import canonical_address, parse_network
 
 NO_KEY = "A" * 43 + "="  # all zeros: WireGuard's word for no key
 REJECT_AFTER = 180  # seconds after which a session without a new handshake is dead

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .firewall import CommandError, Run
 from .nft import Chain, Packet, Ruleset, fate
 from .nft_plan import owner, read_ruleset
+from .plan import CommandError, Run
 
 Network = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 # Somewhere out there, for an exit node.

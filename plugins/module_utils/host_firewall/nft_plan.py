@@ -5,8 +5,6 @@
 
 An accept in one table does not undo a drop in another, so a rule goes into every chain of a hook that drops the port,
 just before the rule that does: bans and limits that stand further up stay in force. Ours are known by their comment.
-
-Standard library only: the role firewall also installs this file on the target, for start-up.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ from __future__ import annotations
 import shlex
 
 from . import netfilter
-from .firewall import CommandError, Plan, Port, Run
 from .iptables import parse_save
 from .nft import OWN_TABLE, Chain, Packet, Rule, Ruleset, fate, parse_ruleset
 from .nft_text import admitted_port, describe_rule, iptables_rule, rule_text, text_of_iptables_rule
+from .plan import CommandError, Plan, Port, Run
 
 # What a host needs besides its open ports: replies, itself, ICMP, and the answers to its own DHCP requests.
 OWN_CHAIN = """\

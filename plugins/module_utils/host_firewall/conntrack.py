@@ -5,8 +5,6 @@
 
 NAT rules see only a connection's first packet. A device that was sending before they changed would keep its connection,
 and stay outside (or inside, when a forward is removed), for as long as it sends.
-
-Standard library only: the role port_forward also installs this file on the router, for start-up.
 """
 
 from __future__ import annotations
