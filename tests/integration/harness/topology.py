@@ -154,9 +154,11 @@ class Site:
         """Let the router say "too big" to larger packets for its network, as with PPPoE."""
         self.router.ip(f"link set lan0 mtu {mtu}")
 
-    def block_udp(self) -> None:
-        """Let no UDP across the router, as some networks do."""
-        self._drop("meta l4proto udp drop")
+    def block_udp(self, but_dns: bool = False) -> None:
+        """Let no UDP across the router, as some networks do, or none but the DNS's."""
+        self._drop(
+            "udp dport 53 accept; udp sport 53 accept; meta l4proto udp drop" if but_dns else "meta l4proto udp drop"
+        )
 
     def heal(self) -> None:
         """End loss, partition and blocks."""

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What brings the tunnel back does not depend on it: a relay's name is looked up past the tunnel."""
+"""What brings the tunnel back does not depend on it: names of relays and fallbacks are looked up past the tunnel."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ def names(paths: Paths, lab: Lab) -> Iterator[NameServer]:
     server.close()
 
 
-def test_a_relay_that_moves_is_found_again_by_a_device_whose_everything_goes_through_the_tunnel(
-    paths: Paths, names: NameServer, figure: Figure
-) -> None:
-    paths.up(agents=False)
+def use_exit_node(paths: Paths) -> None:
+    """Have all that ann sends go by bob."""
     ann, bob = paths.devices
     ann.host.run("wg", "set", ann.interface, "fwmark", str(_MARK))
     ann.host.run("wg", "set", ann.interface, "peer", bob.public_key, "allowed-ips", "0.0.0.0/0")
@@ -46,6 +44,13 @@ def test_a_relay_that_moves_is_found_again_by_a_device_whose_everything_goes_thr
         f"rule add not fwmark {_MARK} table {_MARK} pref 32764",
         "rule add table main suppress_prefixlength 0 pref 32763",
     )
+
+
+def test_a_relay_that_moves_is_found_again_by_a_device_whose_everything_goes_through_the_tunnel(
+    paths: Paths, names: NameServer, figure: Figure
+) -> None:
+    paths.up(agents=False)
+    use_exit_node(paths)
     for site in paths.sites:
         site.partition_from(paths.sites[1 - paths.sites.index(site)].wan_v4)
     paths.start_agents()
@@ -64,3 +69,21 @@ def test_a_relay_that_moves_is_found_again_by_a_device_whose_everything_goes_thr
     took = time.monotonic() - moved
     figure("path: relay's name found past the dead tunnel of an exit node", f"{took:.1f} s", "< 20 s")
     assert took < 20
+
+
+def test_a_fallback_is_found_by_its_name_by_a_device_whose_everything_goes_through_the_tunnel(
+    paths: Paths, names: NameServer, figure: Figure
+) -> None:
+    for agent in paths.agents:
+        agent.relays[0]["fallback_url"] = f"wss://{_NAME}/"
+    paths.up(agents=False)
+    use_exit_node(paths)
+    paths.sites[0].block_udp(but_dns=True)
+    begun = time.monotonic()
+    paths.start_agents()
+    paths.wait("fallback", "relay", seconds=30)
+    took = time.monotonic() - begun
+    figure("path: fallback's name found past the dead tunnel of an exit node", f"{took:.1f} s", "< 20 s")
+    assert took < 20
+    ann, bob = paths.devices
+    ann.host.run("ping", "-c", "3", "-W", "2", bob.address.split("/")[0])
