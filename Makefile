@@ -1,5 +1,5 @@
 # `make demo` shows the relay at work, `make test` checks everything. Both install what they need: as root on Debian.
-STEPS := lint sanity unit fuzz integration molecule bench
+STEPS := lint sanity docs unit fuzz integration molecule bench
 
 .PHONY: help demo test setup reference clean $(STEPS)
 
@@ -20,6 +20,9 @@ lint: ## Style: ruff, shellcheck, yamllint, ansible-lint
 
 sanity: ## Ansible's own checks: ansible-test, Galaxy's importer, documentation, changelog, installation
 	@tests/checks/sanity
+
+docs: ## The documentation's pages into build/docs/html; each warning is an error
+	@tests/checks/docs
 
 unit: ## Unit tests, with the newest and the oldest supported Ansible
 	@tests/checks/unit
