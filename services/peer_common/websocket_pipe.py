@@ -86,14 +86,15 @@ class Pipe(asyncio.BufferedProtocol):
         self._heard = self._said = self.loop.time()
         self._full_since: float | None = None  # when the other side stopped taking what is sent
         self._room = memoryview(bytearray(_READ))  # asyncio's TLS fills slices of it
-        self._header: bytearray | None = bytearray()  # None: the library has it
+        self._header = bytearray()
+        self._greeted = False  # the library has the header
         self._petty = 0
         self._fragments = b""
         self._reason = ""
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         self._transport = transport
         transport.set_write_buffer_limits(high=_BACKLOG)
         sock = transport.get_extra_info("socket")
@@ -117,7 +118,7 @@ class Pipe(asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Take some bytes of the other side's. What comes after the end is not read."""
         self._heard = self.loop.time()
-        if self._header is not None and not self._closing:
+        if not self._greeted and not self._closing:
             header, data = self._complete(data)
             if header:
                 self.greeted(header)
@@ -134,7 +135,7 @@ class Pipe(asyncio.BufferedProtocol):
         if len(header) > _HEADER or header.count(b"\n") > _LINES:
             self.end(f"an HTTP header of more than {_HEADER} bytes or {_LINES} lines")
         elif end:
-            self._header = None
+            self._header, self._greeted = bytearray(), True
             return header + end, rest
         return b"", b""
 
@@ -151,7 +152,7 @@ class Pipe(asyncio.BufferedProtocol):
                 if not hasattr(event, "opcode"):
                     self.handshake(event)
                 elif self._udp:  # or it came along with a handshake that failed
-                    self._frame(event)
+                    self._frame(event, self._udp)
         except Exception as error:  # malformed handshakes make the library stumble in many ways
             self.end(f"malformed: {error!r:.100}")
         self._flush()
@@ -167,14 +168,13 @@ class Pipe(asyncio.BufferedProtocol):
         """The WebSocket stands: let datagrams pass. The socket is connected, and from now on the pipe's."""
         self._udp = udp
         self.opened.set_result(None)
-        self.loop.add_reader(udp, self._forward)
+        self.loop.add_reader(udp, self._forward, udp)
         self._timer = self.loop.call_later(self._idle / _TICKS, self._tick)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._farewell:
-            self._farewell.cancel()  # or it keeps the connection's buffers until it is due
+        for timer in filter(None, (self._timer, self._farewell)):
+            timer.cancel()  # or it keeps the connection's buffers until it is due
         if self._udp:
-            self._timer.cancel()
             self.loop.remove_reader(self._udp)
             self._udp.close()
         with contextlib.suppress(Exception):  # the reason of a close is told after the end only
@@ -213,14 +213,15 @@ class Pipe(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _close(self) -> None:
-        if not self._closing:
+        transport = self._transport
+        if transport and not transport.is_closing():
             # What the other side does not take any more must not keep the connection.
-            self._farewell = self.loop.call_later(_FAREWELL, self._transport.abort)
-            self._transport.close()
+            self._farewell = self.loop.call_later(_FAREWELL, transport.abort)
+            transport.close()
 
     # --- datagrams ----------------------------------------------------------------------------------------------------
 
-    def _frame(self, frame: Any) -> None:
+    def _frame(self, frame: Any, udp: socket.socket) -> None:
         self._petty += frame.opcode >= Opcode.CLOSE or len(frame.data) < _SMALLEST  # control frames are the last ones
         if self._petty > _PETTY:
             self.end("too many frames that are no datagrams", POLICY)
@@ -236,18 +237,18 @@ class Pipe(asyncio.BufferedProtocol):
             elif datagram:
                 # Full, or nobody there at the moment: lost, as datagrams may be.
                 with contextlib.suppress(OSError):
-                    self._udp.send(datagram)
+                    udp.send(datagram)
 
     def passed(self, datagram: bytes) -> None:
         """A datagram of the UDP side's goes to the other side."""
 
-    def _forward(self) -> None:
+    def _forward(self, udp: socket.socket) -> None:
         size = 0
         for _ in range(_BATCH):
             if size >= _BATCH_BYTES:
                 break
             try:
-                datagram = self._udp.recv(LARGEST + 1)
+                datagram = udp.recv(LARGEST + 1)
             except BlockingIOError:
                 break
             except OSError:  # an earlier datagram met nobody
@@ -264,9 +265,10 @@ class Pipe(asyncio.BufferedProtocol):
             return
         writes = self.websocket.data_to_send()
         data = b"".join(writes)
-        if data and self._full_since is None and not self._closing:
+        transport = self._transport
+        if data and self._full_since is None and transport and not transport.is_closing():
             self._said = self.loop.time()
-            self._transport.write(data)
+            transport.write(data)
         if b"" in writes:  # the library's mark of the end
             self._close()
 
@@ -278,7 +280,7 @@ class Pipe(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._full_since = None
         if self._udp and not self._closing:
-            self.loop.add_reader(self._udp, self._forward)
+            self.loop.add_reader(self._udp, self._forward, self._udp)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from peer_common.toml_table import SettingsError
 
 from peer_relay import __version__, endpoints, settings
 from peer_relay.core import probe
-from peer_relay.dataplane.kernel import plane as kernel
+from peer_relay.dataplane.kernel.plane import FOLDER
+from peer_relay.dataplane.kernel.table import KernelTable
 from peer_relay.service import Service, StartError
 from peer_relay.status import client as status_client
 from peer_relay.status import doctor as status_doctor
@@ -127,9 +128,9 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 def _unload(arguments: argparse.Namespace) -> int:
     """End what the kernel forwards: a service that has stopped leaves it running."""
-    folder = settings.load(arguments.settings).bpf_directory / kernel.FOLDER
+    folder = settings.load(arguments.settings).bpf_directory / FOLDER
     try:
-        kernel.KernelTable.destroy_pinned(folder)
+        KernelTable.destroy_pinned(folder)
     except OSError as error:
         print(f"peer-relay: {error.filename or folder}: {error.strerror}: run it as root", file=sys.stderr)
         return PROBLEM

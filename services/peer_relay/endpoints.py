@@ -25,7 +25,7 @@ def own(config: Settings) -> list[str]:
     is the host's own.
     """
     public = _host(config.public_endpoint)
-    found = {}
+    found: dict[str, None] = {}
     for host, port in config.listen:
         for address in _expand(host, public):
             if not any(ip_address(address) in network for network in config.networks):

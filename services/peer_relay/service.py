@@ -200,11 +200,11 @@ class Service:
             guard("kernel", self._turn_kernel)
             if self._switchboard.events:
                 guard("events", self._log_events, self._switchboard.events)
-            if self._reload:
+            reloaded = self._reload
+            if reloaded:
                 self._reload = False
                 self._take_over_settings()
-                poller = None
-            if poller is None or news != self._kernel.fileno():
+            if reloaded or news != self._kernel.fileno():
                 poller, news = self._poller(), self._kernel.fileno()
             self._tell_plane()
             self._snapshots.turn(self._slices)

@@ -142,8 +142,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done - {stopped}:
-            task.result()  # it ended by itself: an error
+        for ended in done - {stopped}:
+            ended.result()  # it ended by itself: an error
 
 
 def main(words: list[str] | None = None) -> int:

@@ -74,17 +74,19 @@ class _Connection(Pipe):
         """Take what has come; a stranger has to wait for its next turn, lest it take those of the devices."""
         self._frames = 0
         super().buffer_updated(count)
-        if self._frames and not self.proven.done() and not self._closing:
-            self._transport.pause_reading()
+        transport = self._transport
+        if self._frames and not self.proven.done() and transport and not transport.is_closing():
+            transport.pause_reading()
             self.loop.call_later(self._frames * _STRANGERS_PAUSE, self._go_on)
 
-    def _frame(self, frame: Any) -> None:
+    def _frame(self, frame: Any, udp: socket.socket) -> None:
         self._frames += 1
-        super()._frame(frame)
+        super()._frame(frame, udp)
 
     def _go_on(self) -> None:
-        if not self._closing:
-            self._transport.resume_reading()
+        transport = self._transport
+        if transport and not transport.is_closing():
+            transport.resume_reading()
 
     def passed(self, datagram: bytes) -> None:
         """Take a transport message of the relay's for the proof that a device is here.
@@ -107,7 +109,7 @@ class Bridge:
         self._gate = Gate(limits.most, limits.most_per_address)
         self._sources = Sources()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._strangers: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._strangers: dict[_Connection, asyncio.Task[None]] = {}  # the oldest first
         self._pipes: set[_Connection] = set()
         self.devices = 0  # connections that have proven to be one's
         self.strangers = 0  # connections that were closed because they have not
@@ -144,13 +146,13 @@ class Bridge:
             who = parse(host) if self._tls else None  # a proxy tells for whom it speaks
             if self._gate.full and self._strangers and not self._gate.crowded(who):
                 # Strangers must not keep devices out. Who proves itself does so long before it is the oldest.
-                await _cancelled(next(iter(self._strangers)))
+                await _cancelled(next(iter(self._strangers.values())))
                 self.strangers += 1
             if self._gate.enter(who):
                 pipe = _Connection(who, self._admit)
                 task = asyncio.create_task(self._carry(sock, pipe))
                 self._tasks.add(task)
-                self._strangers[task] = None
+                self._strangers[pipe] = task
                 # Not the task's own work: one that is cancelled before its first turn does nothing.
                 task.add_done_callback(functools.partial(self._gone, sock, pipe))
             else:
@@ -162,14 +164,14 @@ class Bridge:
         self._gate.leave(pipe.who)
         self._pipes.discard(pipe)
         self._tasks.discard(task)
-        self._strangers.pop(task, None)
+        self._strangers.pop(pipe, None)
 
     async def _carry(self, sock: socket.socket, pipe: _Connection) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _OPEN_SECONDS
-        tls = {"ssl": self._tls, "ssl_handshake_timeout": _TLS_SECONDS} if self._tls else {}
+        tls_seconds = _TLS_SECONDS if self._tls else None
         try:
-            await loop.connect_accepted_socket(lambda: pipe, sock, **tls)
+            await loop.connect_accepted_socket(lambda: pipe, sock, ssl=self._tls, ssl_handshake_timeout=tls_seconds)
             self._pipes.add(pipe)
             await _first(deadline - loop.time(), pipe.opened, pipe.ended)
             if pipe.opened.done():
@@ -210,7 +212,7 @@ class Bridge:
             self.strangers += not pipe.ended.done()
             pipe.end("the relay does not know you", POLICY)
             return
-        self._strangers.pop(asyncio.current_task(), None)
+        self._strangers.pop(pipe, None)
         self.devices += 1
         try:
             log.info("%s: a device has come", pipe.who)

@@ -24,7 +24,7 @@ class Answered(NamedTuple):
     """A probe that was answered: where it came from, its sender index, when."""
 
     source: bytes
-    index: int
+    sender_index: int
     time: float
 
 

@@ -175,10 +175,10 @@ class RelayPeer:
         pending = self.handshakes.pop(index)
         del pending.device.asked[pending.address]
 
-    def finish(self, datagram: bytes, now: float) -> tuple[Device, bytes, float, bytes]:
+    def finish(self, datagram: bytes, now: float) -> tuple[Device, Session, bytes, float, bytes]:
         """Take the response to our initiation.
 
-        Return the device, where the initiation went and when, and a keepalive that confirms the session.
+        Return the device, its session, where the initiation went and when, and a keepalive that confirms the session.
         """
         index = packets.receiver_index(datagram)
         pending = self.handshakes[index]
@@ -193,7 +193,7 @@ class RelayPeer:
         session = Session(keys, index, now, initiator=True)
         self.sessions[index] = (device, session)
         self._promote(device, session, now)
-        return device, pending.address, pending.created, session.seal(b"")
+        return device, session, pending.address, pending.created, session.seal(b"")
 
     def take_cookie(self, datagram: bytes, now: float) -> None:
         """Keep the cookie that a loaded device sent instead of a response."""

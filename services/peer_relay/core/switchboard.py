@@ -26,6 +26,7 @@ from peer_relay.core.held_initiations import WaitingRoom
 from peer_relay.core.rate_limits import TokenBucket
 from peer_relay.core.relay_peer import HANDSHAKE_RETRY, RelayPeer
 from peer_relay.drops import Refused
+from peer_relay.wireguard.session import Session
 
 HOLD = 5.0  # seconds that an initiation waits for its destination or its source to bind
 # A session ends 180 s after its handshake and its successor starts at 120 s: 300 s outlive both.
@@ -155,7 +156,7 @@ class Switchboard:
         Return where they go, or None: then each of them belongs to `receive`, which finds out why.
         """
         device = self.bound.get(source)
-        if device is None or device.binding.local != local:
+        if device is None or (binding := device.binding) is None or binding.local != local:
             return None
         route = device.routes.get(index)
         return self._follow(device, route, count, size, now) if route else None
@@ -222,8 +223,7 @@ class Switchboard:
 
     def _transport(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        route = device.route(index, now) if device else None
-        if route:
+        if device and (route := device.route(index, now)):
             binding = self._follow(device, route, 1, len(datagram), now)
             if binding is None:
                 raise Refused("rate_limited" if route.pair.peer.binding else "destination_not_bound")
@@ -251,15 +251,14 @@ class Switchboard:
         # A late packet from the address before, or of the session before, must not move the device back.
         if session.newest and session is device.current:
             if device.binding != (source, local):
-                placed = self._place(
-                    device, Binding(source, local), session.created if answered == source else NEVER, now
-                )
+                proven = session.created if answered == source else NEVER
+                placed = self._place(device, session, Binding(source, local), proven, now)
             elif device.held:  # it was silent and is back where it was
                 self._release_held(device, now)
-        elif session.newest and session is device.previous:
+        elif session.newest and device.current and session is device.previous:
             device.twins.older_session_used(source, device.current.source, now - device.current.created, now)
         if device.binding and self.own.wants_rekey(device, now) and self._affords(device, now):
-            self._initiate(device, now)
+            self._initiate(device, device.binding, now)
         if inner:
             answer, understood = self.own.answer(device, session, inner, now, self._owners.get)
             self._charge(device, len(answer), now)
@@ -419,8 +418,7 @@ class Switchboard:
 
     def _response(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        route = device.route(index, now) if device else None
-        if route is None:
+        if device is None or (route := device.route(index, now)) is None:
             if index in self.own.handshakes:
                 self._challenge_met(datagram, source, local, now)
             else:
@@ -448,8 +446,7 @@ class Switchboard:
 
     def _cookie_reply(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        route = device.route(index, now) if device else None
-        if route is None:
+        if device is None or (route := device.route(index, now)) is None:
             if index in self.own.handshakes:
                 self.own.take_cookie(datagram, now)
             else:
@@ -502,18 +499,19 @@ class Switchboard:
     # --- bindings -----------------------------------------------------------------------------------------------------
 
     def _challenge_met(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
-        device, asked_at, asked, confirmation = self.own.finish(datagram, now)
-        device.current.source = source
+        device, session, asked_at, asked, confirmation = self.own.finish(datagram, now)
+        session.source = source
         device.authenticated = device.last_seen = now
-        placed = self._place(device, Binding(source, local), asked if source == asked_at else NEVER, now)
+        proven = asked if source == asked_at else NEVER
+        placed = self._place(device, session, Binding(source, local), proven, now)
         device.tx_packets += 1
         device.tx_bytes += len(confirmation)
         self.outbox.append((confirmation, Binding(source, local)))
         if not placed:
             raise Refused("moves_limited", device)
 
-    def _place(self, device: Device, there: Binding, proven: float, now: float) -> bool:
-        """Bind a device where its authenticated message came from; False when it has moved too often to move again.
+    def _place(self, device: Device, session: Session, there: Binding, proven: float, now: float) -> bool:
+        """Bind a device where a message of its current session came from; False when it has moved too often for that.
 
         Anybody can forge a source. Hence an address that another device holds, or that may be a relay's, takes a proof
         that the device receives there: what the relay sent there at the time `proven`, and the device has since used
@@ -530,7 +528,7 @@ class Switchboard:
                 raise Refused("address_invalid", device)
         if device.binding != there and not device.moves.take(1, now):
             return False
-        self._bind(device, there, now)
+        self._bind(device, session, there, now)
         return True
 
     def _may_be_a_relay(self, address: bytes) -> bool:
@@ -543,12 +541,12 @@ class Switchboard:
             self._ask(device, there, now)
         device.claim = Claim(there, now + _CLAIM_RETRY, tries - 1) if tries > 1 else None
 
-    def _bind(self, device: Device, binding: Binding, now: float) -> None:
+    def _bind(self, device: Device, session: Session, binding: Binding, now: float) -> None:
         """Let the address stand for the device from now on, and release the initiations that waited for it."""
         before = device.binding
         if before is None or before.address != binding.address:
             if before:
-                anew = device.current.created >= device.bound_since
+                anew = session.created >= device.bound_since
                 device.twins.moved(before.address, binding.address, now - device.bound_since, anew, now)
             device.bound_since = now
             other = self.bound.get(binding.address)
@@ -623,9 +621,9 @@ class Switchboard:
         self._sweep(now)
         return _SOON if self._unswept or (self._greetings and self._greetings[0][2] <= now) else _SWEEP
 
-    def _initiate(self, device: Device, now: float) -> None:
+    def _initiate(self, device: Device, there: Binding, now: float) -> None:
         device.last_rekey = now
-        self._send(self.own.initiate(device, device.binding, now, now + self._wall_offset), device)
+        self._send(self.own.initiate(device, there, now, now + self._wall_offset), device)
 
     def _greet(self, now: float) -> None:
         for _ in range(min(_GREETINGS, len(self._greetings))):

@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from peer_relay import addresses
 from peer_relay.dataplane.gso import Received
@@ -25,7 +26,7 @@ _IP_PKTINFO, _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT = 8, 10, 23, 0
 _IPV6_PKTINFO = socket.IPV6_PKTINFO
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 # DSCP and ECN as received, and to be sent.
-_MARK = {
+_MARK: dict[int, tuple[int, int]] = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
     socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
 }
@@ -226,7 +227,7 @@ class BatchSocket:
 
     def send(self, datagram: bytes, address: bytes, local: bytes) -> None:
         """Queue one datagram."""
-        pointer = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
+        pointer: Any = ctypes.cast(ctypes.c_char_p(datagram), ctypes.c_void_p).value
         self.queue([pointer, len(datagram)], address, local, 0, datagram)
 
     def queue(
@@ -338,7 +339,7 @@ class BatchSocket:
         try:
             self.socket.sendmsg([datagram], _choices(self.family, local, mark), 0, addresses.unpack(address))
         except OSError as error:
-            return error.errno
+            return error.errno or errno.EIO
         return 0
 
     def _has_lost(self, local: bytes) -> bool:

@@ -140,7 +140,8 @@ def _silence(device: dict[str, Any]) -> float | None:
 
 def _devices(status: dict[str, Any]) -> Iterator[Finding]:
     port = _port(status)
-    silent = [device for device in status["devices"] if device["state"] == "absent" and _silence(device) is not None]
+    silences = [_silence(device) for device in status["devices"] if device["state"] == "absent"]
+    silent = [seconds for seconds in silences if seconds is not None]
     for device in status["devices"]:
         name = device["name"]
         drops = device["drops"]
@@ -161,8 +162,7 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
             elif len(silent) <= _NAMED:
                 yield Finding(name, f"silent for {_silence(device):.0f} s", _SILENT_CURE)
             else:
-                longest = max(_silence(other) for other in silent)
-                yield Finding(name, f"silent, the longest for {longest:.0f} s", _SILENT_CURE)
+                yield Finding(name, f"silent, the longest for {max(silent):.0f} s", _SILENT_CURE)
         elif device["state"] == "handshaking":
             yield Finding(
                 name,

@@ -130,7 +130,7 @@ def traffic(
             for key, seen in switchboard.own.strangers.items()
         ],
         "probes": [
-            {"source": addresses.text(probe.source), "index": probe.index, "age_seconds": _age(now, probe.time)}
+            {"source": addresses.text(probe.source), "index": probe.sender_index, "age_seconds": _age(now, probe.time)}
             for probe in switchboard.own.probes.latest
         ],
         "probes_answered": switchboard.own.probes.answered,
@@ -139,7 +139,9 @@ def traffic(
 
 def _chosen_pairs(devices: list[Device]) -> Steps[tuple[int, list[tuple[Device, Pair]]]]:
     """Return how many pairs there are, and those to tell."""
-    total, asked, others = 0, [], []
+    total = 0
+    asked: list[tuple[Device, Pair]] = []
+    others: list[tuple[Device, Pair]] = []
     for device in devices:
         pairs = sorted(device.pairs.values(), key=lambda pair: pair.peer.name)
         total += len(pairs)

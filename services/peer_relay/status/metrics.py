@@ -32,14 +32,14 @@ def _families(status: dict[str, Any]) -> Iterator[str]:
     info = {name: status[name] for name in ("version", "data_plane", "name")}
     yield from _family("peer_relay_info", GAUGE, "Version and data plane", [(info, 1)])
     healthy = int(status["healthy"])
-    yield from _family("peer_relay_healthy", GAUGE, "1 when the relay has no problem to report", [({}, healthy)])
+    yield from _single("peer_relay_healthy", GAUGE, "1 when the relay has no problem to report", healthy)
     uptime = status["uptime_seconds"]
-    yield from _family("peer_relay_uptime_seconds", GAUGE, "Seconds since the start", [({}, uptime)])
+    yield from _single("peer_relay_uptime_seconds", GAUGE, "Seconds since the start", uptime)
     yield from _device_families([({"device": device["name"]}, device) for device in status["devices"]])
-    probes = [({}, status["probes_answered"])]
-    yield from _family("peer_relay_probes_answered_total", COUNTER, "Reachability probes that were answered", probes)
+    probes = status["probes_answered"]
+    yield from _single("peer_relay_probes_answered_total", COUNTER, "Reachability probes that were answered", probes)
     yield from _kernel_families(status)
-    yield from _family("peer_relay_pairs", GAUGE, "Pairs that have asked for each other", [({}, status["pairs_total"])])
+    yield from _single("peer_relay_pairs", GAUGE, "Pairs that have asked for each other", status["pairs_total"])
     pairs = _pairs(status)
     for unit in ("packets", "bytes"):
         text = f"Forwarded transport {unit} of a pair"
@@ -55,6 +55,10 @@ def _families(status: dict[str, Any]) -> Iterator[str]:
 def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
     # As the library of Prometheus wrote them up to 1.2.
     return family(name, kind, text, [(dict(sorted(labels.items())), float(value)) for labels, value in samples])
+
+
+def _single(name: str, kind: str, text: str, value: float) -> Iterator[str]:
+    return _family(name, kind, text, [({}, value)])
 
 
 def _device_families(devices: list[tuple[dict[str, str], dict[str, Any]]]) -> Iterator[str]:
@@ -90,9 +94,8 @@ def _kernel_families(status: dict[str, Any]) -> Iterator[str]:
     kernel = status["kernel"]
     if kernel is None:
         return
-    yield from _family("peer_relay_kernel_entries", GAUGE, "Entries of the kernel's table", [({}, kernel["entries"])])
-    room = [({}, kernel["size"])]
-    yield from _family("peer_relay_kernel_entries_limit", GAUGE, "Entries that it has room for", room)
+    yield from _single("peer_relay_kernel_entries", GAUGE, "Entries of the kernel's table", kernel["entries"])
+    yield from _single("peer_relay_kernel_entries_limit", GAUGE, "Entries that it has room for", kernel["size"])
     refused = [({"reason": reason}, count) for reason, count in kernel["refusals"].items()]
     yield from _family("peer_relay_kernel_refused", GAUGE, "What userspace has to forward, by reason", refused)
 
@@ -103,11 +106,10 @@ def _edge_families(edge: dict[str, Any]) -> Iterator[str]:
     info |= {"external_address": edge["external_address"], "nat": edge["nat"]}
     yield from _family("peer_relay_edge_info", GAUGE, "The router", [(info, 1)])
     answers = int(edge["router"] is not None)
-    yield from _family("peer_relay_edge_up", GAUGE, "1 when the router answers", [({}, answers)])
-    age = [({}, edge["age_seconds"])]
-    yield from _family("peer_relay_edge_age_seconds", GAUGE, "Age of what is known of it", age)
-    changes = [({}, edge["address_changes"])]
-    yield from _family("peer_relay_edge_address_changes_total", COUNTER, "Changes of the external address", changes)
+    yield from _single("peer_relay_edge_up", GAUGE, "1 when the router answers", answers)
+    yield from _single("peer_relay_edge_age_seconds", GAUGE, "Age of what is known of it", edge["age_seconds"])
+    changes = edge["address_changes"]
+    yield from _single("peer_relay_edge_address_changes_total", COUNTER, "Changes of the external address", changes)
     mappings = [
         ({"mapping": mapping["name"], "family": str(mapping["family"])}, mapping) for mapping in edge["mappings"]
     ]

@@ -44,8 +44,8 @@ class _Request(io.BufferedIOBase):
     def __init__(self, stream: Any):
         self._stream, self._left = stream, _MAX_REQUEST
 
-    def readline(self, size: int = -1) -> bytes:
-        line = self._stream.readline(min(size, self._left) if size >= 0 else self._left)
+    def readline(self, size: int | None = -1) -> bytes:
+        line = self._stream.readline(self._left if size is None or size < 0 else min(size, self._left))
         self._left -= len(line)
         return line
 
@@ -55,6 +55,7 @@ class _Request(io.BufferedIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: _Server
     server_version = "peer-relay"
     sys_version = ""
     timeout = _SILENCE
@@ -96,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are no events that a person wants in the journal."""
 
 
-class _Threads(ThreadingMixIn):
+class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     status: Ask
     health: Ask
@@ -177,13 +178,17 @@ class _Threads(ThreadingMixIn):
             log.exception("a request for the status failed")
 
 
-class _UnixServer(_Threads, UnixStreamServer):
+class _UnixServer(_Server, UnixStreamServer):
     pass
 
 
-class _TcpServer(_Threads, TCPServer):
+class _TcpServer(_Server):
     allow_reuse_address = True
     most_of_one = _MAX_CLIENTS_OF_ONE
+
+
+class _Tcp6Server(_TcpServer):
+    address_family = socket.AF_INET6
 
 
 class StatusServer:
@@ -192,16 +197,15 @@ class StatusServer:
     def __init__(self, unix: Path, tcp: tuple[str, int] | None, status: Ask, health: Ask):
         """Listen; raise OSError with the address in `filename`."""
         self._unix = unix
-        self._servers: list[_UnixServer | _TcpServer] = []
+        self._servers: list[_Server] = []
         try:
             _remove_stale(unix)
-            server = _UnixServer(str(unix), _Handler)
+            local = _UnixServer(str(unix), _Handler)
             # The group of the socket's directory may ask; the rest of the host may not.
             unix.chmod(0o660)
-            self._servers.append(server)
+            self._servers.append(local)
             if tcp:
-                kind = type("_", (_TcpServer,), {"address_family": socket.AF_INET6}) if ":" in tcp[0] else _TcpServer
-                self._servers.append(kind(tcp, _Handler))
+                self._servers.append((_Tcp6Server if ":" in tcp[0] else _TcpServer)(tcp, _Handler))
         except OSError as error:
             failed = str(unix) if not self._servers else f"metrics_listen {tcp}"
             self.close()

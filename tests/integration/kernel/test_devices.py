@@ -87,7 +87,7 @@ def test_without_link_header(world: World, family: Family) -> None:
     assert read(fd, message(2)) == (PORT, _SOURCE_PORT)
     os.write(fd, packet(other, inside, message(3)))
     assert read(fd, message(3)) == (PORT, 5555)
-    assert {key.index: count.packets for key, (_, count) in world.table.read().items()} == {1: 1, 2: 1, 3: 1}
+    assert {key.receiver_index: count.packets for key, (_, count) in world.table.read().items()} == {1: 1, 2: 1, 3: 1}
     os.close(fd)
 
 

@@ -46,11 +46,11 @@ def test_entries_change_under_load(world: World, talk: Talk) -> None:
 
 def test_removed_and_full(world: World, talk: Talk) -> None:
     talk.passes()
-    assert world.table.remove([talk.key, talk.key._replace(index=1)]) == {
+    assert world.table.remove([talk.key, talk.key._replace(receiver_index=1)]) == {
         talk.key: (1, 100, pytest.approx(time.monotonic_ns(), abs=10**9))
     }
     talk.passes_on(message(7))
-    keys = [talk.key._replace(index=index) for index in range(SIZE + 20)]
+    keys = [talk.key._replace(receiver_index=index) for index in range(SIZE + 20)]
     refused = world.table.put([(key, talk.target) for key in keys])
     assert set(refused) == set(keys[-len(refused) :]) and set(refused.values()) == {"the kernel's table is full"}
     assert len(world.table.read()) == len(keys) - len(refused) >= SIZE

@@ -42,7 +42,7 @@ def test_no_message_of_a_train_is_misrouted(
     talk = Talk(world, family)
     talk.put()
     cat = world.socket(world.bob, family.bob)
-    to_cat = talk.key._replace(index=8), talk.to(cat)
+    to_cat = talk.key._replace(receiver_index=8), talk.to(cat)
     assert world.table.put([to_cat]) == {}
     if receiving == "no socket":
         talk.relay.close()
@@ -66,7 +66,7 @@ def test_no_message_of_a_train_is_misrouted(
         assert set(bob) <= {7} and set(other) <= {8}, f"{name}: misrouted"
         after = world.table.read()
         for index, arrived in ((7, bob[7]), (8, other[8])):
-            key = talk.key._replace(index=index)
+            key = talk.key._replace(receiver_index=index)
             assert after[key][1].packets - before[key][1].packets == arrived, f"{name}: forwarded, not arrived"
         if passed_on:
             arrived = bob + other + passed_on[0]

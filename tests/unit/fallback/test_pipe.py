@@ -249,7 +249,7 @@ def test_what_is_read_from_udp_at_once_is_bounded():
             for _ in range(64):
                 ends.relay.send(bytes(LARGEST))
                 sent += 1
-        ends.bridge.pipe._forward()
+        ends.bridge.pipe._forward(ends.bridge.pipe._udp)
         assert 0 < len(ends.bridge.written) < min(sent * LARGEST + 1000, 65536 + LARGEST + 1000)
 
     _run(scene)

@@ -349,8 +349,8 @@ def check_entries(entries: Entries) -> None:
     }
     for key, flow in entries.flows.items():
         assert switchboard.bound[key.source] is flow.device
-        assert flow.device.routes[key.index].pair is flow.pair
-        assert flow.device.routes[key.index].confirmed
+        assert flow.device.routes[key.receiver_index].pair is flow.pair
+        assert flow.device.routes[key.receiver_index].confirmed
         assert flow.pair.peer.binding.address == flow.target.destination
     assert entries.refusals == anew.refusals
     assert entries._senders == anew._senders

@@ -84,9 +84,9 @@ class Network:
 
     def interfaces(self) -> list[SimpleNamespace]:
         return [
-            SimpleNamespace(index=1, name="lo", refused="it is the loopback"),
-            SimpleNamespace(index=2, name="eth0", refused=""),
-            SimpleNamespace(index=3, name="ppp0", refused="it is no Ethernet (type 512)"),
+            SimpleNamespace(ifindex=1, name="lo", refused="it is the loopback"),
+            SimpleNamespace(ifindex=2, name="eth0", refused=""),
+            SimpleNamespace(ifindex=3, name="ppp0", refused="it is no Ethernet (type 512)"),
         ]
 
     def way_out(self, destination: bytes, _local: bytes) -> Way:

@@ -146,7 +146,7 @@ def test_an_answer_to_a_device_is_not_taken_for_one_to_the_relay(
     monkeypatch.setattr(relay_peer, "random_index", lambda: index)
     (forwarded,) = world.raw(bob.address, initiation)
     monkeypatch.setattr(noise, "generate_private_key", lambda: bytes([64] * 32))
-    world.switchboard._initiate(cid.record, world.now)
+    world.switchboard._initiate(cid.record, cid.record.binding, world.now)
     (greeting,) = world.take()
     monkeypatch.undo()
     world.deliver([forwarded])

@@ -167,7 +167,8 @@ class Attachments:
 
     def attach(self, wanted: dict[int, int]) -> dict[int, str]:
         """Attach to exactly these interfaces the program given for each; return why it is not to some."""
-        refused, self.how = {}, {}
+        refused: dict[int, str] = {}
+        self.how = {}
         for method in self._methods:
             for interface in set(method.attached()) - set(wanted):
                 method.detach(interface)
@@ -176,7 +177,7 @@ class Attachments:
                 try:
                     method.attach(interface, program)
                 except OSError as error:
-                    refused[interface] = error.strerror
+                    refused[interface] = error.strerror or str(error)
                     if error.errno == errno.EINVAL:
                         continue  # this kernel does not have it
                 else:

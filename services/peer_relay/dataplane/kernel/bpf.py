@@ -112,7 +112,7 @@ class Map:
                 room *= 2  # less than what shares one bucket
                 continue
             count = struct.unpack_from("=I", attributes, 32)[0]
-            yield keys[: count * key_size], values[: count * value_size]
+            yield ctypes.string_at(keys, count * key_size), ctypes.string_at(values, count * value_size)
             begun = True
             place = place[1], place[0]
 
@@ -223,8 +223,9 @@ def _text(name: bytes) -> str:
 
 def map_info(fd: int) -> MapInfo:
     """Describe a map."""
-    *numbers, name = struct.unpack_from("=6I16s", _info(fd, ctypes.create_string_buffer(80)))
-    return MapInfo(*numbers, _text(name))
+    answer = struct.unpack_from("=6I16s", _info(fd, ctypes.create_string_buffer(80)))
+    kind, number, key_size, value_size, size, flags, name = answer
+    return MapInfo(kind, number, key_size, value_size, size, flags, _text(name))
 
 
 def program_info(fd: int) -> ProgramInfo:

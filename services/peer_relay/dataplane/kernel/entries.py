@@ -77,20 +77,20 @@ class Entries:
 
     def follow(self) -> Change:
         """Take in what has changed in the switchboard since the last call."""
-        pairs = self._take_changes()
+        changed = self._take_changes()
         before: dict[Key, Flow] = {}
-        for pair in pairs:
-            for key in self._keys.pop(pair, ()):
+        for ends in changed:
+            for key in self._keys.pop(ends, ()):
                 before[key] = self.flows.pop(key)
-            self.refusals.pop(pair, None)
+            self.refusals.pop(ends, None)
         put: dict[Key, Target] = {}
-        for device, peer in pairs:
+        for device, peer in changed:
             for key, target in self._derive(device, peer).items():
                 known = before.get(key)
                 pair = device.pairs[peer]
                 if known and known.device is device and known.pair is pair:
                     del before[key]
-                    if known.target != target or self.rejected.pop(key, None):
+                    if known.target != target or self.rejected.pop(key, None) is not None:
                         put[key] = known.target = target
                     self.flows[key] = known
                 else:
@@ -158,11 +158,11 @@ class Entries:
             if (
                 device
                 and peer
-                and key.index not in device.routes
-                and addresses.host_bytes(key.local) == device.binding.local
-                and addresses.host_bytes(target.local) == peer.binding.local
+                and key.receiver_index not in device.routes
+                and device.binding == Binding(key.source, addresses.host_bytes(key.local))
+                and peer.binding == Binding(target.destination, addresses.host_bytes(target.local))
             ):
-                self._switchboard.restore_route(device, key.index, peer, CONFIRMED_ROUTE, now)
+                self._switchboard.restore_route(device, key.receiver_index, peer, CONFIRMED_ROUTE, now)
 
     def adopt(self, found: Mapping[Key, tuple[Target, Count]]) -> tuple[list[Key], dict[Key, Target]]:
         """Take over what a table holds already; return what to remove from it, and what to put there then."""

@@ -14,7 +14,7 @@ class Key(NamedTuple):
 
     source: bytes
     local: bytes
-    index: int
+    receiver_index: int
 
 
 class Target(NamedTuple):

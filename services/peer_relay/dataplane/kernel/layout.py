@@ -46,7 +46,7 @@ def _change(after: bytes, before: bytes) -> int:
 
 def encode_key(key: Key) -> bytes:
     """Return a key as the program reads it."""
-    return _hosts(key.source, key.local) + key.index.to_bytes(4, "little") + key.source[2:4] + key.local[2:4]
+    return _hosts(key.source, key.local) + key.receiver_index.to_bytes(4, "little") + key.source[2:4] + key.local[2:4]
 
 
 def encode_target(key: Key, target: Target) -> bytes:

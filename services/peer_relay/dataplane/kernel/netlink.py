@@ -67,7 +67,7 @@ class Connection:
         self._sequence += 1
         flags |= REQUEST if flags & DUMP == DUMP else REQUEST | ACK
         self._socket.send(_HEAD.pack(_HEAD.size + len(payload), kind, flags, self._sequence, 0) + payload)
-        answers = []
+        answers: list[bytes] = []
         while True:
             for answer, sequence, content in messages(self._socket.recv(_BUFFER)):
                 if sequence != self._sequence:

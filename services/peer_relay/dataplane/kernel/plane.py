@@ -20,8 +20,9 @@ from peer_relay.core.rate_limits import FairShares
 from peer_relay.core.switchboard import Switchboard
 from peer_relay.dataplane.kernel.entries import Entries, Refusal
 from peer_relay.dataplane.kernel.entry import FULL, Key, Target
+from peer_relay.dataplane.kernel.needs import Unavailable
 from peer_relay.dataplane.kernel.route import Network
-from peer_relay.dataplane.kernel.table import KernelTable, Unavailable
+from peer_relay.dataplane.kernel.table import KernelTable
 from peer_relay.dataplane.kernel.ways import Ways
 
 KERNEL, USERSPACE, AUTO = "kernel", "userspace", "auto"
@@ -67,7 +68,7 @@ class KernelPlane:
         self.reason = ""
         self._changed = False  # the network
         self._count_due = self._renew_due = self._retry_due = 0.0
-        self._renewed = self._counted_ns = 0
+        self._renewed, self._counted_ns = 0.0, 0
         self._looks = FairShares(_LOOK_RATE, _LOOK_BURST, _LOOK_SHARES)
 
     # --- on and off ---------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class KernelPlane:
             self._renew_due = min(self._renew_due, max(now, self._renewed + pause))
         for address in self._network.narrowed():
             device = self._switchboard.bound.get(address)
-            if device and self._looks.take(address, now):
+            if device and device.binding and self._looks.take(address, now):
                 self._entries.moved(self._ways.look(device.binding))
 
     def turn(self, now: float) -> float:
@@ -244,7 +245,7 @@ class KernelPlane:
         """Return the table's part of the status."""
         if not self._running:
             return None
-        names = {interface.index: interface.name for interface in self._network.interfaces()}
+        names = {interface.ifindex: interface.name for interface in self._network.interfaces()}
         refused = [*self._entries.refusals.values(), *self._entries.rejected.values()]
         return {
             "entries": len(self._entries.flows) - len(self._entries.rejected),

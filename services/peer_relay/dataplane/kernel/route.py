@@ -41,7 +41,7 @@ class Way(NamedTuple):
 class Interface(NamedTuple):
     """A network interface; `refused` tells why no program belongs there ("": `program` does)."""
 
-    index: int
+    ifindex: int
     name: str
     mtu: int
     up: bool
@@ -76,7 +76,7 @@ def _number(payload: bytes | None) -> int:
 def interfaces(connection: netlink.Connection) -> dict[int, Interface]:
     """Return all interfaces, by index."""
     answers = connection.ask(_GETLINK, netlink.DUMP, _LINK.pack(0, 0, 0, 0, 0))
-    return {found.index: found for found in map(interface, answers)}
+    return {found.ifindex: found for found in map(interface, answers)}
 
 
 class Network:
@@ -157,7 +157,7 @@ class Network:
         if not link.program:
             raise NoWay(f"the interface {link.name} to it: {link.refused}")
         learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
-        return Way(link.index, min(learned or link.mtu, link.mtu))
+        return Way(link.ifindex, min(learned or link.mtu, link.mtu))
 
     def _is_own(self, host: bytes) -> bool:
         """IPv6 would send from an address that is gone."""

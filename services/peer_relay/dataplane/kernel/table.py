@@ -33,7 +33,7 @@ class KernelTable:
             self._netlink = undo.enter_context(contextlib.closing(netlink.Connection()))
             self._map = self._open_map()
             undo.callback(os.close, self._map.fd)
-            undo.callback(lambda: [os.close(fd) for fd in self._programs.values()])
+            undo.callback(self._close_programs)
             self._program("ethernet")
             self.attach(self._attachments.how)
             self._open = undo.pop_all()
@@ -147,6 +147,10 @@ class KernelTable:
                     value = values[number * layout.VALUE_SIZE : (number + 1) * layout.VALUE_SIZE]
                     found[layout.decode_key(key)] = layout.decode_target(value), layout.decode_count(value)
         return found
+
+    def _close_programs(self) -> None:
+        for fd in self._programs.values():
+            os.close(fd)
 
     def close(self) -> None:
         """Let go of everything; forwarding goes on."""

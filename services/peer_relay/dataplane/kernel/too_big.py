@@ -101,9 +101,11 @@ class TooBig:
 
     def destinations(self) -> set[bytes]:
         """Return where packets were too large for, as addresses with port; there may be more."""
-        found = set()
+        found: set[bytes] = set()
         for version, sock in self._sockets:
             with contextlib.suppress(OSError):  # nothing more there
                 for _ in range(_AT_ONCE):
-                    found.add(_destination(version, sock.recv(_LONGEST)))
-        return found - {None}
+                    destination = _destination(version, sock.recv(_LONGEST))
+                    if destination:
+                        found.add(destination)
+        return found

@@ -47,7 +47,7 @@ class Ways:
 
     def _look_at_interfaces(self) -> None:
         self._refused = {
-            interface.index: f"interface {interface.name}: {interface.refused}"
+            interface.ifindex: f"interface {interface.name}: {interface.refused}"
             for interface in self._network.interfaces()
             if interface.refused
         }
@@ -59,7 +59,7 @@ class Ways:
 
     def refuse(self, reasons: dict[int, str]) -> list[Binding]:
         """Note interfaces that the program could not be attached to; return who is reached there."""
-        names = {interface.index: interface.name for interface in self._network.interfaces()}
+        names = {interface.ifindex: interface.name for interface in self._network.interfaces()}
         self._refused |= {index: f"interface {names.get(index, index)}: {why}" for index, why in reasons.items()}
         self.interfaces -= reasons.keys()
         changed = [binding for binding, way in self._known.items() if isinstance(way, Way) and way.interface in reasons]

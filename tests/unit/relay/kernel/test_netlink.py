@@ -70,7 +70,7 @@ def link(kind: int = 1, flags: int = 1, port_of: str = "") -> bytes:
 )
 def test_where_the_program_belongs(message: bytes, up: bool, refused: str) -> None:
     found = route.interface(message)
-    assert (found.index, found.name, found.mtu, found.up, found.refused) == (5, "eth0", 1500, up, refused)
+    assert (found.ifindex, found.name, found.mtu, found.up, found.refused) == (5, "eth0", 1500, up, refused)
 
 
 @given(st.binary(min_size=16, max_size=120))
