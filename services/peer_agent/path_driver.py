@@ -7,11 +7,11 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peer_agent import settings
-from peer_agent.core.actions import Action, Note, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.actions import Note, PairAction, Rekey, Say, Send, SetEndpoint, Suspect, Trust
 from peer_agent.core.limits import Limits
 from peer_agent.core.path_selector import Pair
 from peer_agent.core.paths import View
@@ -20,12 +20,11 @@ from peer_agent.core.traffic import Bytes
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.host import overlay_socket
 from peer_agent.host.probe_socket import Datagram
-from peer_agent.host.sockets import Ground
+from peer_agent.host.sockets import Sockets
 from peer_agent.relay_driver import Links
 from peer_agent.wire import control
 from peer_agent.wire.probes import PING, SECRET_SIZE, Key, Keyring
-from peer_agent.wireguard.client import WireGuard
-from peer_agent.wireguard.interface import Interface, WireGuardError
+from peer_agent.wireguard.interface import Client, Interface, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -65,15 +64,15 @@ class Pairs:
         self,
         config: settings.Settings,
         links: Links,
-        ground: Ground,
-        wireguard: WireGuard,
+        sockets: Sockets,
+        wireguard: Client,
         refusals: Refusals,
         now: float,
     ):
-        self._ground, self._wireguard, self._links, self._refusals = ground, wireguard, links, refusals
+        self._sockets, self._wireguard, self._links, self._refusals = sockets, wireguard, links, refusals
         self._limits = Limits(now)
         self._config = config
-        self._keyring = Keyring()
+        self._keyring: Keyring[str] = Keyring()
         self._entries: dict[str, _Entry] = {}
         self._by_address: dict[Address, _Entry] = {}
         self._watching: set[str] = set()
@@ -106,7 +105,7 @@ class Pairs:
         self._watching.discard(entry.peer.name)
         self._holding.discard(entry.peer.name)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Told]:
         return (Told(entry.peer, entry.pair) for entry in self._entries.values())
 
     @property
@@ -249,7 +248,7 @@ class Pairs:
         while entry.pair.outbox:
             self._do(now, entry, entry.pair.outbox.pop(0))
 
-    def _do(self, now: float, entry: _Entry, action: Action) -> None:
+    def _do(self, now: float, entry: _Entry, action: PairAction) -> None:
         if isinstance(action, Send):
             self._send(now, entry, action)
         elif isinstance(action, Say):
@@ -271,10 +270,8 @@ class Pairs:
             log.log(action.level, "%s: %s", entry.peer.name, action.text)
 
     def _say(self, entry: _Entry, message: control.Message) -> None:
-        if not self._ground.tunnel:
-            return
         payload = control.encode(message)
-        if self._ground.tunnel.send(payload, entry.address, self._config.control_port) and not message.answer:
+        if self._sockets.overlay.send(payload, entry.address, self._config.control_port) and not message.answer:
             entry.said += overlay_socket.weight(payload, entry.address)
 
     def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
@@ -295,14 +292,14 @@ class Pairs:
         return bool(self._holding)
 
     def _send(self, now: float, entry: _Entry, action: Send) -> None:
-        if not self._ground.raw or not entry.key:
+        if not entry.key:
             return
         probe = action.probe
         if not self._limits.send(now, entry.peer.name, action.target, action.heard, probe.full and probe.kind == PING):
             self._refusals.note(now, "probe_limit", entry.peer.name)
             return
         try:
-            self._ground.raw.send(entry.key.seal(action.probe, self._ground.full_size), action.target)
+            self._sockets.probe.send(entry.key.seal(action.probe, self._sockets.full_size), action.target)
         except OSError as error:  # no way there: the probe is as good as lost, and the core knows what that means
             log.debug("%s: %s: %s", entry.peer.name, action.target, error)
 

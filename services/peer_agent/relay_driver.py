@@ -8,10 +8,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from peer_agent import settings
-from peer_agent.core.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.core.actions import Ask, Connect, Disconnect, Note, Reach, RelayAction
 from peer_agent.core.directory_client import Asker
 from peer_agent.core.paths import View
 from peer_agent.core.reasons import Failure
@@ -19,9 +19,11 @@ from peer_agent.core.relay_liveness import Relay, Relays
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.host import names, nat64
 from peer_agent.host.names import Places, Resolver
-from peer_agent.host.sockets import Ground
-from peer_agent.wireguard.client import WireGuard
-from peer_agent.wireguard.interface import Interface, WireGuardError
+from peer_agent.host.sockets import Sockets
+from peer_agent.wireguard.interface import Client, Interface, WireGuardError
+
+if TYPE_CHECKING:
+    from peer_agent.host.fallback import Fallback
 
 log = logging.getLogger("peer_agent")
 
@@ -41,7 +43,7 @@ class _Link:
         self.try_until: float | None = None  # when to go on to the next endpoint
         self.handshake = 0  # as WireGuard tells it
         self.session_until = float("-inf")
-        self.fallback: Any = None
+        self.fallback: tuple[bytes, Fallback] | None = None  # with what tells its reports from those of one before
         self.problem = ""
 
 
@@ -52,14 +54,14 @@ class Links:
         self,
         config: settings.Settings,
         running: Interface,
-        ground: Ground,
-        wireguard: WireGuard,
+        sockets: Sockets,
+        wireguard: Client,
         resolver: Resolver,
         post: Callable[..., None],
         now: float,
     ):
         """Take also `post(function, *arguments)`, which has the loop call something, from any thread."""
-        self._ground, self._wireguard, self._resolver, self._post = ground, wireguard, resolver, post
+        self._sockets, self._wireguard, self._resolver, self._post = sockets, wireguard, resolver, post
         self._port = config.directory_port
         self._nat64 = nat64.prefixes(resolver.known.get(nat64.NAME, ()))
         self._links: dict[str, _Link] = {}
@@ -77,17 +79,17 @@ class Links:
         self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
         self._asker = Asker(peer.addresses[0] for peer in config.peers)
         self._mark, self._listen_port = running.mark, running.port
-        ready = [link for link in self._links.values() if link.places.current]
-        self._core = Relays(
-            (Relay(link.settings.name, link.places.current, bool(link.settings.fallback_url)) for link in ready),
-            now,
-            carrier,
-        )
+        ready = [
+            Relay(name, link.places.current, bool(link.settings.fallback_url))
+            for name, link in self._links.items()
+            if link.places.current
+        ]
+        self._core = Relays(ready, now, carrier)
         self._due = now
         self._reached = False  # any relay
         self._views = self._core.views()
         self.changes = 0  # of what is known of relays
-        self.waiting = {name for name, link in self._links.items() if link not in ready}  # for an address of their name
+        self.waiting = self._links.keys() - {relay.name for relay in ready}  # for an address of their name
         self.sample(now, running)
 
     def views(self) -> list[View]:
@@ -101,10 +103,10 @@ class Links:
         """Return something that is another one when a pair has to be told of something."""
         return self.changes, self._asker.changes
 
-    def ways(self) -> dict[str, str]:
+    def sources(self) -> dict[str, str]:
         """Return the addresses that packets to the relays leave from."""
         return {
-            name: self._ground.way(link.places.current) for name, link in self._links.items() if link.places.current
+            name: self._sockets.source(link.places.current) for name, link in self._links.items() if link.places.current
         }
 
     def problems(self) -> list[str]:
@@ -159,14 +161,14 @@ class Links:
             link.try_until = None
             return
         if link.try_until is not None and now >= link.try_until:
-            if self._next(link):
-                self._core.resolved(now, link.settings.name, link.places.current)
+            if endpoint := self._next(link):
+                self._core.resolved(now, link.settings.name, endpoint)
             link.try_until = None
         if link.try_until is None:
             link.try_until = now + _FAIR_TRY
 
-    def _next(self, link: _Link) -> bool:
-        return link.places.next(lambda endpoint: bool(self._ground.way(endpoint)), self._nat64)
+    def _next(self, link: _Link) -> Endpoint | None:
+        return link.places.next(lambda endpoint: bool(self._sockets.source(endpoint)), self._nat64)
 
     def _is_cut_off(self, link: _Link, version: int) -> bool:
         """Whether this network has no way to where a relay is reached, for want of that IP version."""
@@ -174,8 +176,8 @@ class Links:
         return bool(
             current
             and current.address.version == version
-            and not self._ground.way(current)
-            and self._ground.way(_ANYWHERE[10 - version])
+            and not self._sockets.source(current)
+            and self._sockets.source(_ANYWHERE[10 - version])
         )
 
     def _no_way(self, link: _Link) -> str:
@@ -215,8 +217,8 @@ class Links:
                 self._disconnect(link)
                 self._core.fallback(now, link.settings.name, None)
             current = link.places.current
-            if current and not self._ground.way(current) and self._next(link):
-                self._core.resolved(now, link.settings.name, link.places.current)
+            if current and not self._sockets.source(current) and (other := self._next(link)):
+                self._core.resolved(now, link.settings.name, other)
             elif current and now >= link.session_until:  # wireguard-go does not know for how long the host has slept
                 self._reach(now, link, current)
         self._core.network(now)
@@ -229,20 +231,19 @@ class Links:
         if found and found != self._nat64:
             self._nat64 = found
             for name, link in self._links.items():
-                if self._is_cut_off(link, 4) and self._next(link):
-                    log.info("%s: there is no IPv4 here, but a NAT64: %s", name, link.places.current)
-                    self._core.resolved(now, name, link.places.current)
+                if self._is_cut_off(link, 4) and (other := self._next(link)):
+                    log.info("%s: there is no IPv4 here, but a NAT64: %s", name, other)
+                    self._core.resolved(now, name, other)
         for place, endpoints in answers:
             for name, link in self._links.items():
                 if name in self.waiting and place in link.places.names and not endpoints:
                     link.problem = f"{place.host} has no address: check the name, and that the DNS is reached"
-                if not link.places.found(place, endpoints):
-                    continue
-                if name in self.waiting:
+                fresh = link.places.found(place, endpoints)
+                if fresh and name in self.waiting:
                     news = True
-                else:
-                    log.info("%s: %s has another address: %s", name, place.host, link.places.current)
-                    self._core.resolved(now, name, link.places.current)
+                elif fresh:
+                    log.info("%s: %s has another address: %s", name, place.host, fresh)
+                    self._core.resolved(now, name, fresh)
         return news
 
     def answered(self, now: float, datagram: bytes, source: Address) -> bool:
@@ -250,7 +251,10 @@ class Links:
         self._due = now
         relay = self._by_address.get(source)
         answer = self._asker.answer(relay, datagram) if relay else None
-        return bool(answer) and self._core.answered(now, relay, *answer)
+        if not relay or not answer:
+            return False
+        nonce, seen = answer
+        return self._core.answered(now, relay, nonce, seen)
 
     # --- what the core wants ------------------------------------------------------------------------------------------
 
@@ -259,14 +263,14 @@ class Links:
         for action in actions:
             self._do(now, action)
 
-    def _do(self, now: float, action: Action) -> None:
+    def _do(self, now: float, action: RelayAction) -> None:
         if isinstance(action, Note):
             log.log(action.level, "%s", action.text)
             return
         link = self._links[action.relay]
-        if isinstance(action, Ask) and self._ground.tunnel:
+        if isinstance(action, Ask):
             question = self._asker.question(action.relay, action.nonce)
-            self._ground.tunnel.send(question, link.settings.addresses[0], self._port)
+            self._sockets.overlay.send(question, link.settings.addresses[0], self._port)
         elif isinstance(action, Reach):
             self._reach(now, link, action.endpoint)
         elif isinstance(action, Connect):
@@ -293,7 +297,7 @@ class Links:
         from peer_agent.host.fallback import Fallback  # needs a library that nothing else does
 
         self._disconnect(link)
-        token = secrets.token_bytes(8)  # tells this fallback's reports from those of one before
+        token = secrets.token_bytes(8)
 
         def report(endpoint: Endpoint | None, failure: Failure | None) -> None:
             self._post(self._fallback_reported, link, token, endpoint, failure)

@@ -20,20 +20,20 @@ from peer_common import systemd
 from peer_common.toml_table import SettingsError
 
 from peer_agent import settings, status
+from peer_agent.attached import Attached, Opened
 from peer_agent.core.reasons import UNCHANGEABLE
 from peer_agent.core.refusals import Refusals
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.host.addresses import Changes, Place
 from peer_agent.host.clock import Sleep, clock
 from peer_agent.host.names import Resolver, Stated
-from peer_agent.host.overlay_socket import Tunnel
-from peer_agent.host.probe_socket import Datagram, RawPort
-from peer_agent.host.sockets import Ground
+from peer_agent.host.probe_socket import Datagram
+from peer_agent.host.sockets import Read, Sockets
 from peer_agent.path_driver import Pairs
 from peer_agent.relay_driver import Links
 from peer_agent.wireguard.client import Counters, WireGuard
 from peer_agent.wireguard.helper import Remote
-from peer_agent.wireguard.interface import Interface, Unchangeable, WireGuardError
+from peer_agent.wireguard.interface import Client, Interface, Unchangeable, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -58,7 +58,6 @@ class Service:
         self._selector = selectors.DefaultSelector()
         self._wireguard = self._find_wireguard()
         self._counters = Counters(config.interface)
-        self._ground = Ground(config, self._selector)
         self._changes = Changes()
         self._resolver = Resolver()
         self._stated = Stated(config.endpoints, self._resolver)
@@ -66,11 +65,10 @@ class Service:
         self._wake, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for sock in (self._wake, self._bell):
             sock.setblocking(False)
-        for sock in (self._changes.socket, self._resolver.wake, self._wake):
-            self._selector.register(sock, selectors.EVENT_READ, sock)
-        self._links: Links | None = None
-        self._pairs: Pairs | None = None
-        self._running: Interface | None = None
+        self._register(self._changes.socket, self._network_changed)
+        self._register(self._resolver.wake, self._resolved)
+        self._register(self._wake, self._run_posted)
+        self._state: Opened | None = None  # None: the interface cannot be used
         self._problems: dict[str, str] = {}
         self._why_not = ""  # the reason that no pair is looked after
         self._refusals = Refusals()
@@ -78,12 +76,15 @@ class Service:
         self._interface_due = self._look_due = self._sample_due = now
         self._network_due: float | None = None
         self._foreign = 0  # packets that are not the agent's own
-        self._place: tuple[list[Endpoint], object] | None = None  # where this device is, and its ways to relays
         self._sleep = Sleep()
         self._sampled_at = 0.0
         self._sampled_packets: int | None = None
         self._status = status.Writer(config.status_file, _STATUS)
         self._stop = self._reload = False
+
+    @property
+    def _attached(self) -> Attached | None:
+        return self._state if isinstance(self._state, Attached) else None
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -103,11 +104,14 @@ class Service:
                 alive_due = now + alive_every
                 systemd.send("WATCHDOG=1")
             for event, _ in self._selector.select(max(0.0, delay)):
-                self._receive(event.fileobj, event.data)
+                event.data(clock())
         systemd.send("STOPPING=1")
-        self._end()
+        self._end(clock())
         self._status.remove()
         log.info("stopped; the paths stay as they are")
+
+    def _register(self, sock: socket.socket, read: Read) -> None:
+        self._selector.register(sock, selectors.EVENT_READ, read)
 
     def _signal(self, number: int, _frame: Any) -> None:
         if number == signal.SIGHUP:
@@ -121,48 +125,49 @@ class Service:
         with contextlib.suppress(BlockingIOError):  # it is awake
             self._bell.send(b"!")
 
-    def _receive(self, sock: socket.socket, owner: object) -> None:
-        now = clock()
-        if isinstance(owner, RawPort):
-            owner.receive(sock, lambda datagram: self._probed(now, datagram))
-        elif isinstance(owner, Tunnel):
-            owner.receive(sock, lambda *datagram: self._told(now, *datagram))
-        elif sock is self._changes.socket:
-            self._changes.drain()
-            self._ground.forget_ways()
-            if self._network_due is None:
-                self._network_due = now + _SETTLE
-        elif sock is self._resolver.wake:
-            answers = self._resolver.answers()
-            stated = self._stated.found(answers)
-            if self._links and self._links.resolved(now, answers):
-                self._begin(now)
-            elif stated:
-                self._look_around(now)
-        else:
-            with contextlib.suppress(BlockingIOError):
-                while sock.recv(16):
-                    pass
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    function, arguments = self._posted.get_nowait()
-                    function(now, *arguments)
+    def _run_posted(self, now: float) -> None:
+        """Somebody has rung the bell: do what was posted."""
+        with contextlib.suppress(BlockingIOError):
+            while self._wake.recv(16):
+                pass
+        with contextlib.suppress(queue.Empty):
+            while True:
+                function, arguments = self._posted.get_nowait()
+                function(now, *arguments)
+
+    def _network_changed(self, now: float) -> None:
+        """Links, addresses or routes have changed, and others may be about to."""
+        self._changes.drain()
+        if self._state:
+            self._state.sockets.probe.forget()
+        if self._network_due is None:
+            self._network_due = now + _SETTLE
+
+    def _resolved(self, now: float) -> None:
+        """The DNS has answered."""
+        answers = self._resolver.answers()
+        stated = self._stated.found(answers)
+        if self._state and self._state.relays.resolved(now, answers):
+            self._begin(now, self._state.interface, self._state.sockets)
+        elif stated:
+            self._look_around(now)
 
     def _probed(self, now: float, datagram: Datagram) -> None:
-        if self._pairs:
-            self._refusals.guard(now, datagram.source, self._pairs.received, now, datagram)
+        if attached := self._attached:
+            self._refusals.guard(now, datagram.source, attached.paths.received, now, datagram)
 
     def _told(self, now: float, payload: bytes, source: Address, port: int) -> None:
         self._refusals.guard(now, source, self._heard, now, payload, source, port)
 
     def _heard(self, now: float, payload: bytes, source: Address, port: int) -> None:
-        if not self._pairs:
+        attached = self._attached
+        if not attached:
             return
         if port == self._settings.directory_port:
-            if not self._links.answered(now, payload, source):
+            if not attached.relays.answered(now, payload, source):
                 self._refusals.note(now, "malformed_answer", source)
         elif port == self._settings.control_port:
-            self._pairs.heard(now, payload, source)
+            attached.paths.heard(now, payload, source)
 
     def _advance(self, now: float) -> float:
         """Do what is due; return in how many seconds to go on at the latest."""
@@ -179,20 +184,17 @@ class Service:
             self._look(now)
             self._stated.tick(now)
             self._write_status(now)
-        if not self._pairs:
-            return self._look_due - now
-        if now >= self._sample_due or (self._pairs.watching and self._worth_a_sample(now)):
+        attached = self._attached
+        if attached and (now >= self._sample_due or (attached.paths.watching and self._worth_a_sample(now))):
             self._sample(now)
-        if not self._pairs:  # the interface has gone meanwhile
+            attached = self._attached  # the interface may have gone meanwhile
+        if not attached:
             return self._look_due - now
-        self._links.tick(now)
-        self._pairs.relays(now)
-        delay = self._pairs.tick(now)
-        delay = min(delay, self._links.tick(now))  # a pair may have come to suspect a relay
+        delay = attached.tick(now)
         dues = [self._look_due, self._network_due or self._look_due]
         return min(delay, *(due - now for due in dues))
 
-    def _find_wireguard(self) -> WireGuard | Remote:
+    def _find_wireguard(self) -> Client:
         name = self._settings.interface
         return Remote(name, self._helper) if self._helper else WireGuard(name)
 
@@ -205,13 +207,13 @@ class Service:
         if packets is None:
             name = self._settings.interface
             self._leave(f"{name} is not there: start wg-quick@{name}")
-        elif not self._pairs:
+        elif not (attached := self._attached):
             self._sample_due = now
             if now >= self._interface_due:
                 self._interface_due = now + _INTERFACE_AGAIN
                 self._sample(now)
         else:
-            foreign = packets - self._ground.tunnel.moved
+            foreign = packets - attached.sockets.overlay.moved
             if foreign > self._foreign:
                 self._sample_due = now
             self._foreign = foreign
@@ -226,81 +228,85 @@ class Service:
         self._sampled_packets = self._counters.read()
         self._sampled_at, self._sample_due = now, now + _SAMPLE
         try:
-            self._running = self._wireguard.show()
-            self._resolver.mark = self._running.mark
-            fresh = self._ground.fit(self._running)
+            interface = self._wireguard.show()
+            self._resolver.mark = interface.mark
+            state = self._state
+            fresh = not state or state.sockets.fit(interface)
+            sockets = state.sockets if state else self._open(interface)
         except (WireGuardError, OSError) as error:
             self._leave(f"{self._settings.interface}: {error}", UNCHANGEABLE if isinstance(error, Unchangeable) else "")
             return
         self._note("interface", "")
         self._why_not = ""
-        if fresh or not self._pairs:
-            self._begin(now)
-        if self._pairs:
-            self._links.sample(now, self._running)
-            self._pairs.sample(now, self._running)
+        if fresh or not self._attached:
+            self._begin(now, interface, sockets)
+        if attached := self._attached:
+            attached.interface = interface
+            attached.sample(now)
 
-    def _begin(self, now: float) -> None:
+    def _open(self, interface: Interface) -> Sockets:
+        return Sockets(self._settings, self._selector, self._probed, self._told, interface)
+
+    def _begin(self, now: float, interface: Interface, sockets: Sockets) -> None:
         """Begin anew with the interface as it runs."""
-        self._end()
-        self._links = Links(
-            self._settings, self._running, self._ground, self._wireguard, self._resolver, self._post, now
-        )
-        if not self._links.views():
-            self._links.tick(now)  # looks the names up
+        self._end(now)
+        relays = Links(self._settings, interface, sockets, self._wireguard, self._resolver, self._post, now)
+        if not relays.views():
+            relays.tick(now)  # looks the names up
+            self._state = Opened(interface, sockets, relays)
             self._note("names", "no relay's name has an address: is the DNS reached?")
             return
         self._note("names", "")
-        self._place = None
-        self._pairs = Pairs(self._settings, self._links, self._ground, self._wireguard, self._refusals, now)
+        paths = Pairs(self._settings, relays, sockets, self._wireguard, self._refusals, now)
+        self._state = Attached(interface, sockets, relays, paths)
         self._look_around(now)
 
-    def _end(self) -> None:
+    def _end(self, now: float) -> None:
         """End what was begun; the paths stay as they are."""
-        if self._pairs:
-            self._pairs.stop(clock())
-        if self._links:
-            self._links.close()
-        self._pairs = self._links = None
+        if self._state:
+            self._state.end(now)
+        self._state = None
 
     def _leave(self, problem: str, why_not: str = "") -> None:
         """The interface cannot be used: wait for it."""
         self._note("interface", problem)
         self._why_not = why_not
-        self._end()
-        self._running = None
-        self._ground.leave()
+        state = self._state
+        self._end(clock())
+        if state:
+            state.sockets.close()
 
     # --- the network --------------------------------------------------------------------------------------------------
 
     def _look_around(self, now: float, awake: bool = False) -> None:
         """See where this device is; when that has changed, everything may be reached in other ways. Awake: after a
         sleep, in which the others may have moved, and connections may have been forgotten."""
-        if not self._pairs:
+        attached = self._attached
+        if not attached:
             return
         try:
-            addresses = self._ground.addresses()
+            addresses = attached.sockets.addresses()
         except OSError as error:
             self._note("network", f"the kernel does not tell this device's addresses: {error}")
             self._network_due = now + _ADDRESSES_AGAIN
             return
         self._note("network", "")
-        endpoints = [Endpoint.of(str(found.interface.ip), self._running.port) for found in addresses]
+        endpoints = [Endpoint.of(str(found.interface.ip), attached.interface.port) for found in addresses]
         networks = list(dict.fromkeys(found.interface.network for found in addresses if found.place is Place.OUTSIDE))
         stated = self._stated.endpoints
-        place = (endpoints, (stated, networks, self._links.ways()))
-        moved = place != self._place
-        if moved and self._place and not set(endpoints) >= set(self._place[0]):
-            self._links.bind_again()
+        place = (endpoints, (stated, networks, attached.relays.sources()))
+        moved = place != attached.place
+        if moved and attached.place and not set(endpoints) >= set(attached.place[0]):
+            attached.relays.bind_again()
         if moved:
             log.info("this device is at %s", _few([*stated, *endpoints]) or "no network")
-            self._place = place
-            self._pairs.network(now, [*stated, *endpoints], networks)
+            attached.place = place
+            attached.paths.network(now, [*stated, *endpoints], networks)
         if moved or awake:
-            self._links.network(now)
+            attached.relays.network(now)
             self._stated.network()
         if awake:
-            self._pairs.wake(now)
+            attached.paths.wake(now)
 
     # --- settings and status ------------------------------------------------------------------------------------------
 
@@ -319,12 +325,12 @@ class Service:
 
     def _take_over(self, fresh: settings.Settings) -> None:
         before, self._settings = self._settings, fresh
-        if self._pairs and replace(before, peers=()) == replace(fresh, peers=()):
-            self._links.take(fresh.peers)
-            self._pairs.take(clock(), fresh.peers)
+        attached = self._attached
+        if attached and replace(before, peers=()) == replace(fresh, peers=()):
+            attached.relays.take(fresh.peers)
+            attached.paths.take(clock(), fresh.peers)
         else:
             self._leave("")
-            self._ground = Ground(fresh, self._selector)
             self._wireguard.close()
             self._wireguard = self._find_wireguard()
             self._counters.close()
@@ -344,15 +350,13 @@ class Service:
             self._problems.pop(about, None)
 
     def _write_status(self, now: float) -> None:
-        problems = [*self._problems.values(), *(self._links.problems() if self._links else [])]
+        problems = [*self._problems.values(), *(self._state.relays.problems() if self._state else [])]
         stamp = self._stamp(problems)
         self._status.write(
             now,
             lambda: status.document(
                 self._settings,
-                self._running,
-                self._links,
-                self._pairs,
+                self._attached,
                 self._why_not,
                 problems,
                 self._refusals.counts,
@@ -365,10 +369,11 @@ class Service:
     def _stamp(self, problems: list[str]) -> object:
         """Return what readers want to know of at once."""
         told = self._settings.sha256, problems
-        if not self._pairs:
+        attached = self._attached
+        if not attached:
             return told
-        relays = [(view.name, view.alive, view.fallback) for view in self._links.views()]
-        return told, relays, self._pairs, self._pairs.changes
+        relays = [(view.name, view.alive, view.fallback) for view in attached.relays.views()]
+        return told, relays, attached.paths, attached.paths.changes
 
 
 def _few(endpoints: list[Endpoint]) -> str:

@@ -185,7 +185,8 @@ def _peer(table: Table) -> Peer:
 
 def _refuse_doubles(settings: Settings) -> None:
     owners: dict[Any, str] = dict.fromkeys(settings.addresses, "this device")
-    for entry in (*settings.relays, *settings.peers):
+    entries: tuple[Relay | Peer, ...] = (*settings.relays, *settings.peers)
+    for entry in entries:
         for value in (entry.name, entry.public_key, *entry.addresses):
             if value in owners:
                 raise SettingsError(

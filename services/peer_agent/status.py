@@ -13,9 +13,10 @@ from typing import Any
 
 from peer_common import files
 
+from peer_agent.attached import Attached
+from peer_agent.core.paths import View
 from peer_agent.core.reasons import NO_PATH, REASONS
-from peer_agent.path_driver import Pairs
-from peer_agent.relay_driver import Links
+from peer_agent.path_driver import Told
 from peer_agent.settings import Settings
 from peer_agent.wireguard.interface import Interface
 
@@ -25,9 +26,7 @@ _LARGEST = 8 << 20  # bytes
 
 def document(
     config: Settings,
-    running: Interface | None,
-    links: Links | None,
-    pairs: Pairs | None,
+    attached: Attached | None,
     why_not: str,
     problems: Iterable[str],
     refused: Mapping[str, int],
@@ -43,8 +42,8 @@ def document(
         "why_not": why_not,
         "why_not_text": _sentence(why_not),
         "refused": dict(refused),
-        "relays": [_relay(view) for view in links.views()] if links else [],
-        "peers": [_peer(told, running, now, wall) for told in pairs or ()],
+        "relays": [_relay(view) for view in attached.relays.views()] if attached else [],
+        "peers": [_peer(told, attached.interface, now, wall) for told in attached.paths] if attached else [],
     }
 
 
@@ -56,7 +55,7 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _relay(view: Any) -> dict[str, Any]:
+def _relay(view: View) -> dict[str, Any]:
     return {
         "name": view.name,
         "alive": view.alive,
@@ -67,9 +66,9 @@ def _relay(view: Any) -> dict[str, Any]:
     }
 
 
-def _peer(told: Any, running: Interface | None, now: float, wall: float) -> dict[str, Any]:
+def _peer(told: Told, interface: Interface, now: float, wall: float) -> dict[str, Any]:
     path = told.pair.path
-    peer = running.peers.get(told.peer.public_key) if running else None
+    peer = interface.peers.get(told.peer.public_key)
     return {
         "name": told.peer.name,
         "addresses": [str(address) for address in told.peer.addresses],

@@ -50,6 +50,7 @@ LAYERS = {
         "host",
         "relay_driver",
         "path_driver",
+        "attached",
         "status metrics",
         "service",
         "__main__",

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the pure core wants done: it puts these into an outbox, and the service takes them out and does them."""
+"""What the pure core wants done: it puts these into an outbox, and a driver takes them out and does them."""
 
 from __future__ import annotations
 
@@ -91,4 +91,5 @@ class Disconnect(NamedTuple):
     relay: str
 
 
-Action = Send | Trust | Say | SetEndpoint | Rekey | Suspect | Note | Ask | Reach | Connect | Disconnect
+PairAction = Send | Trust | Say | SetEndpoint | Rekey | Suspect | Note
+RelayAction = Ask | Reach | Connect | Disconnect | Note

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peer_agent.core.actions import Send
@@ -37,6 +38,11 @@ class Candidate:
         self.narrow = False  # small ones are answered, those of full size are not
         self.full_pinged_at = self.full_ponged_at = float("-inf")
         self._misses = self._full_misses = 0
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds, to compare: infinite before the first pong."""
+        return math.inf if self.rtt is None else self.rtt
 
     @property
     def full_pending(self) -> bool:
@@ -90,7 +96,7 @@ class Candidates:
         self._pending: dict[int, _Ping] = {}
         self._serial = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Candidate]:
         yield from self._told.values()
         yield from self._reflexive.values()
 

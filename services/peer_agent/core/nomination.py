@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from peer_agent.core.actions import Action
+from peer_agent.core.actions import PairAction
 from peer_agent.core.candidates import LAN, Candidate, Candidates
 from peer_agent.core.hole_punching import Punching
 
@@ -23,7 +23,7 @@ _MOST_PENALTIES = 16
 class Trials:
     """The candidates that are better than the running path."""
 
-    def __init__(self, candidates: Candidates, leader: bool, outbox: list[Action]):
+    def __init__(self, candidates: Candidates, leader: bool, outbox: list[PairAction]):
         self.punching = Punching()
         self.nominee: Candidate | None = None  # leader: to be confirmed by the other; follower: to be proven yet
         self._nominated_at = 0.0
@@ -50,7 +50,7 @@ class Trials:
         if self._leader:
             self._try(now, rivals, direct)
         if self.nominee:
-            self._pursue(now, direct)
+            self._pursue(now, self.nominee, direct)
 
     def _try(self, now: float, rivals: list[Candidate], direct: Candidate | None) -> None:
         """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
@@ -80,13 +80,13 @@ class Trials:
             self.ping(now, candidate, direct)
         self._nominated_at = now
 
-    def _pursue(self, now: float, direct: Candidate | None) -> None:
+    def _pursue(self, now: float, nominee: Candidate, direct: Candidate | None) -> None:
         """Go on until both sides are ready."""
         if now - self._nominated_at > _NOMINATION:
-            self.nominee.forget()
+            nominee.forget()
             self.nominee = None
-        elif now - self.nominee.pinged_at >= _SPACING:
-            self.ping(now, self.nominee, direct)
+        elif now - nominee.pinged_at >= _SPACING:
+            self.ping(now, nominee, direct)
 
     def ping(self, now: float, candidate: Candidate, direct: Candidate | None) -> None:
         """Ping a candidate, at full size once it has answered a small one: nobody else gets large datagrams."""
@@ -122,12 +122,12 @@ class Trials:
 
 
 def _weight(candidate: Candidate) -> float:
-    return candidate.rtt * (_LAN_SHARE if candidate.kind == LAN else 1)
+    return candidate.round_trip * (_LAN_SHARE if candidate.kind == LAN else 1)
 
 
 def _shorter(candidate: Candidate, direct: Candidate | None) -> bool:
     """Whether it is worth leaving the running direct path: what looks like a LAN may be a tunnel through this one."""
-    return direct is None or direct.rtt is None or candidate.rtt <= direct.rtt
+    return direct is None or candidate.round_trip <= direct.round_trip
 
 
 def _ends(candidate: Candidate) -> tuple[str, str]:

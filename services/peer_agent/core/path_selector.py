@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from peer_agent.core.actions import Action, Note, Rekey, Send, SetEndpoint, Suspect
+from peer_agent.core.actions import Note, PairAction, Rekey, Send, SetEndpoint, Suspect
 from peer_agent.core.candidates import Candidate, Candidates
 from peer_agent.core.liveness import Watch
 from peer_agent.core.nomination import Trials
@@ -62,7 +62,7 @@ class Pair:
     ):
         """Take both overlay addresses (the first of each), the relays in their stated order, 32 random bytes that are
         new with each start of the agent, and the networks inside the tunnel, which no candidate may be in."""
-        self.outbox: list[Action] = []
+        self.outbox: list[PairAction] = []
         self._leader = int(own) < int(other)
         self._views = {view.name: view for view in relays}
         self._ways = {view.endpoint: view.name for view in self._views.values()}  # what relays were reached by last
@@ -98,9 +98,9 @@ class Pair:
             self._talk.forget()
             self._trials.nominee = None
             if self._direct:
-                self._leave(now, "the other runs no agent any more")
+                self._leave(now, self._direct, "the other runs no agent any more")
         if self._direct:
-            self._tick_direct(now)
+            self._tick_direct(now, self._direct)
         else:
             self._tick_relay(now)
         if self._talk.key:
@@ -116,7 +116,7 @@ class Pair:
         due = [self._talk.due, self._flow.due(now)]
         if self._direct and self._talk.key:
             due.append(self._watch.due())
-            due.append(self._full_size_due(now))
+            due.append(self._full_size_due(now, self._direct))
         elif self._flow.silent(now):
             due.append(now + _TICK if self._direct else self._doubts.next(asks=self._talk.key is not None))
         if self._talk.key and self._trials.rivals(self._direct):
@@ -156,42 +156,42 @@ class Pair:
 
     # --- the direct path ----------------------------------------------------------------------------------------------
 
-    def _tick_direct(self, now: float) -> None:
+    def _tick_direct(self, now: float, direct: Candidate) -> None:
         if not self._talk.key:
             if self._flow.unanswered(now) >= _NO_AGENT_SILENCE:
-                self._leave(now, "it has gone silent")
+                self._leave(now, direct, "it has gone silent")
             return
         if self._talk.absent(now):
             return
         if self._flow.silent(now):
-            self._watch.suspect(now, self._direct.rtt)
+            self._watch.suspect(now, direct.rtt)
         self._watch.tick(now)
         if self._watch.lost(now):
-            self._trials.penalize(self._direct)
-            self._leave(now, "it has gone silent")
+            self._trials.penalize(direct)
+            self._leave(now, direct, "it has gone silent")
             return
         if self._watch.ping(now):
-            self._ping(now, self._direct)
+            self._ping(now, direct)
         if self._watch.worried(now):
             self._suspect(now)
         if self._flow.unheard(now) >= _CHECK_DIRECT_AFTER and self._doubts.due(now):
             self._check(now)
-        self._check_full_size(now)
+        if direct is self._direct:  # it has not been left just now
+            self._check_full_size(now, direct)
         if now - self._since > _FORGIVEN:
-            self._trials.forgive(self._direct)
+            self._trials.forgive(direct)
 
-    def _check_full_size(self, now: float) -> None:
+    def _check_full_size(self, now: float, direct: Candidate) -> None:
         """See now and then that large packets still arrive (RFC 8899, section 4.3): small ones may go on alone."""
-        if not self._talk.full or not self._direct:
+        if not self._talk.full:
             return
-        if self._direct.narrow:
-            self._trials.penalize(self._direct)
-            self._leave(now, "packets of full size get lost on it, small ones arrive")
-        elif now >= self._full_size_due(now):
-            self.outbox.append(self._candidates.ping(now, self._direct, in_use=True, full=True))
+        if direct.narrow:
+            self._trials.penalize(direct)
+            self._leave(now, direct, "packets of full size get lost on it, small ones arrive")
+        elif now >= self._full_size_due(now, direct):
+            self.outbox.append(self._candidates.ping(now, direct, in_use=True, full=True))
 
-    def _full_size_due(self, now: float) -> float:
-        direct = self._direct
+    def _full_size_due(self, now: float, direct: Candidate) -> float:
         if direct.full_pending:
             return direct.full_pinged_at + _FULL_SIZE_AGAIN
         if not self._flow.busy(now, _LATE):
@@ -199,21 +199,21 @@ class Pair:
         unheard = self._flow.unheard(now) >= _LATE
         return direct.full_ponged_at + (_FULL_SIZE_UNHEARD if unheard else _FULL_SIZE_EVERY)
 
-    def _leave(self, now: float, why: str, alone: bool = False) -> None:
-        """Go to a relay; alone: the other cannot know yet."""
-        left, self._direct = self._direct, None
-        left.forget()
-        self._ping(now, left)  # not in use any more: the other may still hear that
+    def _leave(self, now: float, direct: Candidate, why: str, alone: bool = False) -> None:
+        """Leave the direct path for a relay; alone: the other cannot know yet."""
+        self._direct = None
+        direct.forget()
+        self._ping(now, direct)  # not in use any more: the other may still hear that
         self._trials.nominee = None
         self._via, _ = self._choice.choose(now, self._via, self._views.values(), self._talk.theirs)
-        self._note(f"left the direct path {left.endpoint}: {why}; now over {self._via}", logging.WARNING)
+        self._note(f"left the direct path {direct.endpoint}: {why}; now over {self._via}", logging.WARNING)
         self._trials.punching.reset()
         self._moved(now, alone)
         self._say(now, left=True, answer=True)
 
-    def _left_behind(self, now: float) -> None:
-        self._trials.penalize(self._direct)
-        self._leave(now, "the other has left it")
+    def _left_behind(self, now: float, direct: Candidate) -> None:
+        self._trials.penalize(direct)
+        self._leave(now, direct, "the other has left it")
 
     def _go_direct(self, now: float, candidate: Candidate) -> None:
         self._direct, self._trials.nominee = candidate, None
@@ -232,13 +232,14 @@ class Pair:
         turn = 0 if alone or not self._talk.key else self._flow.turn(now)
         self._flow.moved(now)
         self._sessions.moved(now, "" if self._direct else self._via, turn)
-        self._set(now)
+        self._set()
 
-    def _set(self, now: float) -> None:
+    def _set(self) -> Endpoint:
         endpoint = self._direct.endpoint if self._direct else self._views[self._via].endpoint
         if endpoint != self._endpoint:
             self._endpoint = endpoint
             self.outbox.append(SetEndpoint(endpoint, _HOLD if self._direct else 0.0))
+        return endpoint
 
     # --- candidates ---------------------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ class Pair:
             self._say(now, answer=True)
         elif self._direct:
             self._trials.penalize(self._direct)
-            self._leave(now, "probes pass, data does not")
+            self._leave(now, self._direct, "probes pass, data does not")
         elif view.alive and view.other_seen and self._doubts.demand(now):
             self._sessions.demand(now, self._via)
 
@@ -335,7 +336,7 @@ class Pair:
                 self._watch.asked(now)
             self._claimed(now, candidate)
         elif candidate is self._direct and candidate.claimed is not None and probe.number > candidate.claimed:
-            self._left_behind(now)
+            self._left_behind(now, candidate)
         pong = Probe(PONG, probe.number, self._trials.uses(candidate, self._direct), probe.full)
         self.outbox.append(Send(source, pong, True))
         self._trials.reply(now, candidate, self._direct)
@@ -360,7 +361,7 @@ class Pair:
         candidate = ping.candidate
         if candidate is self._direct:
             if ping.in_use and not probe.in_use and self._trials.nominee is None:
-                self._left_behind(now)
+                self._left_behind(now, candidate)
                 return
             self._watch.answered(now)
             self._flow.calm(now)
@@ -372,21 +373,20 @@ class Pair:
     def traffic(self, now: float, sent: Bytes, came: Bytes, endpoint: Endpoint | None, handshake: int) -> None:
         """The [Peer] as it runs: bytes, endpoint, and the time of the last handshake as WireGuard tells it. The first
         call tells which path runs already: it is kept as long as it works."""
-        if self._endpoint is None:
-            self._adopt(now, endpoint)
-        via = self._ways.get(endpoint, "")
-        heard = self._flow.sample(now, sent, came, handshake, endpoint == self._endpoint)
+        chosen = self._endpoint or self._adopt(endpoint)
+        via = self._ways.get(endpoint, "") if endpoint else ""
+        heard = self._flow.sample(now, sent, came, handshake, endpoint == chosen)
         self._sessions.sample(handshake, via, heard)
         if heard:
             self._talk.online(now)
-        if endpoint == self._endpoint:
+        if endpoint == chosen:
             if heard:
                 self._watch.flowed()
                 self._doubts.flowed()
         elif not self._believe(now, endpoint, via, heard):
-            self.outbox.append(SetEndpoint(self._endpoint, _HOLD if self._direct else 0.0))
+            self.outbox.append(SetEndpoint(chosen, _HOLD if self._direct else 0.0))
 
-    def _adopt(self, now: float, endpoint: Endpoint | None) -> None:
+    def _adopt(self, endpoint: Endpoint | None) -> Endpoint:
         if endpoint in self._ways:
             self._via = self._ways[endpoint]
             self._endpoint = endpoint
@@ -394,7 +394,7 @@ class Pair:
             self._direct = self._candidates.reflect(endpoint, None)
         if self._direct:
             self._endpoint = endpoint
-        self._set(now)
+        return self._set()
 
     def _believe(self, now: float, endpoint: Endpoint | None, via: str, heard: bool) -> bool:
         """WireGuard has followed a packet of the other's: return whether to leave it there for now."""
@@ -424,7 +424,7 @@ class Pair:
         if view.other_seen != before.other_seen and self._talk.key and self._tell():
             self._trials.punching.reset()
         if self._endpoint is not None and self._direct is None and view.name == self._via:
-            self._set(now)
+            self._set()
 
     def _reached(self, view: View) -> None:
         """Remember this way to the relay, with the few before: WireGuard may be there still. A fallback has a new one
@@ -447,7 +447,7 @@ class Pair:
             return
         self._renew(now)
         if self._direct and self._direct.local in before - self._hosts:
-            self._leave(now, f"the address {self._direct.local} is gone", alone=True)
+            self._leave(now, self._direct, f"the address {self._direct.local} is gone", alone=True)
 
     def stop(self, now: float) -> None:
         """The agent ends, maybe to start again at once: tell the other, and leave the path as it is."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -48,11 +49,8 @@ class Refusals:
         except Exception as error:
             if self.strict:
                 raise
-            place = error.__traceback__
-            while place.tb_next:
-                place = place.tb_next
-            code = place.tb_frame.f_code
-            where = f"{type(error).__name__} in {code.co_name}, line {place.tb_lineno} of {code.co_filename}"
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            where = f"{type(error).__name__} in {frame.f_code.co_name}, line {line} of {frame.f_code.co_filename}"
             self.note(now, "fault", who, f"{where}: {error}", logging.ERROR)
             return False
         return True

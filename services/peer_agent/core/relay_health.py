@@ -67,7 +67,7 @@ class Health:
         """Return when a relay that has come back is as good as any, should it live until then."""
         if not self._deaths:
             return float("-inf")
-        return self._back_at + min(_PROBATION * 2 ** (len(self._deaths) - 1), _LONGEST_PROBATION)
+        return self._back_at + min(_PROBATION * 2.0 ** (len(self._deaths) - 1), _LONGEST_PROBATION)
 
     def _calm(self, now: float) -> float:
         """Return the seconds until the next question to a relay that is well."""

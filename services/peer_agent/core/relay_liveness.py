@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from peer_agent.core.actions import Action, Ask, Connect, Disconnect, Note, Reach
+from peer_agent.core.actions import Ask, Connect, Disconnect, Note, Reach, RelayAction
 from peer_agent.core.paths import View
 from peer_agent.core.relay_health import Health
 from peer_agent.endpoints import Endpoint
@@ -38,7 +38,7 @@ class Relays:
 
     def __init__(self, relays: Iterable[Relay], now: float, carrier: str = ""):
         """Take also the relay whose fallback an earlier run has left in use: no relay has answered over UDP then."""
-        self.outbox: list[Action] = []
+        self.outbox: list[RelayAction] = []
         self._relays = {relay.name: relay for relay in relays}
         self._udp = {name: Health(now, alive=not carrier) for name in self._relays}
         self._seen: dict[str, Endpoint | None] = {}
@@ -99,14 +99,15 @@ class Relays:
         self.outbox.append(Connect(self._carrier))
 
     def _tick_fallback(self, now: float) -> None:
-        if self._local is None:
+        local = self._local
+        if local is None:
             if now - self._begun_at >= _CONNECT:
                 self._end_fallback(now)
             return
         udp = self._udp[self._carrier]
         if self._attempt_ends is not None:
             if now >= self._attempt_ends:
-                self._end_attempt(now)
+                self._end_attempt(now, local)
             elif udp.hits and not udp.waiting:
                 self._ask(now, self._carrier, udp)  # once is not enough
         elif now >= self._attempt_at:
@@ -119,11 +120,11 @@ class Relays:
         elif self._tcp.ask(now):
             self._ask(now, self._carrier, self._tcp)
 
-    def _end_attempt(self, now: float) -> None:
+    def _end_attempt(self, now: float, local: Endpoint) -> None:
         self._attempt_ends = None
         self._attempt_at = now + _TRY_UDP
         self._udp[self._carrier].hits = 0
-        self.outbox.append(Reach(self._carrier, self._local))
+        self.outbox.append(Reach(self._carrier, local))
         self._ask(now, self._carrier, self._tcp)  # tells the relay the way back
 
     def _fallback_due(self) -> float:

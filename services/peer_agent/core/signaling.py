@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peer_agent.core.actions import Action, Say, Trust
+from peer_agent.core.actions import PairAction, Say, Trust
 from peer_agent.core.paths import View
 from peer_agent.endpoints import Endpoint, Network, usable
 from peer_agent.wire.control import MOST_CANDIDATES, Message
@@ -25,7 +25,7 @@ _OFFLINE = 60.0  # seconds without a packet, after which one means that the othe
 class Talk:
     """Both sides of the conversation."""
 
-    def __init__(self, secret: bytes, leader: bool, overlays: Iterable[Network], outbox: list[Action], now: float):
+    def __init__(self, secret: bytes, leader: bool, overlays: Iterable[Network], outbox: list[PairAction], now: float):
         self.own: tuple[Endpoint, ...] = ()
         self.key: Key | None = None
         self.due = now if leader else now + _FOLLOWER_WAIT  # the handshakes of two that begin at once would cross

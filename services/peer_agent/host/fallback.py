@@ -113,22 +113,25 @@ class Fallback:
 
     async def _connect(self) -> _Pipe:
         url = urlsplit(self._url)
-        host, port = url.hostname, url.port or (443 if url.scheme == "wss" else 80)
+        host, port = _server(url, 443 if url.scheme == "wss" else 80, "fallback_url")
         proxy = _proxy(url)
-        sock = await _open(*((proxy.hostname, proxy.port or 80) if proxy else (host, port)), self._mark)
+        sock = await _open(*(_server(proxy, 80, "the environment's proxy") if proxy else (host, port)), self._mark)
         try:
             if proxy:
                 await _tunnel(sock, proxy, host, port)
             pipe = _Pipe(self._url, self._port)
-            tls = {"ssl": self._tls(), "server_hostname": host} if url.scheme == "wss" else {}
-            await asyncio.get_running_loop().create_connection(lambda: pipe, sock=sock, **tls)
+            tls = self._tls() if url.scheme == "wss" else None
+            await asyncio.get_running_loop().create_connection(
+                lambda: pipe, sock=sock, ssl=tls, server_hostname=host if tls else None
+            )
         except BaseException:
             sock.close()
             raise
         try:
             self._check(pipe)
             pipe.request()
-            await asyncio.wait({pipe.opened, pipe.ended}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {pipe.opened, pipe.ended}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if pipe.ended.done():
                 raise Refused(pipe.ended.result())
         except BaseException:
@@ -213,11 +216,19 @@ class _Pipe(Pipe):
 def _protocol(url: str) -> Any:
     try:
         return ClientProtocol(parse_uri(url), max_size=LARGEST)
-    except AttributeError:  # version 9 parses it itself
-        return ClientProtocol(url, max_size=LARGEST)
+    except AttributeError:
+        text: Any = url  # version 9 parses it itself
+        return ClientProtocol(text, max_size=LARGEST)
 
 
 # --- the way there ----------------------------------------------------------------------------------------------------
+
+
+def _server(url: SplitResult, port: int, what: str) -> tuple[str, int]:
+    """Return the host and the port of a URL, this port where it names none; raise Refused for one without a host."""
+    if not url.hostname:
+        raise Refused(f"{what} names no host: write one before the port")
+    return url.hostname, url.port or port
 
 
 async def _open(host: str, port: int, mark: int) -> socket.socket:
@@ -251,7 +262,7 @@ async def _places(host: str, port: int, mark: int) -> list[Endpoint]:
 def _proxy(url: SplitResult) -> SplitResult | None:
     """Return the HTTP proxy that the environment names for the URL."""
     given = getproxies().get("https" if url.scheme == "wss" else "http")
-    if not given or proxy_bypass(url.hostname):
+    if not given or proxy_bypass(url.hostname or ""):
         return None
     return urlsplit(given if "://" in given else f"http://{given}")
 

@@ -127,23 +127,22 @@ class Places:
         if self.current is None:
             self.current = next(iter(self._options()), None)
 
-    def found(self, place: Place, endpoints: list[Endpoint]) -> bool:
-        """Take the addresses of a name; return whether the one in use is another now."""
+    def found(self, place: Place, endpoints: list[Endpoint]) -> Endpoint | None:
+        """Take the addresses of a name; return the one in use if it is another now."""
         before = self._found.get(place)
         # A name without an address now is worth less than the addresses that it had.
         if not endpoints or before is None or endpoints == before:
-            return False
+            return None
         self._found[place] = endpoints
         was = self.current
-        if was in before and was not in endpoints:
-            self.current = None
+        if was and was in before and was not in endpoints:
             same = [endpoint for endpoint in endpoints if endpoint.address.version == was.address.version]
             self.current = (same or endpoints)[0]
         self._choose()
-        return self.current != was
+        return self.current if self.current != was else None
 
-    def next(self, usable: Callable[[Endpoint], bool], nat64: Iterable[IPv6Network] = ()) -> bool:
-        """Go on to the next endpoint that can be used; return False when there is no other.
+    def next(self, usable: Callable[[Endpoint], bool], nat64: Iterable[IPv6Network] = ()) -> Endpoint | None:
+        """Go on to the next endpoint that can be used, and return it; None when there is no other.
 
         Where IPv4 addresses cannot be used, those of the network's NAT64 with them inside may be.
         """
@@ -154,5 +153,5 @@ class Places:
         for endpoint in options[start:] + options[:start]:
             if endpoint != self.current and usable(endpoint):
                 self.current = endpoint
-                return True
-        return False
+                return endpoint
+        return None

@@ -14,9 +14,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from peer_agent.endpoints import Endpoint
 
@@ -56,10 +57,10 @@ def look_up(host: str, port: int, mark: int, root: Path = Path("/")) -> list[End
     return next((endpoints for endpoints in found if endpoints), [])
 
 
-def _own_way(host: str, port: int, tell: object) -> None:
+def _own_way(host: str, port: int, tell: Callable[[list[Endpoint]], None]) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        tell(list(_endpoints((address[:2] for *_, address in found))))
+        tell(list(_endpoints((str(address[0]), port) for *_, address in found)))
     except (OSError, UnicodeError):
         pass
     finally:
@@ -129,8 +130,8 @@ def _ask(server: str, host: str, kind: str, mark: int) -> list[str]:
     raise TimeoutError(f"{server} does not answer")
 
 
-def read_answer(packet: bytes, question: object) -> list[str] | None:
-    """Return the addresses in the answer to this question; None when it is none."""
+def read_answer(packet: bytes, question: Any) -> list[str] | None:
+    """Return the addresses in the answer to this question (a dnslib.DNSRecord); None when it is none."""
     import dnslib
 
     try:

@@ -44,15 +44,16 @@ _FLAGS = ("symmetric", "answer", "punch", "left", "bye", "full")
 
 def encode(message: Message) -> bytes:
     """Return the datagram, with as many relays as it takes."""
-    document = {
+    relays = {name: round(rtt, 4) for name, rtt in [*message.relays.items()][:_MOST_RELAYS]}
+    document: dict[str, object] = {
         "v": VERSION,
         "key": base64.b64encode(message.secret).decode(),
         "candidates": [str(endpoint) for endpoint in message.candidates[:MOST_CANDIDATES]],
-        "relays": {name: round(rtt, 4) for name, rtt in [*message.relays.items()][:_MOST_RELAYS]},
+        "relays": relays,
     }
     document |= {flag: True for flag in _FLAGS if getattr(message, flag)}
     while len(datagram := json.dumps(document, separators=(",", ":")).encode()) > SIZE:
-        document["relays"].popitem()
+        relays.popitem()
     return datagram
 
 
@@ -90,7 +91,7 @@ def _candidates(value: object) -> tuple[Endpoint, ...]:
     result: dict[Endpoint, None] = {}
     for text in value[:MOST_CANDIDATES]:
         with contextlib.suppress(ValueError):
-            endpoint = Endpoint.parse(text) if isinstance(text, str) else None
+            endpoint = Endpoint.parse(text if isinstance(text, str) else "")
             if str(endpoint) == text:  # the one form that agents write: what stands for another address is none
                 result[endpoint] = None
     return tuple(result)

@@ -21,7 +21,7 @@ import secrets
 import struct
 from collections.abc import Hashable
 from hashlib import blake2s
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 MAGIC = b"\xf7prp"
 PING, PONG = 1, 2
@@ -32,6 +32,8 @@ _FOLLOWER = 1  # flags: who sent it, so that nobody's own probes can be sent bac
 _IN_USE, _FULL = 2, 4
 _NONCE_BITS = 32  # of a number, below the serial; of an agent of 1.2.0, the number is the serial
 _WINDOW = 256  # numbers that may arrive late: more than one round of probes to all candidates
+
+Owner = TypeVar("Owner", bound=Hashable)
 
 
 class Probe(NamedTuple):
@@ -81,14 +83,14 @@ def _padded(probe: Probe) -> bool:
     return probe.full and probe.kind == PING
 
 
-class Keyring:
+class Keyring(Generic[Owner]):
     """The keys of all pairs, to find out whose a probe is."""
 
     def __init__(self) -> None:
-        self._by_hint: dict[bytes, dict[Hashable, Key]] = {}
-        self._hints: dict[Hashable, bytes] = {}
+        self._by_hint: dict[bytes, dict[Owner, Key]] = {}
+        self._hints: dict[Owner, bytes] = {}
 
-    def put(self, owner: Hashable, key: Key | None) -> None:
+    def put(self, owner: Owner, key: Key | None) -> None:
         """Give the owner another key, or none."""
         hint = self._hints.pop(owner, None)
         if hint is not None:
@@ -99,7 +101,7 @@ class Keyring:
             self._hints[owner] = key.hint
             self._by_hint.setdefault(key.hint, {})[owner] = key
 
-    def open(self, datagram: bytes) -> tuple[Hashable, Probe] | None:
+    def open(self, datagram: bytes) -> tuple[Owner, Probe] | None:
         """Return whose probe this is and what it says."""
         for owner, key in self._by_hint.get(bytes(datagram[6:8]), {}).items():
             probe = key.open(datagram)

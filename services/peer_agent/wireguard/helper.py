@@ -24,7 +24,7 @@ from typing import Any
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.wireguard.client import WireGuard
-from peer_agent.wireguard.interface import Interface, Peer, Unchangeable, WireGuardError
+from peer_agent.wireguard.interface import Client, Interface, Peer, Unchangeable, WireGuardError
 
 log = logging.getLogger("peer_agent")
 
@@ -56,7 +56,7 @@ class _Lines:
 class Helper:
     """Answers the agent."""
 
-    def __init__(self, wireguard: WireGuard):
+    def __init__(self, wireguard: Client):
         self._wireguard = wireguard
         self._lock = threading.Lock()
         self._keys: frozenset[str] = frozenset()  # of the [Peer]s, when last looked

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from peer_agent.endpoints import Endpoint
 
@@ -40,6 +40,28 @@ class Interface(NamedTuple):
     port: int
     mark: int
     peers: dict[str, Peer]  # by public key
+
+
+class Client(Protocol):
+    """Whoever can show an interface and set its endpoints: this process itself, or by way of the helper.
+
+    All but `problem` and `close` raise WireGuardError.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def problem(self) -> str: ...
+
+    def show(self) -> Interface: ...
+
+    def set_endpoint(self, public_key: str, place: Endpoint, /) -> None: ...
+
+    def renew(self, public_key: str, place: Endpoint, /) -> None: ...
+
+    def bind_again(self, port: int, /) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def endpoint(text: str) -> Endpoint | None:

@@ -57,7 +57,7 @@ class Userspace:
 
     def _ask(self, question: str) -> str:
         self._socket.sendall(question.encode())
-        parts = []
+        parts: list[bytes] = []
         # What follows an answer would be the next one's: each ends with an empty line.
         while not (parts and (parts[-1].endswith(b"\n\n") or b"".join(parts[-2:]).endswith(b"\n\n"))):
             parts.append(self._socket.recv(1 << 16))

@@ -51,7 +51,7 @@ def agent_hostile_message(data: bytes) -> None:
         assert candidate.address.packed == read_address(candidate.host).packed
 
 
-class _Raw:
+class _Probe:
     """WireGuard's port: nothing leaves, and what would is looked at."""
 
     def __init__(self) -> None:
@@ -77,7 +77,6 @@ def _running():
     log = logging.getLogger("peer_agent")
     log.addHandler(_Discard())
     log.propagate = False
-    made.ground.full_size = 1452
     made.advance(1)
     return made
 
@@ -86,7 +85,7 @@ def _answer(run, choices: Hostile) -> bytes:
     """What a relay answers the last question: to the point, and whatever it likes."""
     from peer_common import directory
 
-    payload, _ = run.ground.tunnel.questions[-1]
+    payload, _ = run.sockets.overlay.questions[-1]
     nonce, targets = directory.read_request(payload)
     entries = []
     for _ in range(1 + len(targets)):
@@ -98,12 +97,12 @@ def _answer(run, choices: Hostile) -> bytes:
 
 def agent_service(data: bytes) -> None:
     run, choices = _running(), Hostile(data)
-    raw = run.ground.raw = _Raw()
+    outside = run.sockets.probe = _Probe()
     service = run.service
-    run.ground.tunnel.questions.clear()
-    service._begin(run.now)
+    run.sockets.overlay.questions.clear()
+    service._begin(run.now, service._state.interface, service._state.sockets)
     run.advance(0.2)
-    pair = next(told.pair for told in service._pairs if told.peer.name == "nas")
+    pair = next(told.pair for told in service._attached.paths if told.peer.name == "nas")
     begun, came, number = run.now, 0, 0
     while choices.left:
         rule = choices.number(5)
@@ -111,7 +110,7 @@ def agent_service(data: bytes) -> None:
             payload = _message(choices)
             service._told(run.now, payload, choices.of([_NAS, _NAS, _TV]), 7078)
             came += len(payload) + 120
-        elif rule == 1 and run.ground.tunnel.questions:
+        elif rule == 1 and run.sockets.overlay.questions:
             service._told(run.now, _answer(run, choices), _RELAY, 7077)
         elif rule == 2:
             number += choices.number(256)
@@ -126,16 +125,16 @@ def agent_service(data: bytes) -> None:
             payload = choices.bytes(choices.number(64))
             service._told(run.now, payload, choices.of([_NAS, _RELAY]), choices.of([7077, 7078]))
         run.advance(choices.of([0, 0.05, 0.3, 2]))
-    for told in service._pairs:
+    for told in service._attached.paths:
         assert len(told.pair._candidates) <= 16
         assert len(told.pair._candidates._pending) <= 256
-    assert len(service._pairs._limits._places) <= limits._MOST_PLACES
+    assert len(service._attached.paths._limits._places) <= limits._MOST_PLACES
     spent = run.now - begun
     allowance = 2 * (limits._PAIR[0] + spent * limits._PAIR[1]) * (probes.SIZE + _HEADERS)
     large = 2 * (limits._FULL_SIZE[0] + spent * limits._FULL_SIZE[1]) * (1452 + _HEADERS)
-    assert raw.sent <= allowance + large + came, (raw.sent, came, spent)
-    assert len(run.ground.tunnel.sent) < 100_000
-    run.ground.tunnel.sent.clear()
+    assert outside.sent <= allowance + large + came, (outside.sent, came, spent)
+    assert len(run.sockets.overlay.sent) < 100_000
+    run.sockets.overlay.sent.clear()
     run.wireguard.done.clear()
 
 

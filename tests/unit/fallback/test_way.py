@@ -96,6 +96,12 @@ def test_a_host_that_needs_no_proxy(monkeypatch: pytest.MonkeyPatch):
     assert _proxy(urlsplit("wss://relay.example/")) is None
 
 
+def test_a_url_without_a_host_is_named(monkeypatch: pytest.MonkeyPatch):
+    assert _reason("wss://:443/") == "wss://:443/: fallback_url names no host: write one before the port"
+    monkeypatch.setenv("https_proxy", "http://:3128")
+    assert "the environment's proxy names no host" in _reason("wss://relay.example/")
+
+
 def test_nobody_there_is_said():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

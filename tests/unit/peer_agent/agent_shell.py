@@ -99,7 +99,7 @@ class Counters:
         pass
 
 
-class Tunnel:
+class Overlay:
     moved = 100
 
     def __init__(self) -> None:
@@ -113,27 +113,34 @@ class Tunnel:
         return True
 
 
-class Ground:
+class Probes:
+    """WireGuard's port: nothing leaves."""
+
+    def send(self, _payload: bytes, _target: Endpoint) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+
+class Sockets:
     """A device on one network."""
 
+    full_size = 1452
+
     def __init__(self) -> None:
-        self.tunnel: Tunnel | None = Tunnel()
-        self.raw = None
+        self.overlay = Overlay()
+        self.probe: Any = Probes()
         self.host = "192.168.1.2"
-        self._fresh = True
 
     def fit(self, _running: Interface) -> bool:
-        fresh, self._fresh = self._fresh, False
-        return fresh
+        return False
 
-    def leave(self) -> None:
-        self._fresh = True
-
-    def way(self, _target: Endpoint) -> str:
-        return self.host
-
-    def forget_ways(self) -> None:
+    def close(self) -> None:
         pass
+
+    def source(self, _target: Endpoint) -> str:
+        return self.host
 
     def addresses(self) -> list[Any]:
         return [HostAddress(ip_interface(f"{self.host}/24"), Place.OUTSIDE)]
@@ -161,12 +168,12 @@ class Run:
         self.file = folder / "pr0.toml"
         self.sha256 = "one"
         monkeypatch.setattr(settings, "load", self._load)
-        self.wireguard, self.ground = WireGuard(), Ground()
+        self.wireguard, self.sockets = WireGuard(), Sockets()
         self.counters = Counters(self.wireguard)
         monkeypatch.setitem(sys.modules, "peer_agent.host.fallback", SimpleNamespace(Fallback=Fallback))
         monkeypatch.setattr(service, "WireGuard", lambda name: self.wireguard)
         monkeypatch.setattr(service, "Counters", lambda name: self.counters)
-        monkeypatch.setattr(service, "Ground", lambda *_: self.ground)
+        monkeypatch.setattr(service, "Sockets", lambda *_: self.sockets)
         monkeypatch.setattr(service, "clock", lambda: self.now)
         self.now = clock.clock()
         self.service = service.Service(settings.load(self.file))
@@ -192,15 +199,15 @@ class Run:
 
     def answer(self) -> None:
         """All relays answer what they were asked last."""
-        for payload, address in self.ground.tunnel.questions:
+        for payload, address in self.sockets.overlay.questions:
             nonce, targets = directory.read_request(payload)
             answer = directory.Answer(nonce, directory.Entry(), tuple(directory.Entry() for _ in targets))
             self.service._heard(self.now, directory.write_answer(answer), address, 7077)
-        self.ground.tunnel.questions.clear()
+        self.sockets.overlay.questions.clear()
 
     def sent(self) -> list[tuple[str, int]]:
         """What went into the tunnel since the last time."""
-        sent, self.ground.tunnel.sent = self.ground.tunnel.sent, []
+        sent, self.sockets.overlay.sent = self.sockets.overlay.sent, []
         return sent
 
     def done(self) -> list[tuple[Any, ...]]:
@@ -210,7 +217,7 @@ class Run:
 
     def close(self) -> None:
         parts = self.service
-        parts._end()
+        parts._end(self.now)
         parts._changes.close()
         parts._selector.close()
         for sock in (parts._wake, parts._bell, parts._resolver.wake, parts._resolver._bell):

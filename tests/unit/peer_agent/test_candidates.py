@@ -7,7 +7,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from agent_world import behind_nats
-from peer_agent.core.actions import Action, Send
+from peer_agent.core.actions import PairAction, Send
 from peer_agent.core.candidates import DIRECT, LAN, Candidates
 from peer_agent.core.nomination import Trials
 from peer_agent.endpoints import Endpoint
@@ -27,7 +27,7 @@ def test_what_a_relay_sees_is_told_and_taken_before_a_dozen_bridges() -> None:
 
 def trial(trips: dict[Endpoint, float], direct: Endpoint | None = None, seconds: float = 10) -> tuple[str | None, int]:
     """Let candidates answer after their round trips; return the kind of the one that is nominated, and the pings."""
-    outbox: list[Action] = []
+    outbox: list[PairAction] = []
     candidates = Candidates([OVERLAY])
     candidates.classify([ip_network("10.42.0.0/16")])
     candidates.tell(trips)

@@ -365,13 +365,13 @@ def test_a_device_that_talks_without_end_is_read_at_a_bounded_rate(run: Run) -> 
 def test_ways_to_relays_are_forgotten_when_there_are_many(run: Run) -> None:
     """Each fallback has a port of its own."""
     run.advance(1)
-    pair = next(iter(run.service._pairs)).pair
-    view = run.service._links.views()[0]
+    pair = next(iter(run.service._attached.paths)).pair
+    view = run.service._attached.relays.views()[0]
     for port in range(1024, 3024):
         pair.relay(run.now, view._replace(endpoint=Endpoint("127.0.0.1", port), fallback=True))
     assert len(pair._ways) <= 20
     assert pair._ways[Endpoint("127.0.0.1", 3023)] == view.name
-    assert run.service._links.views()[1].endpoint in pair._ways
+    assert run.service._attached.relays.views()[1].endpoint in pair._ways
 
 
 def test_the_ways_to_targets_are_forgotten_when_there_are_many() -> None:
@@ -399,9 +399,7 @@ def test_a_fault_costs_one_datagram(
     address = read_address("10.77.1.2")
     with caplog.at_level(logging.ERROR):
         for _ in range(20):
-            owner = Tunnel.__new__(Tunnel)
-            owner.receive = lambda sock, handle: handle(b"x", address, 7078)
-            run.service._receive(None, owner)
+            run.service._told(run.now, b"x", address, 7078)
     said = [record.getMessage() for record in caplog.records if "fault" in record.getMessage()]
     assert len(said) == 1, "once a minute"
     assert "RuntimeError in fail" in said[0]
@@ -410,20 +408,20 @@ def test_a_fault_costs_one_datagram(
     assert run.status["refused"]["fault"] == 20
     run.service._refusals.strict = True
     with pytest.raises(RuntimeError):
-        run.service._receive(None, owner)
+        run.service._told(run.now, b"x", address, 7078)
 
 
 def test_a_pair_that_fails_at_every_tick_begins_anew(run: Run) -> None:
     run.advance(1)
     run.service._refusals.strict = False
-    pairs = {told.peer.name: told.pair for told in run.service._pairs}
+    pairs = {told.peer.name: told.pair for told in run.service._attached.paths}
 
     def fail(_now: float) -> float:
         raise RuntimeError
 
     pairs["nas"].tick = fail
     run.advance(12)
-    after = {told.peer.name: told.pair for told in run.service._pairs}
+    after = {told.peer.name: told.pair for told in run.service._attached.paths}
     assert after["nas"] is not pairs["nas"]
     assert after["tv"] is pairs["tv"]
     assert run.status["refused"]["fault"] == 1
@@ -438,15 +436,15 @@ def test_refusals_are_strict_in_tests_only(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_error_about_the_addresses_is_said_and_tried_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.advance(1)
-    told = run.ground.addresses
+    told = run.sockets.addresses
 
     def fail() -> list:
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(run.ground, "addresses", fail)
+    monkeypatch.setattr(run.sockets, "addresses", fail)
     run.service._look_around(run.now)
     run.advance(0.5)
     assert any("addresses" in problem for problem in run.status["problems"])
-    monkeypatch.setattr(run.ground, "addresses", told)
+    monkeypatch.setattr(run.sockets, "addresses", told)
     run.advance(2)
     assert run.status["problems"] == []

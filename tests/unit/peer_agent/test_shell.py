@@ -63,11 +63,11 @@ def test_wg_is_missing(run: Run) -> None:
     run.advance(1)
     assert run.status["problems"] == ["wg is missing"]
     assert len(run.status["peers"]) == 2, "it does what it can"
-    pairs = run.service._pairs
+    pairs = run.service._attached.paths
     run.wireguard.tool = True
     run.advance(6)
     assert run.status["problems"] == []
-    assert run.service._pairs is pairs
+    assert run.service._attached.paths is pairs
 
 
 def test_wg_and_the_interface_are_missing(run: Run) -> None:
@@ -96,7 +96,7 @@ def test_after_sleep_everybody_is_asked_at_once(run: Run, monkeypatch: pytest.Mo
 def test_after_sleep_elsewhere_wireguard_finds_its_address_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.advance(5)
     run.done()
-    run.ground.host = "192.168.2.2"
+    run.sockets.host = "192.168.2.2"
     monkeypatch.setattr(run.service._sleep, "passed", iter([7.0, 0.0]).__next__)
     run.service._advance(run.now + 7)
     assert ("bind", 51820) in run.done()
@@ -130,12 +130,12 @@ def test_the_time_of_day_means_nothing(run: Run, monkeypatch: pytest.MonkeyPatch
 
 def test_a_reload_leaves_alone_who_stays(run: Run) -> None:
     run.advance(1)
-    pairs = run.service._pairs
+    pairs = run.service._attached.paths
     stays = {told.peer.name: told.pair for told in pairs}["nas"]
     run.sent(), run.done()
     run.content["peer"][1] = {"name": "pc", "public_key": PC, "addresses": ["10.77.1.4"]}
     run.reload()
-    assert run.service._pairs is pairs
+    assert run.service._attached.paths is pairs
     assert {told.peer.name: told.pair for told in pairs}["nas"] is stays
     assert [peer["name"] for peer in run.status["peers"]] == ["nas", "pc"]
     assert ("10.77.1.3", 7078) in run.sent(), "the one that goes is told"
@@ -160,23 +160,23 @@ def test_a_reload_with_another_relay_keeps_the_paths(run: Run) -> None:
 
 def test_a_reload_with_an_error_changes_nothing(run: Run) -> None:
     run.advance(1)
-    pairs = run.service._pairs
+    pairs = run.service._attached.paths
     run.content["agent"]["nonsense"] = 1
     run.sha256 = "two"
     run.reload()
     run.advance(1)
-    assert run.service._pairs is pairs
+    assert run.service._attached.paths is pairs
     assert "nonsense" in run.status["problems"][0]
     assert run.status["settings_sha256"] == "one"
 
 
 def test_the_status_tells_at_once_which_settings_run(run: Run) -> None:
     run.advance(1)
-    pairs = run.service._pairs
+    pairs = run.service._attached.paths
     run.sha256 = "two"  # a comment, say
     run.reload()
     assert run.status["settings_sha256"] == "two"
-    assert run.service._pairs is pairs
+    assert run.service._attached.paths is pairs
     run.counters.gone = True
     run.advance(1)
     run.sha256 = "three"
@@ -200,7 +200,7 @@ def test_the_end_of_an_earlier_fallback_is_no_way_to_a_relay(run: Run) -> None:
     run.advance(0.5)
     assert run.wireguard.endpoints[ONE] == RELAYS[ONE]
     assert run.wireguard.endpoints[NAS] == RELAYS[ONE]
-    assert run.service._links._links["one"].fallback, "UDP was blocked, and may still be"
+    assert run.service._attached.relays._links["one"].fallback, "UDP was blocked, and may still be"
 
 
 def test_without_a_session_another_endpoint_gets_a_new_handshake(run: Run) -> None:
@@ -222,11 +222,11 @@ def test_elsewhere_without_a_session_the_relay_is_met_anew(run: Run) -> None:
     run.wireguard.handshake = int(service.time.time())
     run.advance(6)
     run.done()
-    run.ground.host = "192.168.2.2"
+    run.sockets.host = "192.168.2.2"
     run.service._look_around(run.now)
     assert [step[0] for step in run.done()] == ["bind"]
     run.now += 200
-    run.ground.host = "192.168.3.2"
+    run.sockets.host = "192.168.3.2"
     run.service._look_around(run.now)
     assert ("renew", ONE, RELAYS[ONE]) in run.done()
 
@@ -236,7 +236,7 @@ def test_a_refused_certificate_is_said(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Fallback, "failure", failure)
     for _ in range(40):
         run.advance(0.2)
-        run.service._receive(run.service._wake, None)
+        run.service._run_posted(run.now)
     status = run.status
     assert {peer["why_not"] for peer in status["peers"]} == {"certificate_refused"}
     assert "run the playbook" in status["peers"][0]["why_not_text"]
@@ -272,7 +272,7 @@ def test_a_relay_whose_name_has_no_address_is_named(run: Run, monkeypatch: pytes
     run.content["relay"][1]["endpoints"] = ["two.example:40000"]
     run.wireguard.endpoints[TWO] = None
     run.reload()
-    links = run.service._links
+    links = run.service._attached.relays
     name = Place("two.example", 40000)
     assert [view.name for view in links.views()] == ["one"]
     assert not links.resolved(run.now, [(name, [])])
@@ -307,7 +307,7 @@ def test_this_devices_own_name_is_looked_up_again() -> None:
 def test_ipv4_literals_in_a_network_of_ipv6_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Place] = []
     monkeypatch.setattr(run.service._resolver, "ask", asked.append)
-    monkeypatch.setattr(run.ground, "way", lambda target: "2001:db8::2" if target.address.version == 6 else "")
+    monkeypatch.setattr(run.sockets, "source", lambda target: "2001:db8::2" if target.address.version == 6 else "")
     run.advance(1)
     run.service._look_around(run.now)
     run.advance(1)
@@ -317,7 +317,7 @@ def test_ipv4_literals_in_a_network_of_ipv6_only(run: Run, monkeypatch: pytest.M
     assert problems[0].startswith("one: there is no IPv4 here for 203.0.113.1:40000")
     assert run.wireguard.endpoints[ONE] == RELAYS[ONE]
     # Its resolver tells of a NAT64.
-    run.service._links.resolved(run.now, [(nat64.NAME, [Endpoint("64:ff9b::c000:aa", 9)])])
+    run.service._attached.relays.resolved(run.now, [(nat64.NAME, [Endpoint("64:ff9b::c000:aa", 9)])])
     run.advance(0.5)
     assert run.wireguard.endpoints[ONE] == Endpoint("64:ff9b::cb00:7101", 40000)
     assert run.status["problems"] == []
@@ -327,7 +327,7 @@ def test_ipv6_literals_in_a_network_of_ipv4_only(run: Run, monkeypatch: pytest.M
     six = Endpoint("2001:db8::1", 40000)
     run.content["relay"][0]["endpoints"] = [str(six)]
     run.wireguard.endpoints[ONE] = six
-    monkeypatch.setattr(run.ground, "way", lambda target: "192.0.2.2" if target.address.version == 4 else "")
+    monkeypatch.setattr(run.sockets, "source", lambda target: "192.0.2.2" if target.address.version == 4 else "")
     run.reload()
     run.advance(5)
     (problem,) = run.status["problems"]
