@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2s
+from typing import cast
 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import format_endpoint, is_key
 
@@ -158,10 +159,11 @@ class Carrier:
         while (left := end - time.monotonic()) > 0:
             for entry in ready.select(left):
                 try:
-                    datagram, source = entry[0].fileobj.recvfrom(2048)
+                    datagram, source = cast("socket.socket", entry[0].fileobj).recvfrom(2048)
                 except OSError:
                     continue
-                sent = self._sent.get(answered(datagram, self._relay_key))
+                index = answered(datagram, self._relay_key)
+                sent = None if index is None else self._sent.get(index)
                 if sent is not None:
                     trip = round((time.monotonic() - sent) * 1000, 3)
                     return Outcome(format_endpoint(*source[:2]), trip, tuple(self._sent))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import read_back
 
 from .endpoint import endpoint_of
-from .names import parse_fingerprint, parse_name, parse_url
-from .overlay import OverlayError, default_addresses, host_route, parse_address, variables_of
+from .names import OverlayError, parse_fingerprint, parse_name, parse_url
+from .overlay import default_addresses, host_route, parse_address, variables_of
 
 ONLY = "relay"  # the name of a relay that is the only one
 

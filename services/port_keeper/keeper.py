@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from port_mapping.lifetime import restarted
-from port_mapping.mapping import Client, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
+from port_mapping.mapping import Found, Granted, Holder, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
 
 from port_keeper.held import Held, Mapping, key
 
@@ -63,6 +63,8 @@ class Unmap:
 
 
 Action = Find | Look | Ask | Map | Unmap
+# Of Find, Look, Ask and Map; of Unmap, or of an Ask that finds nobody; of whatever fails.
+Outcome = Found | Life | Holder | Granted | None | MappingError
 
 
 class Event(NamedTuple):
@@ -95,7 +97,7 @@ class Keeper:
     def __init__(self, mappings: Iterable[Mapping], poll: float, now: float, leftover: Iterable[Wanted] = ()):
         self.held = [Held(mapping, now) for mapping in mappings]
         self.poll = poll
-        self.router: Client | None = None
+        self.router: Found | None = None
         self.address = ""  # the external one
         self.address_since: float | None = None
         self.address_changes = 0
@@ -106,7 +108,7 @@ class Keeper:
         self._running: Action | None = None
         self._outdated = False  # what runs is about a router that is not ours any more
         self._way: tuple[str, str] | None = None
-        self._told_by: Client | None = None  # the router that was found last, also when it is silent
+        self._told_by: Found | None = None  # the router that was found last, also when it is silent
         self._last: tuple[str, str, str] | None = None  # method, router and own address that were found last
         self._failures = 0
         self._silent_since: float | None = None
@@ -162,8 +164,8 @@ class Keeper:
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
-    def done(self, now: float, outcome: object) -> None:
-        """Take the outcome of the action that `next` returned last: what the client returned, or a MappingError."""
+    def done(self, now: float, outcome: Outcome) -> None:
+        """Take the outcome of the action that `next` returned last; raise TypeError for one that it cannot have."""
         action, self._running = self._running, None
         self.addressless |= isinstance(outcome, NoAddress)
         self.refused += isinstance(outcome, Malformed)
@@ -171,16 +173,18 @@ class Keeper:
             self._outdated = False
         elif isinstance(outcome, Unreachable):
             self._unanswered(now, str(outcome))
-        elif isinstance(action, Find):
+        elif isinstance(action, Find) and isinstance(outcome, Found | MappingError):
             self._found(now, outcome)
-        elif isinstance(action, Look):
+        elif isinstance(action, Look) and isinstance(outcome, Life | MappingError):
             self._looked(now, outcome)
-        elif isinstance(action, Ask):
+        elif isinstance(action, Ask) and (outcome is None or isinstance(outcome, Holder | MappingError)):
             self._asked(now, action.wanted, outcome)
-        elif isinstance(action, Map):
+        elif isinstance(action, Map) and isinstance(outcome, Granted | MappingError):
             self._mapped(now, action.wanted, outcome)
-        elif isinstance(action, Unmap):
+        elif isinstance(action, Unmap) and (outcome is None or isinstance(outcome, MappingError)):
             self._unmapped(action.wanted, outcome)
+        else:
+            raise TypeError(f"{outcome!r} cannot come of {action!r}")
 
     def way(self, now: float, gateway: str, local: str) -> None:
         """Take the default gateway and this host's address towards it: "" while there is none, which tells nothing."""
@@ -230,7 +234,7 @@ class Keeper:
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
-    def _found(self, now: float, outcome: object) -> None:
+    def _found(self, now: float, outcome: Found | MappingError) -> None:
         if isinstance(outcome, MappingError):
             self._unanswered(now, str(outcome))
             return
@@ -254,7 +258,7 @@ class Keeper:
         for held in self.held:
             held.ask(now)
 
-    def _looked(self, now: float, outcome: object) -> None:
+    def _looked(self, now: float, outcome: Life | MappingError) -> None:
         self._look_first = False
         self._look_at = now + self.poll
         if isinstance(outcome, MappingError):
@@ -281,12 +285,12 @@ class Keeper:
         if self._listing and not self._ask:
             self._ask = [held.mapping.wanted for held in self.held if held.live(now)]
 
-    def _asked(self, now: float, wanted: Wanted, outcome: object) -> None:
+    def _asked(self, now: float, wanted: Wanted, outcome: Holder | MappingError | None) -> None:
         held = self._find_held(wanted)
         if isinstance(outcome, MappingError):
             self._listing = False
             self._ask = []
-        elif held is not None and held.live(now):
+        elif held is not None and held.live(now) and self.router is not None:
             holder = outcome[:2] if outcome else None
             if holder == (self.router.local_address, wanted.internal_port):
                 held.listed = True
@@ -294,7 +298,7 @@ class Keeper:
                 self._say(f"{held.mapping.name}: the router has dropped the mapping", logging.WARNING)
                 held.forget(now)
 
-    def _mapped(self, now: float, wanted: Wanted, outcome: object) -> None:
+    def _mapped(self, now: float, wanted: Wanted, outcome: Granted | MappingError) -> None:
         held = self._find_held(wanted)
         if held is None:
             return  # taken off the settings meanwhile, and about to be deleted
@@ -309,7 +313,7 @@ class Keeper:
         if outcome.external_address and not (self._life and self._life.external_address):
             self._set_address(now, outcome.external_address)
 
-    def _unmapped(self, wanted: Wanted, outcome: object) -> None:
+    def _unmapped(self, wanted: Wanted, outcome: MappingError | None) -> None:
         if isinstance(outcome, MappingError):
             self._say(f"{wanted.protocol} {wanted.external_port} stays open in the router: {outcome}", logging.WARNING)
         self._leaving = [other for other in self._leaving if key(other) != key(wanted)]

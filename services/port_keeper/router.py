@@ -14,7 +14,7 @@ from port_mapping.deadline import within
 from port_mapping.mapping import Client, MappingError, Unreachable
 
 from port_keeper.inbox import Inbox
-from port_keeper.keeper import Action, Ask, Find, Look, Map
+from port_keeper.keeper import Action, Ask, Find, Look, Map, Outcome
 from port_keeper.settings import Settings
 
 _PATIENCE = 90.0  # seconds for one action, whatever the router and those who answer in its place are up to
@@ -50,23 +50,27 @@ class Router:
         self._family = family
         self._client: Client | None = None
 
-    def perform(self, action: Action, settings: Settings) -> object:
+    def perform(self, action: Action, settings: Settings) -> Outcome:
         """Do one action; return what it brought, or raise MappingError."""
         with within(_PATIENCE):
             return self._perform(action, settings)
 
-    def _perform(self, action: Action, settings: Settings) -> object:
+    def _perform(self, action: Action, settings: Settings) -> Outcome:
         if isinstance(action, Find):
             method = action.method or settings.method
             self._client = discovery.find(method, _gateway(settings, self._family), self._family)
             return self._client
+        client = self._client
+        if client is None:
+            raise Unreachable("no router has been searched for")
         if isinstance(action, Look):
-            return self._client.look()
+            return client.look()
         if isinstance(action, Ask):
-            return self._client.holder(action.wanted)
+            return client.holder(action.wanted)
         if isinstance(action, Map):
-            return self._client.map(action.wanted)
-        return self._client.unmap(action.wanted)
+            return client.map(action.wanted)
+        client.unmap(action.wanted)
+        return None
 
 
 class Worker:

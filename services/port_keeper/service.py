@@ -20,7 +20,7 @@ from port_mapping.mapping import MappingError
 from port_keeper import settings, state, status
 from port_keeper.held import Mapping, key
 from port_keeper.inbox import Inbox
-from port_keeper.keeper import Find, Keeper, Unmap
+from port_keeper.keeper import Find, Keeper, Outcome, Unmap
 from port_keeper.router import Router, Worker, clock, seen_address, way
 from port_keeper.settings import Settings
 
@@ -134,7 +134,7 @@ class Service:
                 for line in self._lines:
                     line.keeper.announced(now, outcome)
 
-    def _done(self, keeper: Keeper, now: float, outcome: object) -> None:
+    def _done(self, keeper: Keeper, now: float, outcome: Outcome) -> None:
         """Take an outcome. One that nobody thought of must not end the service: the router is searched anew."""
         try:
             keeper.done(now, outcome)
@@ -159,13 +159,14 @@ class Service:
             self._seen_due, self._seen_for = now + _SEEN_INTERVAL, address
             self._stun.submit(self._stun, functools.partial(seen_address, self._settings))
 
-    def _take_seen(self, outcome: object) -> None:
+    def _take_seen(self, outcome: str | MappingError) -> None:
         if not self._settings.stun_server:
             return  # taken off the settings meanwhile
-        failed = isinstance(outcome, MappingError)
-        self._note("stun_server", str(outcome) if failed else "")
-        if not failed:
-            self._seen = str(outcome)
+        if isinstance(outcome, MappingError):
+            self._note("stun_server", str(outcome))
+        else:
+            self._note("stun_server", "")
+            self._seen = outcome
 
     # --- settings, state and status -----------------------------------------------------------------------------------
 

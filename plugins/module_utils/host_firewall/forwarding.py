@@ -8,13 +8,13 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from .nft import Chain, Packet, Ruleset, fate
 from .nft_plan import owner, read_ruleset
 from .plan import CommandError, Run
 
-Network = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]  # noqa: UP007 -- pylint
 # Somewhere out there, for an exit node.
 OUTSIDE = {4: "9.9.9.9", 6: "2620:fe::fe"}
 LIMIT = 256  # addresses that rules name, such as those of containers
@@ -22,7 +22,7 @@ LIMIT = 256  # addresses that rules name, such as those of containers
 
 class Obstacle(NamedTuple):
     chain: Chain
-    index: int  # of the rule, or the chain's length for its policy
+    rule: int  # or the chain's length, for its policy
     packet: Packet
 
     @property
@@ -54,7 +54,7 @@ class Forwarding:
                         continue
                     outcome = fate(self.ruleset, chain, packet)
                     if outcome.verdict == "drop":
-                        found[chain[:3]] = Obstacle(chain, outcome.index, packet)
+                        found[chain[:3]] = Obstacle(chain, outcome.rule, packet)
         return list(found.values())
 
     def _packets(self) -> Iterator[Packet]:
@@ -97,8 +97,9 @@ def _addresses_of(ruleset: Ruleset, version: int) -> list[Any]:
     for chain in ruleset.chains.values():
         for rule in chain.rules:
             for expr in rule.exprs:
-                match = expr.get("match")
-                payload = match.get("left", {}).get("payload", {}) if isinstance(match, dict) else {}
+                match = expr["match"] if isinstance(expr.get("match"), dict) else {}
+                left = match.get("left")
+                payload = left.get("payload") if isinstance(left, dict) else None
                 if isinstance(payload, dict) and payload.get("field") == "daddr":
                     found += _first_addresses(match.get("right"), version)
     return list(dict.fromkeys(found))
@@ -125,7 +126,7 @@ def programs_for(obstacles: list[Obstacle]) -> list[str]:
 def describe(obstacle: Obstacle, interface: str) -> str:
     """What a person reads and does about it."""
     chain = obstacle.chain
-    rule = "its policy" if obstacle.index == len(chain.rules) else f"rule {obstacle.index + 1} of {len(chain.rules)}"
+    rule = "its policy" if obstacle.rule == len(chain.rules) else f"rule {obstacle.rule + 1} of {len(chain.rules)}"
     text = f"The chain {chain} drops what is forwarded {obstacle.way} ({rule}). "
     if owner(chain) == "firewalld":
         cure = f"firewall-cmd --permanent --zone=trusted --add-interface={interface} && firewall-cmd --reload"

@@ -253,7 +253,7 @@ class Host:
             )
 
     def _refuse_lockout(self, plan: Plan) -> None:
-        ssh = self.ssh_ports or [22, self.request.connection_port]
+        ssh: list[int | None] = [*self.ssh_ports] or [22, self.request.connection_port]
         for port in plan.closed_ports:
             if port.protocol == "tcp" and port.port in ssh:
                 raise FirewallError(

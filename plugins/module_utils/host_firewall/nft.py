@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
     """What becomes of a packet in a chain, and the index of the rule that decides (the chain's length: its end)."""
 
     verdict: str  # "accept", "drop", "nat" (sent elsewhere), or "end": the chain ends without a decision
-    index: int
+    rule: int
 
 
 def parse_ruleset(text: str) -> Ruleset:
@@ -114,7 +114,7 @@ def fate(ruleset: Ruleset, chain: Chain, packet: Packet) -> Outcome:
     outcome = _Walk(ruleset, packet, chain).chain(chain, 0)
     if outcome.verdict != "end":
         return outcome
-    return Outcome("drop" if chain.policy == "drop" else "accept", outcome.index)
+    return Outcome("drop" if chain.policy == "drop" else "accept", outcome.rule)
 
 
 class _Walk:

@@ -97,7 +97,7 @@ def refuse_what_others_hold(ruleset: Ruleset, request: Request, external_address
             if outcome.verdict == "nat":
                 raise FirewallError(
                     f"the router's nftables chain {chain} already sends {forward.external_port}/{forward.protocol} "
-                    f"somewhere (rule {outcome.index + 1}): remove that rule, or give the forward '{forward.name}' "
+                    f"somewhere (rule {outcome.rule + 1}): remove that rule, or give the forward '{forward.name}' "
                     f"another external_port."
                 )
     for chain in dropping_chains(ruleset, request.ports, "forward"):

@@ -195,13 +195,13 @@ class _ChainEdit:
             outcome = fate(ruleset, chain, packet_for(port))
             if outcome.verdict != "drop":
                 continue
-            self.found.append(f"{chain} drops {port}: {_reason(chain, outcome.index)}")
+            self.found.append(f"{chain} drops {port}: {_reason(chain, outcome.rule)}")
             self.after.append(f"{chain}: {rule_text(port)}")
-            good = [rule for index, rule in ours if index < outcome.index and describe_rule(rule) == rule_text(port)]
+            good = [rule for index, rule in ours if index < outcome.rule and describe_rule(rule) == rule_text(port)]
             if good:
                 self.kept.append(good[0])
             else:
-                self.missing.append((port, outcome.index))
+                self.missing.append((port, outcome.rule))
         self.stale = [rule for _index, rule in ours if rule not in self.kept]
         self.closed_ports = [
             port

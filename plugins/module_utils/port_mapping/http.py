@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urljoin, urlsplit
 
 from .address import IPAddress, parse_address
@@ -93,7 +93,7 @@ class _Bounded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         if self._left <= 0:
             raise Malformed(f"the router {self._host} answers with more than {_MOST_BYTES} bytes")
         self._sock.settimeout(_left(self.deadline))
@@ -119,7 +119,7 @@ def exchange(where: Url, source: str, method: str, headers: Mapping[str, str], b
         with socket.create_connection((where.host, where.port), seconds, (source, 0)) as sock:
             sock.settimeout(_left(deadline))
             sock.sendall(head.encode("ascii") + b"\r\n" + body)  # in one piece: some routers read only once
-            return _receive(io.BufferedReader(_Bounded(sock, where.host, deadline)))
+            return _receive(_Bounded(sock, where.host, deadline))
     except (http.client.HTTPException, ValueError) as error:
         raise Malformed(f"the router {where.host} answers {where} with broken HTTP: {error!r}") from error
     except OSError as error:
@@ -134,9 +134,11 @@ def fetch(where: Url, source: str) -> bytes:
     return body
 
 
-def _receive(stream: io.BufferedReader) -> tuple[int, bytes]:
+def _receive(raw: _Bounded) -> tuple[int, bytes]:
     """Read an answer; it ends with its document, whatever the router says of its length."""
-    response = http.client.HTTPResponse(SimpleNamespace(makefile=lambda *_: stream))
+    stream: io.BufferedReader = io.BufferedReader(raw)
+    # Of a socket, it wants no more than the file.
+    response = http.client.HTTPResponse(cast("socket.socket", SimpleNamespace(makefile=lambda *_: stream)))
     response.begin()
     body = bytearray()
     for piece in _chunks(stream) if response.chunked else _pieces(stream, response.length):
@@ -145,7 +147,7 @@ def _receive(stream: io.BufferedReader) -> tuple[int, bytes]:
             break
     else:
         if response.length is not None and not response.chunked:
-            body += _beyond(stream)
+            body += _beyond(raw, stream)
     end = _END.search(body)
     if end and body[end.end() :].strip():
         note("sends something after the end of its documents")
@@ -182,10 +184,10 @@ def _chunk_size(line: bytes) -> int:
     return int(said, 16)
 
 
-def _beyond(stream: io.BufferedReader) -> bytes:
+def _beyond(raw: _Bounded, stream: io.BufferedReader) -> bytes:
     """Return the rest of a document whose announced length is too short, which follows at once; else nothing."""
     rest = bytearray()
-    stream.raw.deadline = min(stream.raw.deadline, time.monotonic() + _AFTERWARDS)
+    raw.deadline = min(raw.deadline, time.monotonic() + _AFTERWARDS)
     with contextlib.suppress(OSError):  # nothing follows: the length was right, and what came is no document
         for piece in _pieces(stream, None):
             rest += piece

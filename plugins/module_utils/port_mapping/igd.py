@@ -98,9 +98,9 @@ def response(service: Service, action: str, status: int, body: bytes) -> dict[st
     if fault is not None or error is not None:
         if not regular:
             note("refuses with another HTTP status than 500")
-        if error is None:
-            raise Fault(router, action, "", markup.text(fault, "faultstring"))
-        raise Fault(router, action, markup.text(error, "errorCode"), markup.text(error, "errorDescription"))
+        if error is not None:
+            raise Fault(router, action, markup.text(error, "errorCode"), markup.text(error, "errorDescription"))
+        raise Fault(router, action, "", "" if fault is None else markup.text(fault, "faultstring"))
     if not regular:
         raise Malformed(f"the router {router} answers {action} with the HTTP status {status}")
     if content is None:

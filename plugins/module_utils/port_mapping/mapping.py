@@ -12,7 +12,7 @@ Standard library only: the role port_forward also installs this package on the t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .words import printable
 
@@ -74,6 +74,14 @@ class Granted:
     lease: int  # seconds from now; 0: until it is deleted
 
 
+class Holder(NamedTuple):
+    """Who has an external port."""
+
+    internal_address: str
+    internal_port: int
+    granted: Granted
+
+
 @dataclass(frozen=True)
 class Life:
     """A sign of life of the router, to tell from two of them whether it restarted in between.
@@ -86,26 +94,45 @@ class Life:
     boot_id: int | None = None
 
 
-class Client(Protocol):
-    """A router that was found, and how to talk to it. Every call raises MappingError."""
+@runtime_checkable
+class Found(Protocol):
+    """A router that was found, and what is known of it."""
 
-    method: str  # "pcp", "nat-pmp" or "upnp"
-    gateway: str  # the router's address
-    local_address: str  # this host's address towards it
-    model: str  # what the router calls itself; "" when it does not
-    oddities: tuple[str, ...]  # what it does against the protocol and is understood all the same
+    @property
+    def method(self) -> str:
+        """Return "pcp", "nat-pmp" or "upnp"."""
+
+    @property
+    def gateway(self) -> str:
+        """Return the router's address."""
+
+    @property
+    def local_address(self) -> str:
+        """Return this host's address towards it."""
+
+    @property
+    def model(self) -> str:
+        """Return what the router calls itself; "" when it does not."""
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """Return what it does against the protocol and is understood all the same."""
+
+
+class Client(Found, Protocol):
+    """How to talk to a router that was found. Every call raises MappingError."""
 
     def look(self) -> Life:
         """Ask for a sign of life, which changes nothing."""
 
-    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
-        """Return (internal address, internal port, mapping) of whoever has the external port.
-
-        None when it is free; raises HolderUnknown where nobody tells, as by PCP and NAT-PMP.
-        """
+    def holder(self, wanted: Wanted) -> Holder | None:
+        """Return who has the external port; None when it is free. Raises HolderUnknown where nobody tells."""
 
     def map(self, wanted: Wanted) -> Granted:
         """Make the mapping or renew its lease. Never takes the external port from anybody, nor takes another port."""
 
     def unmap(self, wanted: Wanted) -> None:
         """Delete the mapping; one that is not there is as good."""
+
+    def remove(self, wanted: Wanted) -> None:
+        """Delete the mapping of the external port, whoever's it is; raises HolderUnknown as `holder` does."""

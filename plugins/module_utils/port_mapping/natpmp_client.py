@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from . import natpmp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, NoAddress, Refused, Wanted
+from .mapping import Conflict, Granted, Holder, HolderUnknown, Life, Malformed, NoAddress, Refused, Wanted
 from .starts import Starts
 from .udp import exchange
 from .verdict import no_address
@@ -22,18 +22,22 @@ class NatPmpClient:
     """See mapping.Client."""
 
     method = "nat-pmp"
+    model = ""
+    oddities: tuple[str, ...] = ()
 
     def __init__(self, gateway: str, local_address: str) -> None:
         self.gateway = gateway
         self.local_address = local_address
-        self.model, self.oddities = "", ()
         self._starts = Starts(gateway, local_address)
 
     def look(self) -> Life:
         response = self._ask_address()
         return Life(response.address, response.epoch, self._starts.number())
 
-    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+    def holder(self, wanted: Wanted) -> Holder | None:
+        raise HolderUnknown("NAT-PMP has no question for whose a port is")
+
+    def remove(self, wanted: Wanted) -> None:
         raise HolderUnknown("NAT-PMP has no question for whose a port is")
 
     def map(self, wanted: Wanted) -> Granted:

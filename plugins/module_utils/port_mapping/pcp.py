@@ -87,6 +87,13 @@ class Response:
     epoch: int
     mapping: Mapping | None = None
 
+    @property
+    def granted(self) -> Mapping:
+        """The mapping of a response that grants one: `read` takes none without."""
+        if self.mapping is None:
+            raise Malformed("its PCP response grants a mapping but does not say which")
+        return self.mapping
+
 
 def announce(client: str) -> bytes:
     """Ask for nothing but the epoch, section 14.1."""

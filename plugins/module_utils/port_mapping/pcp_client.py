@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from . import nonce, pcp
 from .answers import conflict, translate
-from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, MappingError, NoAddress, Refused, Wanted
+from .mapping import Conflict, Granted, Holder, HolderUnknown, Life, Malformed, MappingError, NoAddress, Refused, Wanted
 from .natpmp_client import NatPmpClient
 from .starts import Starts
 from .udp import exchange
@@ -22,11 +22,12 @@ class PcpClient:
     """See mapping.Client."""
 
     method = "pcp"
+    model = ""
+    oddities: tuple[str, ...] = ()
 
     def __init__(self, gateway: str, local_address: str) -> None:
         self.gateway = gateway
         self.local_address = local_address
-        self.model, self.oddities = "", ()
         self._starts = Starts(gateway, local_address)
 
     def look(self) -> Life:
@@ -38,7 +39,10 @@ class PcpClient:
             raise self._refusal(response.result)
         return Life(epoch=response.epoch, boot_id=self._starts.number())
 
-    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+    def holder(self, wanted: Wanted) -> Holder | None:
+        raise HolderUnknown("PCP has no question for whose a port is")
+
+    def remove(self, wanted: Wanted) -> None:
         raise HolderUnknown("PCP has no question for whose a port is")
 
     def map(self, wanted: Wanted) -> Granted:
@@ -59,7 +63,7 @@ class PcpClient:
             raise Conflict(conflict(self.gateway, wanted))
         if response.result != pcp.SUCCESS:
             raise self._refusal(response.result)
-        granted = response.mapping
+        granted = response.granted
         if granted.external_port != wanted.external_port:
             self.unmap(wanted)
             raise Conflict(conflict(self.gateway, wanted))
@@ -89,7 +93,7 @@ class PcpClient:
             if (
                 lifetime
                 and response.result == pcp.SUCCESS
-                and not (response.mapping.external_port and response.lifetime)
+                and not (response.granted.external_port and response.lifetime)
             ):
                 raise Malformed("its PCP response grants no port, or for no time")
             return response

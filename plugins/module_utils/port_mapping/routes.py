@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .mapping import Unreachable
 
@@ -141,7 +141,8 @@ def local_address(gateway: str, family: int) -> str:
     """This host's address towards the gateway; for IPv6 one that the Internet can reach and that stays."""
     kind = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
     try:
-        target = socket.getaddrinfo(gateway, 9, kind, socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4]
+        found = socket.getaddrinfo(gateway, 9, kind, socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
+        target: tuple[Any, ...] = found[0][4]
         with socket.socket(kind, socket.SOCK_DGRAM) as sock:
             if family == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_ADDR_PREFERENCES, _IPV6_PREFER_SRC_PUBLIC)

@@ -78,8 +78,9 @@ class Settler:
             return bool(lease and lease.external_port == wanted.external_port and self._is_valid(lease)), ""
         if entry is None:
             return False, ""
-        address, port, _granted = entry
-        return same_host(address, self._client.local_address) and port == wanted.internal_port, _join(address, port)
+        mine = same_host(entry.internal_address, self._client.local_address)
+        holder = _join(entry.internal_address, entry.internal_port)
+        return mine and entry.internal_port == wanted.internal_port, holder
 
     def _moved(self) -> Wanted | None:
         """The mapping of the same internal port that lies on another external port."""

@@ -71,7 +71,7 @@ def ask(server: str, family: int = 4) -> str:
     """Return the address under which the server, HOST or HOST:PORT, sees this host."""
     host, port = _parse(server)
     try:
-        address = socket.getaddrinfo(host, port, _FAMILIES[family], socket.SOCK_DGRAM)[0][4][0]
+        address = str(socket.getaddrinfo(host, port, _FAMILIES[family], socket.SOCK_DGRAM)[0][4][0])
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"the STUN server {host} has no IPv{family} address that is known here: {error}") from error
     transaction = secrets.token_bytes(12)
@@ -84,6 +84,6 @@ def _parse(server: str) -> tuple[str, int]:
     """Split HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT."""
     match = _IPV6.fullmatch(server) or _SERVER.fullmatch(server)
     port = int(match["port"] or PORT) if match else 0
-    if not 0 < port < 65536:
+    if match is None or not 0 < port < 65536:
         raise MappingError(f"the STUN server {server!r} is not of the form HOST or HOST:PORT")
     return match["host"], port

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import igd, ssdp, upnp_errors
 from .http import same_host
-from .mapping import Conflict, Granted, HolderUnknown, Life, Malformed, NoAddress, Unreachable, Wanted
+from .mapping import Conflict, Granted, Holder, HolderUnknown, Life, Malformed, NoAddress, Unreachable, Wanted
 from .tries import Tries
 from .upnp_errors import Fault
 from .upnp_gateway import Gateway
@@ -72,7 +72,7 @@ class UpnpClient:
         boot_id = self._gateway.boot_id()
         return Life(external_address=self._gateway.external_address(), boot_id=boot_id)
 
-    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+    def holder(self, wanted: Wanted) -> Holder | None:
         try:
             entry = self._gateway.call("GetSpecificPortMappingEntry", _key(wanted))
         except Fault as fault:
@@ -80,7 +80,7 @@ class UpnpClient:
                 return None
             raise HolderUnknown(str(fault)) from fault  # no such action, or not for everybody
         granted = Granted("", wanted.external_port, _lease(entry))  # look() tells the address
-        return printable(entry.get("NewInternalClient", "")), _port(entry, "NewInternalPort"), granted
+        return Holder(printable(entry.get("NewInternalClient", "")), _port(entry, "NewInternalPort"), granted)
 
     def map(self, wanted: Wanted) -> Granted:
         self._is_there(wanted)  # before all: some routers give anybody's port to whoever asks last
@@ -98,7 +98,8 @@ class UpnpClient:
                 raise
             self._add(wanted, lease)
         entry = self._holder(wanted)
-        granted = entry[2].lease if entry is not None else 0  # not every router tells, or keeps to what was asked for
+        # Not every router tells, or keeps to what was asked for.
+        granted = entry.granted.lease if entry is not None else 0
         return Granted(self._gateway.external_address(), wanted.external_port, granted or lease)
 
     def unmap(self, wanted: Wanted) -> None:
@@ -143,23 +144,24 @@ class UpnpClient:
         }
         self._gateway.call("AddPortMapping", arguments)
 
-    def _holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+    def _holder(self, wanted: Wanted) -> Holder | None:
         try:
             return self.holder(wanted)
         except HolderUnknown:
             return None
 
-    def _is_mine(self, entry: tuple[str, int, Granted], wanted: Wanted) -> bool:
-        return same_host(entry[0], self.local_address) and entry[1] == wanted.internal_port
+    def _is_mine(self, entry: Holder, wanted: Wanted) -> bool:
+        return same_host(entry.internal_address, self.local_address) and entry.internal_port == wanted.internal_port
 
     def _is_there(self, wanted: Wanted) -> bool:
         """Tell whether the mapping exists; raise Conflict when the external port is mapped otherwise."""
         entry = self._holder(wanted)
         if entry is not None and not self._is_mine(entry, wanted):
+            holder = f"{entry.internal_address}:{entry.internal_port}"
             raise Conflict(
-                f"the router {self.gateway} maps its {wanted.protocol} port {wanted.external_port} to"
-                f" {entry[0]}:{entry[1]} already, not to {self.local_address}:{wanted.internal_port}: choose another"
-                " external_port, or delete that mapping in the router"
+                f"the router {self.gateway} maps its {wanted.protocol} port {wanted.external_port} to {holder} already,"
+                f" not to {self.local_address}:{wanted.internal_port}: choose another external_port, or delete that"
+                " mapping in the router"
             )
         return entry is not None
 

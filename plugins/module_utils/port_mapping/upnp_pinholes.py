@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .mapping import Granted, HolderUnknown, Life, Malformed, Refused, Wanted
+from .mapping import Granted, Holder, HolderUnknown, Life, Malformed, Refused, Wanted
 from .upnp_errors import FIREWALL_OFF, NO_SUCH_PINHOLE, PINHOLES_OFF, Fault
 from .upnp_gateway import Gateway
 from .words import printable
@@ -45,7 +45,10 @@ class PinholeClient:
             self._gateway.call("GetFirewallStatus")
         return Life(external_address=self.local_address, boot_id=boot_id)
 
-    def holder(self, wanted: Wanted) -> tuple[str, int, Granted] | None:
+    def holder(self, wanted: Wanted) -> Holder | None:
+        raise HolderUnknown("UPnP has no question for the pinholes of a port")
+
+    def remove(self, wanted: Wanted) -> None:
         raise HolderUnknown("UPnP has no question for the pinholes of a port")
 
     def map(self, wanted: Wanted) -> Granted:

@@ -107,8 +107,8 @@ def plan(wanted: Interface, running: Running, written: Written, public_key: str,
     if running.wireguard.public_key != public_key:
         steps.append(Step(tuple(key_command(wanted, device)), "private key set"))
     if wanted.listen_port not in (0, running.wireguard.listen_port):
-        command = ("wg", "set", device, "listen-port", str(wanted.listen_port))
-        steps.append(Step(command, f"listen port {wanted.listen_port}"))
+        port = str(wanted.listen_port)
+        steps.append(Step(("wg", "set", device, "listen-port", port), f"listen port {port}"))
     if running.wireguard.fwmark != wanted.fwmark:
         steps.append(Step(("wg", "set", device, "fwmark", str(wanted.fwmark)), f"fwmark {wanted.fwmark}"))
     steps += _peer_steps(wanted, running.wireguard, written, now, resolve)

@@ -313,7 +313,11 @@ class Written:
 def read_back(text: str) -> Written:
     """Read a wg-quick file, ours or another's. What is not understood is left out: the running interface decides."""
     hooks: dict = {"postup": [], "predown": []}
-    endpoints, literals, allowed_ips, names, public_key, comment = {}, {}, {}, {}, "", ""
+    endpoints: dict[str, tuple[str, str]] = {}
+    literals: dict[str, str] = {}
+    allowed_ips: dict[str, set[str]] = {}
+    names: dict[str, str] = {}
+    public_key = comment = ""
     for line in text.splitlines():
         if line.startswith(_BY_NAME) and public_key:
             by_name, (literal, _inner) = line.removeprefix(_BY_NAME).strip(), endpoints.get(public_key, ("", ""))

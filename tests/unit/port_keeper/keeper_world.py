@@ -7,8 +7,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from port_keeper.held import Mapping
-from port_keeper.keeper import Action, Ask, Find, Keeper, Look, Map
-from port_mapping.mapping import Conflict, Granted, HolderUnknown, Life, MappingError, Unreachable, Wanted
+from port_keeper.keeper import Action, Ask, Find, Keeper, Look, Map, Outcome
+from port_mapping.mapping import Conflict, Granted, Holder, HolderUnknown, Life, MappingError, Unreachable, Wanted
 
 METHODS = ["pcp", "nat-pmp", "upnp"]
 POLL = 3
@@ -56,7 +56,7 @@ class Router:
         host, port, end = self.table.get((wanted.protocol, wanted.external_port), ("", 0, 0.0))
         return (host, port) == (local, wanted.internal_port) and end > self.world.now
 
-    def answer(self, action: Action) -> object:
+    def answer(self, action: Action) -> Outcome:
         if not self.alive:
             raise Unreachable(f"{self.gateway} does not answer")
         if isinstance(action, Find):
@@ -76,10 +76,11 @@ class Router:
         if isinstance(action, Ask):
             if not self.lists:
                 raise HolderUnknown(f"{self.gateway} does not tell")
-            return (*held[:2], Granted(self.address, entry[1], 1)) if held and self.shows else None
+            return Holder(*held[:2], Granted(self.address, entry[1], 1)) if held and self.shows else None
         if isinstance(action, Map):
             return self._map(entry, held, action.wanted)
-        return self.table.pop(entry, None) and None
+        self.table.pop(entry, None)
+        return None
 
     def _map(self, entry: tuple[str, int], held: tuple[str, int, float] | None, wanted: Wanted) -> Granted:
         if self.refuses:

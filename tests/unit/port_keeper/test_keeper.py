@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keeper_world import METHODS, NEXT_LOOK, POLL, RELAY, WEB, World
 from port_keeper.held import Mapping
-from port_keeper.keeper import Map, Unmap
-from port_mapping.mapping import Refused, Wanted
+from port_keeper.keeper import Find, Map, Unmap
+from port_mapping.mapping import Life, Refused, Wanted
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -81,6 +82,13 @@ def test_a_silent_router_is_told_of_the_deletion_later(world: World) -> None:
     world.router.alive = True
     world.run(NEXT_LOOK)
     assert not world.router.table
+
+
+def test_an_outcome_of_another_action_is_refused() -> None:
+    keeper = World().keeper
+    assert isinstance(keeper.next(1000.0), Find)
+    with pytest.raises(TypeError, match="cannot come of Find"):
+        keeper.done(1000.0, Life(epoch=1))
 
 
 # --- anything ---------------------------------------------------------------------------------------------------------
