@@ -17,6 +17,9 @@ options:
     type: list
     elements: str
     required: true
+seealso:
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -29,6 +32,7 @@ _value:
   description: One address for each network.
   type: list
   elements: str
+  sample: [10.77.0.1, "fd77:7065:6572::1"]
 """
 
 from ansible.errors import AnsibleFilterError

@@ -16,19 +16,37 @@ options:
     description: The external address, empty if unknown.
     type: str
     required: true
+seealso:
+  - module: homelab.peer_relay.port_mapping_info
 """
 
 EXAMPLES = r"""
-verdict: "{{ '100.64.3.7' | homelab.peer_relay.nat_verdict }}"
-# => {'kind': 'cgnat', 'explanation': '...'}
+kind: "{{ ('100.64.3.7' | homelab.peer_relay.nat_verdict).kind }}"
+# => cgnat
+
+address: "{{ ('2001:DB8:0::1' | homelab.peer_relay.nat_verdict).address }}"
+# => 2001:db8::1
 """
 
 RETURN = r"""
 _value:
-  description:
-    - The C(kind), one of V(public), V(cgnat), V(double_nat), V(ds_lite) and V(unknown), an C(explanation), and
-      the C(address) in its one form.
+  description: The verdict.
   type: dict
+  contains:
+    kind:
+      description: What kind of address it is.
+      type: str
+      choices: [public, cgnat, double_nat, ds_lite, unknown]
+      sample: public
+    explanation:
+      description: What that means, and what to do about it. Empty when it is unknown.
+      type: str
+      sample: >-
+        The router's external address 203.0.113.7 is public: the Internet can reach a port that is mapped there.
+    address:
+      description: The address as its bytes are written, so that two texts of one address are the same.
+      type: str
+      sample: 203.0.113.7
 """
 
 from ansible.errors import AnsibleFilterError

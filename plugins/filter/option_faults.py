@@ -24,6 +24,11 @@ options:
     type: list
     elements: str
     required: true
+seealso:
+  - plugin: homelab.peer_relay.peer
+    plugin_type: role
+  - plugin: homelab.peer_relay.relay
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -36,6 +41,7 @@ _value:
   description: A sentence for each fault, with the host, the option, its value and what to give.
   type: list
   elements: str
+  sample: ["laptop: peer_agent is 'maybe': give true or false"]
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.options import faults

@@ -29,6 +29,13 @@ options:
       - A device without a C(peer_public_key) in this run keeps the key of this dictionary.
     type: dict
     default: {}
+seealso:
+  - plugin: homelab.peer_relay.overlay_missing
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
+  - plugin: homelab.peer_relay.relay
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -42,6 +49,24 @@ _value:
   description: One dictionary for each device, sorted by name.
   type: list
   elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+    public_key:
+      description: Its public key.
+      type: str
+    addresses:
+      description: Its overlay addresses.
+      type: list
+      elements: str
+    groups:
+      description: The groups that it is in. Two devices may talk when they share one.
+      type: list
+      elements: str
+    rate_limit_mbit:
+      description: How much the relay forwards for it, in Mbit/s. V(0) is without a limit.
+      type: float
   sample:
     - name: laptop
       public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=

@@ -30,11 +30,19 @@ options:
     description: The C(relay_state) or C(peer_state) of the hosts to pick. Without it, any.
     type: str
     choices: [present, absent]
+seealso:
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_devices
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
 - name: Do something with the devices
   hosts: "{{ groups | homelab.peer_relay.overlay_hosts(hostvars | default({}), 'peers', 'present') }}"
+
+- name: Do something with relays and devices alike, whichever state they are to have
+  hosts: "{{ groups | homelab.peer_relay.overlay_hosts(hostvars | default({})) }}"
 """
 
 RETURN = r"""
@@ -42,6 +50,7 @@ _value:
   description: Their names. A pattern that matches nothing when there are none, since a play wants one.
   type: list
   elements: str
+  sample: [laptop, nas]
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.hosts import in_state

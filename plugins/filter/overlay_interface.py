@@ -62,6 +62,12 @@ options:
             second hand.
         type: dict
         default: {}
+seealso:
+  - module: homelab.peer_relay.wireguard_interface
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_known_keys
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -85,6 +91,26 @@ _value:
       description: Its peers, the relays first, the devices sorted by name.
       type: list
       elements: dict
+      contains:
+        name:
+          description: Its name.
+          type: str
+        public_key:
+          description: Its public key.
+          type: str
+        endpoint:
+          description: The C(host:port) where packets for it go.
+          type: str
+        inner_endpoint:
+          description: Another one, from its own network. Empty without one.
+          type: str
+        allowed_ips:
+          description: The networks behind it.
+          type: list
+          elements: str
+        persistent_keepalive:
+          description: The seconds between two keepalive packets. V(0) is for none.
+          type: int
   sample:
     addresses: [10.77.12.34/16]
     peers:

@@ -27,6 +27,11 @@ options:
     description: The device whose own file counts first. Without a name there is none.
     type: str
     default: ""
+seealso:
+  - plugin: homelab.peer_relay.overlay_unproven
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_interface
+    plugin_type: filter
 """
 
 EXAMPLES = r"""

@@ -21,6 +21,9 @@ options:
       - A device without a C(peer_public_key) in this run keeps the key of this dictionary.
     type: dict
     default: {}
+seealso:
+  - plugin: homelab.peer_relay.overlay_devices
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -34,6 +37,7 @@ _value:
   description: The names, sorted.
   type: list
   elements: str
+  sample: [phone]
 """
 
 from ansible.errors import AnsibleFilterError

@@ -39,12 +39,27 @@ options:
     type: str
     default: ""
     version_added: 1.2.0
+seealso:
+  - plugin: homelab.peer_relay.relay_endpoint
+    plugin_type: filter
+  - plugin: homelab.peer_relay.first_hosts
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_interface
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_targets
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
 - name: Show the relays
   ansible.builtin.debug:
     msg: "{{ groups['relays'] | homelab.peer_relay.overlay_relays(hostvars, overlay_networks, groups['peers']) }}"
+
+- name: Name the relays that this run has not set up
+  ansible.builtin.debug:
+    msg: "{{ relays | rejectattr('set_up') | map(attribute='name') }}"
+  vars:
+    relays: "{{ groups['relays'] | homelab.peer_relay.overlay_relays(hostvars, overlay_networks) }}"
 """
 
 RETURN = r"""

@@ -48,6 +48,10 @@ options:
     elements: str
     default: []
     version_added: 1.3.0
+seealso:
+  - module: homelab.peer_relay.path_info
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -62,6 +66,17 @@ _value:
   description: Names and addresses, the relays first, the devices sorted by name.
   type: list
   elements: dict
+  contains:
+    name:
+      description: The name of the relay or device.
+      type: str
+    addresses:
+      description: Its overlay addresses.
+      type: list
+      elements: str
+    timeout:
+      description: How many seconds to wait for its answers. Only of those that may well be off.
+      type: int
   sample:
     - name: relay
       addresses: [10.77.0.1]

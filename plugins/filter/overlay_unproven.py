@@ -20,6 +20,11 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.overlay_known_keys
+    plugin_type: filter
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -40,9 +45,20 @@ _value:
     said:
       description:
         - What is said of its key. Empty when nobody says anything.
-        - Each has the C(public_key), and the names of the C(devices) and C(relays) that say so.
       type: list
       elements: dict
+      contains:
+        public_key:
+          description: The key.
+          type: str
+        devices:
+          description: The names of the devices that say so.
+          type: list
+          elements: str
+        relays:
+          description: The names of the relays that say so.
+          type: list
+          elements: str
   sample:
     - name: laptop
       said:

@@ -25,6 +25,10 @@ options:
     type: list
     elements: str
     default: []
+seealso:
+  - plugin: homelab.peer_relay.path_rows
+    plugin_type: filter
+  - module: homelab.peer_relay.path_info
 """
 
 EXAMPLES = r"""
@@ -38,6 +42,9 @@ _value:
   description: The lines.
   type: list
   elements: str
+  sample:
+    - "Ansible did not reach dev03, dev09: is it on, and its ansible_host right?"
+    - "dev01, dev02 and 21 more -> dev05: the last handshake was 240 s ago: is it still on?"
 """
 
 import re

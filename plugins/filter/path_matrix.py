@@ -18,6 +18,11 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.path_rows
+    plugin_type: filter
+  - plugin: homelab.peer_relay.path_table
+    plugin_type: filter
 """
 
 EXAMPLES = r"""

@@ -28,6 +28,14 @@ options:
     description: The variable that holds each host's result.
     type: str
     required: true
+seealso:
+  - module: homelab.peer_relay.path_info
+  - plugin: homelab.peer_relay.path_faults
+    plugin_type: filter
+  - plugin: homelab.peer_relay.path_matrix
+    plugin_type: filter
+  - plugin: homelab.peer_relay.path_table
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -38,9 +46,22 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The paths. Each has C(from), C(to), C(managed), and what M(homelab.peer_relay.path_info) returns.
+  description: The paths. Each has what follows, and what M(homelab.peer_relay.path_info) returns of it.
   type: list
   elements: dict
+  contains:
+    from:
+      description: The device that was asked.
+      type: str
+      sample: laptop
+    to:
+      description: The relay or device that it looked at.
+      type: str
+      sample: nas
+    managed:
+      description: Whether that one is managed, by Ansible.
+      type: bool
+      sample: true
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.hosts import expected, is_managed, why_missing

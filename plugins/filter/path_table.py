@@ -19,12 +19,23 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.path_rows
+    plugin_type: filter
+  - plugin: homelab.peer_relay.path_matrix
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
-- name: Show the paths
+- name: Show the paths of all devices
   ansible.builtin.debug:
-    msg: "{{ paths | homelab.peer_relay.path_table }}"
+    msg: "{{ groups['peers'] | homelab.peer_relay.path_rows(hostvars, 'result') | homelab.peer_relay.path_table }}"
+
+- name: Show those of this device that are not direct
+  ansible.builtin.debug:
+    msg: >-
+      {{ [inventory_hostname] | homelab.peer_relay.path_rows(hostvars, 'result')
+         | rejectattr('path', 'in', ['lan', 'direct']) | homelab.peer_relay.path_table }}
 """
 
 RETURN = r"""

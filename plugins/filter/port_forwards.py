@@ -17,18 +17,49 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
+  - plugin: homelab.peer_relay.port_holders
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
 forwards: "{{ [{'name': 'relay', 'port': 40000}] | homelab.peer_relay.port_forwards }}"
 # => [{'name': 'relay', 'protocol': 'udp', 'port': 40000, 'external_port': 40000, 'families': ['ipv4']}]
+
+outside: "{{ ([{'name': 'web', 'port': 8443, 'external_port': 443, 'protocol': 'tcp'}]
+  | homelab.peer_relay.port_forwards | first).external_port }}"
+# => 443
 """
 
 RETURN = r"""
 _value:
-  description: The forwards, each with C(name), C(protocol), C(port), C(external_port) and C(families).
+  description: The forwards.
   type: list
   elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+      sample: relay
+    protocol:
+      description: V(udp) or V(tcp).
+      type: str
+      sample: udp
+    port:
+      description: The port of the host.
+      type: int
+      sample: 40000
+    external_port:
+      description: The port of the router.
+      type: int
+      sample: 40000
+    families:
+      description: V(ipv4), V(ipv6), or both.
+      type: list
+      elements: str
+      sample: [ipv4]
 """
 
 import re

@@ -35,10 +35,21 @@ options:
     description: Pick the rules of which it cannot be told instead.
     type: bool
     default: false
+seealso:
+  - plugin: homelab.peer_relay.port_forwards
+    plugin_type: filter
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
 """
 
 EXAMPLES = r"""
-taken: "{{ rules | homelab.peer_relay.port_holders({'protocol': 'udp', 'external_port': 40000}, 'dst-port') }}"
+taken: "{{ [{'protocol': 'udp', 'dst-port': '40000-40010', 'comment': 'games'}, {'protocol': 'tcp', 'dst-port': '443'}]
+  | homelab.peer_relay.port_holders({'protocol': 'udp', 'external_port': 40000}, 'dst-port') }}"
+# => [{'protocol': 'udp', 'dst-port': '40000-40010', 'comment': 'games'}]
+
+unclear: "{{ [{'protocol': 'udp', 'dst-port': 'my_alias'}]
+  | homelab.peer_relay.port_holders({'protocol': 'udp', 'external_port': 40000}, 'dst-port', unknown=true) }}"
+# => [{'protocol': 'udp', 'dst-port': 'my_alias'}]
 """
 
 RETURN = r"""
@@ -46,6 +57,7 @@ _value:
   description: The rules that hold it.
   type: list
   elements: dict
+  sample: [{protocol: udp, dst-port: 40000-40010, comment: games}]
 """
 
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.port_specs import covers, has_protocol

@@ -56,6 +56,10 @@ options:
         type: list
         elements: dict
         default: []
+seealso:
+  - module: homelab.peer_relay.relay_probe
+  - plugin: homelab.peer_relay.reachability_table
+    plugin_type: filter
 """
 
 EXAMPLES = r"""

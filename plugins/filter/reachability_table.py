@@ -17,6 +17,9 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.reachability_rows
+    plugin_type: filter
 """
 
 EXAMPLES = r"""

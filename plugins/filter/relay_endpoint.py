@@ -19,12 +19,23 @@ options:
     description: The relay's variables, from C(hostvars).
     type: dict
     required: true
+seealso:
+  - plugin: homelab.peer_relay.overlay_relays
+    plugin_type: filter
+  - plugin: homelab.peer_relay.relay
+    plugin_type: role
 """
 
 EXAMPLES = r"""
 - name: Show where the devices reach the relay
   ansible.builtin.debug:
     msg: "{{ (hostvars[groups['relays'] | first] | homelab.peer_relay.relay_endpoint).text }}"
+
+- name: Show the two endpoints of a relay behind a router
+  ansible.builtin.debug:
+    msg: "outside {{ endpoint.text }}, inside {{ endpoint.inner_text or 'the same' }}"
+  vars:
+    endpoint: "{{ hostvars['vps'] | homelab.peer_relay.relay_endpoint }}"
 """
 
 RETURN = r"""

@@ -17,17 +17,24 @@ options:
     description: The value.
     type: raw
     required: true
+seealso:
+  - plugin: homelab.peer_relay.word
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
-line: "addresses = {{ ['10.77.0.1'] | homelab.peer_relay.toml }}"
-# => addresses = ["10.77.0.1"]
+addresses: "{{ ['10.77.0.1', 'fd77:7065:6572::1'] | homelab.peer_relay.toml }}"
+# => '["10.77.0.1", "fd77:7065:6572::1"]'
+
+enabled: "{{ true | homelab.peer_relay.toml }}"
+# => 'true'
 """
 
 RETURN = r"""
 _value:
   description: The value's text in TOML.
   type: str
+  sample: '["10.77.0.1"]'
 """
 
 from ansible.errors import AnsibleFilterError

@@ -17,16 +17,21 @@ options:
     description: The text.
     type: raw
     required: true
+seealso:
+  - plugin: homelab.peer_relay.toml
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
-line: "After=wg-quick@{{ peer_interface | homelab.peer_relay.word }}.service"
+line: "After=wg-quick@{{ 'pr0' | homelab.peer_relay.word }}.service"
+# => After=wg-quick@pr0.service
 """
 
 RETURN = r"""
 _value:
   description: The text.
   type: str
+  sample: pr0
 """
 
 from ansible.errors import AnsibleFilterError

@@ -34,6 +34,11 @@ EXAMPLES = r"""
   homelab.peer_relay.directory_files:
     path: /usr/local/lib/peer-agent
     files: "{{ lookup('homelab.peer_relay.package_files', 'peer_agent', 'peer_common') }}"
+
+- name: Install one package alone, with names relative to it
+  homelab.peer_relay.directory_files:
+    path: /usr/local/lib/peer-relay/peer_common
+    files: "{{ lookup('homelab.peer_relay.package_files', 'peer_common', flat=true) }}"
 """
 
 RETURN = r"""

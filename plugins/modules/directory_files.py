@@ -35,6 +35,11 @@ options:
       - Names may have directories in front since version 1.2.0.
     type: dict
     required: true
+seealso:
+  - module: homelab.peer_relay.text_files
+  - plugin: homelab.peer_relay.package_files
+    plugin_type: lookup
+  - module: ansible.builtin.copy
 """
 
 EXAMPLES = r"""
@@ -45,6 +50,11 @@ EXAMPLES = r"""
       __init__.py: ""
       __main__.py: |
         print("hello")
+
+- name: Install the package that the role of a device installs
+  homelab.peer_relay.directory_files:
+    path: /usr/local/lib/peer-agent
+    files: "{{ lookup('homelab.peer_relay.package_files', 'peer_agent', 'peer_common') }}"
 """
 
 RETURN = r"""

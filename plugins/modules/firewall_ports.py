@@ -83,6 +83,10 @@ options:
   connection_port:
     description: The port that the controller connects to, which counts when no SSH server is recognized.
     type: int
+seealso:
+  - plugin: homelab.peer_relay.firewall
+    plugin_type: role
+  - module: homelab.peer_relay.forwarding_info
 """
 
 EXAMPLES = r"""
@@ -95,6 +99,16 @@ EXAMPLES = r"""
   homelab.peer_relay.firewall_ports:
     ports: []
     state: absent
+
+- name: Turn nftables on with nothing open but SSH, the relay's port and its fallback
+  homelab.peer_relay.firewall_ports:
+    backend: nftables
+    enable: true
+    ports:
+      - port: 40000
+      - port: 443
+        protocol: tcp
+        comment: fallback
 """
 
 RETURN = r"""
@@ -112,6 +126,7 @@ active:
   description: Whether this firewall is on.
   type: bool
   returned: success
+  sample: true
 found:
   description: What in the firewall blocks the ports, or lets them in already.
   type: list
@@ -129,15 +144,20 @@ commands:
   type: list
   elements: str
   returned: success
+  sample:
+    - >-
+      nft add rule inet filter input udp dport 40000 accept comment "homelab.peer_relay: relay"
 ssh_ports:
   description: The TCP ports of SSH on this host, empty if unknown.
   type: list
   elements: int
   returned: success
+  sample: [22]
 own_chain:
   description: Whether an nftables chain of this module drops what nobody lets in.
   type: bool
   returned: success
+  sample: false
 """
 
 from ansible.module_utils.basic import AnsibleModule

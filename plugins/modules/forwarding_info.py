@@ -38,6 +38,10 @@ options:
     type: list
     elements: str
     required: true
+seealso:
+  - module: homelab.peer_relay.firewall_ports
+  - plugin: homelab.peer_relay.peer
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -45,6 +49,17 @@ EXAMPLES = r"""
   homelab.peer_relay.forwarding_info:
     networks: [10.77.0.0/16]
     subnets: [192.168.1.0/24]
+
+- name: See what keeps an exit node from forwarding
+  homelab.peer_relay.forwarding_info:
+    networks: [10.77.0.0/16, "fd77:7065:6572::/64"]
+    subnets: [0.0.0.0/0, "::/0"]
+  register: forwarding
+
+- name: Insist that nothing does
+  ansible.builtin.assert:
+    that: forwarding.obstacles == []
+    fail_msg: "{{ forwarding.obstacles | join('\n') }}"
 """
 
 RETURN = r"""
@@ -53,6 +68,11 @@ obstacles:
   type: list
   elements: str
   returned: success
+  sample:
+    - >-
+      The chain inet filter forward drops what is forwarded from pr0 to 192.168.1.1 (its policy). Have it accept
+      what comes from and goes to pr0: nft insert rule inet filter forward iifname pr0 accept, the same with oifname,
+      and both where that table is kept.
 iptables:
   description:
     - The programs, such as C(iptables-nft) and C(ip6tables-legacy), whose chain FORWARD drops, or will from the next

@@ -31,6 +31,8 @@ notes:
   - Nothing but Python is needed on the host.
 seealso:
   - module: homelab.peer_relay.port_mapping_info
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -72,6 +74,7 @@ ipv4:
     problem:
       description: Why there is no way. Empty when there is one.
       type: str
+      sample: ""
 ipv6:
   description: The way of IPv6. What there is not is empty.
   type: dict
@@ -88,6 +91,7 @@ ipv6:
     problem:
       description: Why there is no way. Empty when there is one.
       type: str
+      sample: this host has no default route for IPv6 over a router
 """
 
 from ansible.module_utils.basic import AnsibleModule

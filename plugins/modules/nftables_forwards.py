@@ -34,6 +34,11 @@ options:
     description: The router's interface to the outside. Empty for that of its default route.
     type: str
     default: ""
+seealso:
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
+  - module: homelab.peer_relay.openwrt_forwards
+  - module: homelab.peer_relay.port_mapping
 """
 
 EXAMPLES = r"""
@@ -48,6 +53,20 @@ EXAMPLES = r"""
 - name: Remove all forwards that this module made
   homelab.peer_relay.nftables_forwards:
     state: absent
+  delegate_to: router
+
+- name: Forward another port outside, and let the same one in for IPv6
+  homelab.peer_relay.nftables_forwards:
+    wan: ppp0
+    address: 192.168.1.10
+    address6: 2001:db8::10
+    forwards:
+      - name: relay
+        port: 40000
+        external_port: 51820
+      - name: relay6
+        port: 40000
+        families: [ipv6]
   delegate_to: router
 """
 
@@ -67,15 +86,30 @@ rules:
   type: list
   elements: str
   returned: success
+  sample:
+    - >-
+      ip peer_relay_forwards prerouting: iifname "eth0" fib daddr type local udp dport 40000 dnat to 192.168.1.10:40000
+      comment "homelab.peer_relay: relay"
 commands:
   description: The commands that were run, or would be in check mode.
   type: list
   elements: str
   returned: success
+  sample:
+    - >-
+      nft insert rule inet filter forward handle 1 ip daddr 192.168.1.10 udp dport 40000 ct status dnat accept
+      comment "homelab.peer_relay: relay"
 settings:
   description: What the router has to know to bring the rules in again.
   type: dict
   returned: success
+  sample:
+    wan: eth0
+    address: 192.168.1.10
+    address6: ""
+    hairpin: true
+    forwards:
+      - {name: relay, protocol: udp, port: 40000, external_port: 40000, families: [ipv4]}
 """
 
 import json

@@ -39,6 +39,11 @@ options:
     description: The firewall zone that the host is in.
     type: str
     default: lan
+seealso:
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
+  - module: homelab.peer_relay.nftables_forwards
+  - module: homelab.peer_relay.port_mapping
 """
 
 EXAMPLES = r"""
@@ -54,6 +59,19 @@ EXAMPLES = r"""
   homelab.peer_relay.openwrt_forwards:
     state: absent
   delegate_to: router
+
+- name: Forward the relay's port and its fallback, and let IPv6 in
+  homelab.peer_relay.openwrt_forwards:
+    address: 192.168.1.10
+    address6: 2001:db8::10
+    forwards:
+      - name: relay
+        port: 40000
+        families: [ipv4, ipv6]
+      - name: fallback
+        port: 443
+        protocol: tcp
+  delegate_to: router
 """
 
 RETURN = r"""
@@ -67,4 +85,7 @@ commands:
   type: list
   elements: str
   returned: success
+  sample:
+    - uci set firewall.peer_relay_redirect_relay=redirect
+    - uci set firewall.peer_relay_redirect_relay.dest_ip=192.168.1.10
 """

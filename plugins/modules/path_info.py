@@ -69,6 +69,13 @@ options:
 requirements:
   - wireguard-tools
   - ping
+seealso:
+  - module: homelab.peer_relay.relay_info
+  - module: homelab.peer_relay.relay_probe
+  - plugin: homelab.peer_relay.overlay_targets
+    plugin_type: filter
+  - plugin: homelab.peer_relay.path_rows
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -81,6 +88,20 @@ EXAMPLES = r"""
   register: result
   until: result.paths | rejectattr('ok') | length == 0
   retries: 5
+
+- name: Look at the paths to all devices of the inventory
+  homelab.peer_relay.path_info:
+    relay_addresses: [10.77.0.1]
+    peers: >-
+      {{ groups['peers'] | homelab.peer_relay.overlay_targets(hostvars, overlay_networks, inventory_hostname, relays) }}
+  register: result
+
+- name: Name the devices that are not reached directly, and why
+  ansible.builtin.debug:
+    msg: "{{ item.name }}: {{ item.why_not_text }}"
+  loop: "{{ result.paths | selectattr('path', 'in', ['relay', 'fallback']) }}"
+  loop_control:
+    label: "{{ item.name }}"
 """
 
 RETURN = r"""
@@ -93,9 +114,11 @@ paths:
     name:
       description: The device's name.
       type: str
+      sample: nas
     ok:
       description: Whether all of its addresses answered.
       type: bool
+      sample: true
     path:
       description:
         - V(lan) is a direct path inside a network that both are in, V(direct) any other direct path, V(relay) goes by
@@ -137,6 +160,9 @@ paths:
     why_not_text:
       description: The same as a sentence, and what to do about it.
       type: str
+      sample: >-
+        the routers of both sites use another port for each destination, so neither side can be met there: open a port
+        at one of the sites: the role port_forward does
     addresses:
       description: For each address the mean round trip C(rtt_ms), which is none when it did not answer.
       type: list
@@ -145,9 +171,11 @@ paths:
     reason:
       description: What is wrong. Empty when nothing is.
       type: str
+      sample: ""
     cure:
       description: What to do about it.
       type: str
+      sample: ""
 agent:
   description: The path agent of this device.
   type: dict

@@ -85,6 +85,9 @@ notes:
   - Runs on the host that the mapping is for. Routers map ports for the host that asks only.
 seealso:
   - module: homelab.peer_relay.port_mapping_info
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
+  - module: homelab.peer_relay.nftables_forwards
 """
 
 EXAMPLES = r"""
@@ -162,6 +165,8 @@ explanation:
   description: What that means, and what to do about it.
   type: str
   returned: when O(state=present)
+  sample: >-
+    The router's external address 203.0.113.7 is public: the Internet can reach a port that is mapped there.
 """
 
 import time

@@ -43,6 +43,9 @@ options:
     default: ""
 seealso:
   - module: homelab.peer_relay.port_mapping
+  - module: homelab.peer_relay.lan_info
+  - plugin: homelab.peer_relay.nat_verdict
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -53,6 +56,12 @@ EXAMPLES = r"""
 - name: Say what it is good for
   ansible.builtin.debug:
     msg: "{{ router.explanation if router.found else router.problem }}"
+
+- name: Ask a server outside as well, which finds a second translation behind the router
+  homelab.peer_relay.port_mapping_info:
+    stun_server: stun.example.org:3478
+  register: router
+  failed_when: router.nat in ['cgnat', 'ds_lite', 'double_nat', 'differs', 'no_address']
 """
 
 RETURN = r"""
@@ -60,10 +69,12 @@ found:
   description: Whether the router lets this host ask for ports.
   type: bool
   returned: success
+  sample: true
 problem:
   description: Why not. Empty when it does.
   type: str
   returned: success
+  sample: ""
 gateway:
   description: The router's address. Empty when this host has no router.
   type: str
@@ -88,12 +99,15 @@ methods:
     name:
       description: The protocol.
       type: str
+      sample: natpmp
     supported:
       description: Whether the router speaks it.
       type: bool
+      sample: false
     problem:
       description: Why not. Empty when it does.
       type: str
+      sample: it does not speak NAT-PMP
 external_address:
   description:
     - The router's address towards the Internet. For IPv6 it is the host's own.
@@ -120,6 +134,8 @@ explanation:
   description: What that means, and what to do about it.
   type: str
   returned: success
+  sample: >-
+    The router's external address 203.0.113.7 is public: the Internet can reach a port that is mapped there.
 mappings:
   description: The ports that the router maps by UPnP, as far as it tells.
   type: list
@@ -129,24 +145,31 @@ mappings:
     protocol:
       description: The protocol.
       type: str
+      sample: udp
     external_port:
       description: The port of the router.
       type: int
+      sample: 40000
     internal_address:
       description: Whom it is for.
       type: str
+      sample: 192.168.1.11
     internal_port:
       description: The port there.
       type: int
+      sample: 40000
     lease:
       description: For how many seconds still. V(0) is until it is deleted.
       type: int
+      sample: 3600
     description:
       description: The name that it was given.
       type: str
+      sample: homelab.peer_relay
     own:
       description: Whether it is for this host.
       type: bool
+      sample: true
 """
 
 from dataclasses import asdict

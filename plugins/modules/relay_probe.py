@@ -60,6 +60,9 @@ requirements:
   - root, when the interface has a mark
 seealso:
   - module: homelab.peer_relay.path_info
+  - module: homelab.peer_relay.relay_info
+  - plugin: homelab.peer_relay.reachability_rows
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -75,6 +78,14 @@ EXAMPLES = r"""
     endpoint: relay.example.org:40000
     relay_public_key: "{{ (result.stdout | from_json).public_key }}"
     initiations: "{{ (result.stdout | from_json).initiations }}"
+
+- name: Insist that the port is open
+  homelab.peer_relay.relay_probe:
+    endpoint: 192.0.2.1:40000
+    relay_public_key: "{{ (result.stdout | from_json).public_key }}"
+    initiations: "{{ (result.stdout | from_json).initiations }}"
+  register: probe
+  failed_when: not probe.reachable
 """
 
 RETURN = r"""
@@ -82,6 +93,7 @@ reachable:
   description: Whether the relay answered.
   type: bool
   returned: success
+  sample: true
 address:
   description: What the answer came from. Empty without one.
   type: str
@@ -96,19 +108,23 @@ attempts:
   description: How many initiations were sent.
   type: int
   returned: success
+  sample: 1
 indexes:
   description: The sender indexes of the initiations that were sent, by which the relay's status names them.
   type: list
   elements: int
   returned: success
+  sample: [2596069104]
 through_tunnel:
   description: Whether nothing was sent because the way to the endpoint is the tunnel.
   type: bool
   returned: success
+  sample: false
 reason:
   description: Why there is no answer. Empty when there is one.
   type: str
   returned: success
+  sample: ""
 """
 
 from ansible.module_utils.basic import AnsibleModule

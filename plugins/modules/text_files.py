@@ -51,6 +51,10 @@ options:
           - V(%s) stands for the new file. It is run without a shell.
         type: str
         default: ""
+seealso:
+  - module: homelab.peer_relay.directory_files
+  - module: ansible.builtin.copy
+  - module: ansible.builtin.template
 """
 
 EXAMPLES = r"""
@@ -65,6 +69,14 @@ EXAMPLES = r"""
       - path: /etc/hello/hello.conf
         content: "{{ lookup('ansible.builtin.template', 'hello.conf.j2') }}"
         validate: /usr/local/bin/hello check %s
+
+- name: Write a secret that only root reads, without a line of it in the output
+  homelab.peer_relay.text_files:
+    files:
+      - path: /etc/hello/token
+        content: "{{ hello_token }}"
+        mode: "0600"
+  no_log: true
 """
 
 RETURN = r"""

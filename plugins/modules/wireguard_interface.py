@@ -138,6 +138,12 @@ requirements:
 notes:
   - C(systemctl reload wg-quick@NAME) and C(wg syncconf) would take the private key away, since it is not in the file.
     Run this module, or restart the unit.
+seealso:
+  - module: homelab.peer_relay.wireguard_key
+  - plugin: homelab.peer_relay.overlay_interface
+    plugin_type: filter
+  - plugin: homelab.peer_relay.peer
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -156,6 +162,26 @@ EXAMPLES = r"""
         public_key: pLo2h1vSkWDbeC7k0H6Vq1dDyXkLxPXVbxTJYWVqfWQ=
         endpoint: 192.0.2.1:40000
         allowed_ips: [10.77.56.78/32, 192.168.1.0/24]
+
+- name: Send everything through an exit node
+  homelab.peer_relay.wireguard_interface:
+    name: pr0
+    addresses: [10.77.12.34/16]
+    peers:
+      - name: relay
+        public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
+        endpoint: 192.0.2.1:40000
+        allowed_ips: [10.77.0.1/32]
+        persistent_keepalive: 25
+      - name: home
+        public_key: pLo2h1vSkWDbeC7k0H6Vq1dDyXkLxPXVbxTJYWVqfWQ=
+        endpoint: 192.0.2.1:40000
+        allowed_ips: [10.77.56.78/32, 0.0.0.0/0]
+
+- name: Take the interface away
+  homelab.peer_relay.wireguard_interface:
+    name: pr0
+    state: absent
 """
 
 RETURN = r"""
@@ -170,10 +196,12 @@ restarted:
   description: Why a running interface had to be restarted. Empty when it was not.
   type: str
   returned: always
+  sample: ""
 public_key:
   description: The public key of the interface. Empty when it has none yet, in check mode.
   type: str
   returned: when O(state=present)
+  sample: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
 """
 
 import fcntl

@@ -46,6 +46,8 @@ options:
     version_added: 1.3.0
 requirements:
   - wireguard-tools
+seealso:
+  - module: homelab.peer_relay.wireguard_interface
 """
 
 EXAMPLES = r"""
@@ -57,6 +59,11 @@ EXAMPLES = r"""
 - name: Show its public key
   ansible.builtin.debug:
     var: key.public_key
+
+- name: Throw the key away when the device leaves
+  homelab.peer_relay.wireguard_key:
+    path: /etc/wireguard/pr0.key
+    state: absent
 """
 
 RETURN = r"""
@@ -77,13 +84,16 @@ peers:
     name:
       description: The name that the file gives it, or empty.
       type: str
+      sample: nas
     public_key:
       description: Its public key.
       type: str
+      sample: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
     allowed_ips:
       description: The networks behind it.
       type: list
       elements: str
+      sample: [10.77.56.78/32]
   sample:
     - name: nas
       public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=

@@ -17,6 +17,9 @@ options:
     description: The collection's name.
     type: str
     required: true
+seealso:
+  - plugin: homelab.peer_relay.port_forward
+    plugin_type: role
 """
 
 EXAMPLES = r"""
@@ -24,12 +27,17 @@ EXAMPLES = r"""
   ansible.builtin.assert:
     that: "'community.routeros' is homelab.peer_relay.installed"
     fail_msg: "Install it: ansible-galaxy collection install community.routeros"
+
+- name: Name the collections that are missing
+  ansible.builtin.debug:
+    msg: "{{ ['amazon.aws', 'hetzner.hcloud'] | reject('homelab.peer_relay.installed') }}"
 """
 
 RETURN = r"""
 _value:
   description: Whether the collection is installed.
   type: bool
+  sample: true
 """
 
 from importlib.util import find_spec
