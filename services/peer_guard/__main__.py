@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Watch over an interface's rules, routes and packet filter: python3 DIRECTORY INTERFACE"""
+"""Watch over an interface's rules, routes and packet filter: python3 -m peer_guard INTERFACE"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 
-from news import News
-from upkeep import Upkeep
+from peer_guard.news import News
+from peer_guard.upkeep import Upkeep
 
 FIRST_LOOK = 2.0  # s; the interface's file starts this before it is through itself
 LOOK_AGAIN = 60.0  # s; legacy iptables tells nobody
@@ -48,4 +48,5 @@ def main() -> None:
             pass
 
 
-main()
+if __name__ == "__main__":
+    main()

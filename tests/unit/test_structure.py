@@ -55,11 +55,13 @@ LAYERS = {
         "service",
         "__main__",
     ],
+    "peer_guard": ["news upkeep", "__main__"],
     "peer_relay_fallback": ["gate", "bridge", "__main__"],
     "port_keeper": ["held inbox", "keeper", "settings state status", "router", "service", "__main__"],
     "firewall_restore": ["__main__"],
 }
 PURE = ("peer_relay/wireguard", "peer_relay/core", "peer_agent/wire", "peer_agent/core", "port_keeper/keeper.py")
+LIBRARIES = {"dnslib", "nacl", "tomli", "tomllib", "websockets"}  # beside the standard library of Python 3.10
 IO = {"asyncio", "ctypes", "select", "selectors", "socket", "subprocess", "threading", "time"}
 
 
@@ -97,6 +99,14 @@ def test_services_share_peer_common_and_nothing_else(service):
     for file in (SERVICES / service).rglob("*.py"):
         packages = {module.split(".")[0] for module in imports(file)}
         assert packages & LAYERS.keys() <= {service, "peer_common"}, file
+
+
+def test_every_import_is_there_before_anything_is_installed():
+    folders = (SERVICES, ROOT / "plugins/module_utils")
+    ours = {path.parent.name for folder in folders for path in folder.glob("*/__init__.py")}
+    for file in SERVICES.rglob("*.py"):
+        names = {module.split(".")[0] for module in imports(file)}
+        assert names <= ours | LIBRARIES | sys.stdlib_module_names, file
 
 
 @pytest.mark.parametrize("part", PURE)

@@ -111,7 +111,7 @@ class Device:
         return self.host.run("sh", "-ec", f"mount --bind {self.files} /etc/wireguard; {command}")
 
     def start_guard(self) -> None:
-        command = f"mount --bind {self.files} /etc/wireguard; exec python3 {ROOT}/services/peer_guard pr0"
+        command = f"mount --bind {self.files} /etc/wireguard; cd {ROOT}/services; exec python3 -m peer_guard pr0"
         self.guard = self.host.spawn("sh", "-ec", command, log="guard")
 
     def reaches(self, address: str, source: Namespace | None = None) -> bool:

@@ -16,6 +16,7 @@ INSTALLED = [
     ("peer_agent", "peer_common"),
     ("port_keeper", "peer_common", "port_mapping"),
     ("firewall_restore", "host_firewall"),
+    ("peer_guard",),
 ]
 
 
