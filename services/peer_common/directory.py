@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 PORT = 7077
 NONCE_SIZE = 8
-MOST_TARGETS = 16
+MAX_TARGETS = 16
 
 _MAGIC = b"prd1"
 _REQUEST, _ANSWER = 1, 2
@@ -61,8 +61,8 @@ class Answer(NamedTuple):
 
 
 def write_request(nonce: bytes, targets: Sequence[Address]) -> bytes:
-    """Return a request about at most MOST_TARGETS overlay addresses; the nonce is NONCE_SIZE random bytes."""
-    if len(nonce) != NONCE_SIZE or len(targets) > MOST_TARGETS:
+    """Return a request about at most MAX_TARGETS overlay addresses; the nonce is NONCE_SIZE random bytes."""
+    if len(nonce) != NONCE_SIZE or len(targets) > MAX_TARGETS:
         raise ValueError(f"{len(nonce)} bytes of nonce, {len(targets)} targets")
     head = _HEAD.pack(_MAGIC, _REQUEST, len(targets), nonce)
     return (head + b"".join(map(_packed, targets))).ljust(_size(len(targets)), b"\0")
@@ -96,7 +96,7 @@ def _head(data: bytes, kind: int) -> tuple[int, bytes]:
     if len(data) < _HEAD.size:
         raise Malformed(f"{len(data)} bytes")
     magic, its_kind, count, nonce = _HEAD.unpack_from(data)
-    if magic != _MAGIC or its_kind != kind or count > MOST_TARGETS or len(data) != _size(count):
+    if magic != _MAGIC or its_kind != kind or count > MAX_TARGETS or len(data) != _size(count):
         raise Malformed(f"kind {its_kind}, {count} targets, {len(data)} bytes")
     return count, nonce
 

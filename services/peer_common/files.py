@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def read(file: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes; raise OSError, or ValueError for what is none.
+def read(file: Path, max_size: int) -> bytes:
+    """Return the content of a regular file of at most `max_size` bytes; raise OSError, or ValueError where it is none.
 
     Root reads files in a service's folder too: a link leads nowhere, and a pipe or a device keeps nobody waiting.
     """
@@ -19,9 +19,9 @@ def read(file: Path, most: int) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("not a file")
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"more than {most} bytes")
+        content = stream.read(max_size + 1)
+    if len(content) > max_size:
+        raise ValueError(f"more than {max_size} bytes")
     return content
 
 

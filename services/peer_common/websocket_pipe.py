@@ -8,10 +8,10 @@ only what every version from 9.1 (Ubuntu 22.04) to the newest has in common is u
 The other side may be anybody, on either end, and the library's own limits differ by its version. So the limits are set
 here, before it sees a byte and after it has written one:
 
-- It gets the HTTP header when that is complete and not before: `_HEADER` bytes, `_LINES` lines.
+- It gets the HTTP header when that is complete and not before: `_MAX_HEADER` bytes, `_MAX_LINES` lines.
 - It gets `_READ` bytes at a time, so that neither its lists nor its time grow with what the other side sends at once.
-- A message has `LARGEST` bytes at the most, in however many parts. `_PETTY` frames may be smaller than any datagram of
-  WireGuard's between two looks at the time: pings, empty messages, crumbs.
+- A message has `MAX_DATAGRAM` bytes at the most, in however many parts. `_MAX_PETTY` frames may be smaller than any
+  datagram of WireGuard's between two checks: pings, empty messages, crumbs.
 - Nothing more is written while the other side does not take what was: datagrams wait in the UDP socket's buffer, where
   the kernel drops what does not fit, as any slow line does; answers to pings are left out, as RFC 6455, 5.5.3 permits.
 """
@@ -34,21 +34,30 @@ except ImportError:  # before version 11
     from websockets.client import ClientConnection as ClientProtocol
     from websockets.server import ServerConnection as ServerProtocol
 
-__all__ = ["GOING_AWAY", "LARGEST", "POLICY", "ClientProtocol", "Pipe", "ServerProtocol", "forget_where", "printable"]
+__all__ = [
+    "GOING_AWAY",
+    "MAX_DATAGRAM",
+    "POLICY",
+    "ClientProtocol",
+    "Pipe",
+    "ServerProtocol",
+    "forget_where",
+    "printable",
+]
 
 logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what others send is no error of ours
 
-LARGEST = 9216  # bytes: jumbo frames; what is larger is no datagram of a device's
-_HEADER, _LINES = 8192, 100  # bytes and lines of HTTP, of which an agent's request has 6 and a proxy adds some
+MAX_DATAGRAM = 9216  # bytes: jumbo frames; what is larger is no datagram of a device's
+_MAX_HEADER, _MAX_LINES = 8192, 100  # bytes and lines of HTTP, of which an agent's request has 6 and a proxy adds some
 _READ = 16384  # bytes that are read before other connections get their turn: one record of TLS
 _BATCH, _BATCH_BYTES = 64, 65536  # datagrams, and their bytes, likewise
-_SMALLEST = 32  # bytes of the smallest datagram of WireGuard's
-_PETTY = 64  # smaller frames between two looks at the time; the other end needs one
+_MIN_DATAGRAM = 32  # bytes of the smallest datagram of WireGuard's
+_MAX_PETTY = 64  # smaller frames between two checks; the other end needs one
 _BACKLOG = 16384  # bytes that may wait in this process, and twice that, unsent, in the kernel: more is only delay
 _LIFELESS = 15_000  # milliseconds that sent bytes may stay without acknowledgement
 _FAREWELL = 1.0  # seconds for what is still to be sent when the connection is closed
-_LONGEST_REASON = 200  # characters
-_TICKS = 4  # looks at the time within one idle interval
+_MAX_REASON_LENGTH = 200  # characters
+_CHECKS = 4  # within one idle interval
 _TCP_NOTSENT_LOWAT, _TCP_USER_TIMEOUT = 25, 18
 
 GOING_AWAY, POLICY, _UNSUPPORTED, _TOO_BIG = 1001, 1008, 1003, 1009  # RFC 6455, 7.4.1
@@ -56,7 +65,7 @@ GOING_AWAY, POLICY, _UNSUPPORTED, _TOO_BIG = 1001, 1008, 1003, 1009  # RFC 6455,
 
 def printable(text: str) -> str:
     """Return what somebody else says as one line that no terminal and no journal obeys."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_REASON])
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_REASON_LENGTH])
 
 
 def forget_where(error: BaseException | None) -> None:
@@ -132,8 +141,8 @@ class Pipe(asyncio.BufferedProtocol):
         """Return the HTTP header, once it is complete, and what came after it."""
         self._header += data
         header, end, rest = bytes(self._header).partition(b"\r\n\r\n")
-        if len(header) > _HEADER or header.count(b"\n") > _LINES:
-            self.end(f"an HTTP header of more than {_HEADER} bytes or {_LINES} lines")
+        if len(header) > _MAX_HEADER or header.count(b"\n") > _MAX_LINES:
+            self.end(f"an HTTP header of more than {_MAX_HEADER} bytes or {_MAX_LINES} lines")
         elif end:
             self._header, self._greeted = bytearray(), True
             return header + end, rest
@@ -169,7 +178,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._udp = udp
         self.opened.set_result(None)
         self.loop.add_reader(udp, self._forward, udp)
-        self._timer = self.loop.call_later(self._idle / _TICKS, self._tick)
+        self._timer = self.loop.call_later(self._idle / _CHECKS, self._check_idle)
 
     def connection_lost(self, error: Exception | None) -> None:
         for timer in filter(None, (self._timer, self._farewell)):
@@ -222,15 +231,16 @@ class Pipe(asyncio.BufferedProtocol):
     # --- datagrams ----------------------------------------------------------------------------------------------------
 
     def _frame(self, frame: Any, udp: socket.socket) -> None:
-        self._petty += frame.opcode >= Opcode.CLOSE or len(frame.data) < _SMALLEST  # control frames are the last ones
-        if self._petty > _PETTY:
+        # Control frames have the last opcodes.
+        self._petty += frame.opcode >= Opcode.CLOSE or len(frame.data) < _MIN_DATAGRAM
+        if self._petty > _MAX_PETTY:
             self.end("too many frames that are no datagrams", POLICY)
         elif frame.opcode is Opcode.TEXT:
             self.end("text, where datagrams belong", _UNSUPPORTED)
         elif frame.opcode is Opcode.BINARY or frame.opcode is Opcode.CONT:
             # Proxies may divide messages.
             datagram, self._fragments = self._fragments + frame.data, b""
-            if len(datagram) > LARGEST:
+            if len(datagram) > MAX_DATAGRAM:
                 self.end("more than any datagram has", _TOO_BIG)
             elif not frame.fin:
                 self._fragments = datagram
@@ -248,14 +258,14 @@ class Pipe(asyncio.BufferedProtocol):
             if size >= _BATCH_BYTES:
                 break
             try:
-                datagram = udp.recv(LARGEST + 1)
+                datagram = udp.recv(MAX_DATAGRAM + 1)
             except BlockingIOError:
                 break
             except OSError:  # an earlier datagram met nobody
                 continue
             size += len(datagram)
             self.passed(datagram)
-            if len(datagram) <= LARGEST:
+            if len(datagram) <= MAX_DATAGRAM:
                 with contextlib.suppress(Exception):  # the WebSocket is closing
                     self.websocket.send_binary(datagram)
         self._flush()
@@ -284,15 +294,15 @@ class Pipe(asyncio.BufferedProtocol):
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        self._timer = self.loop.call_later(self._idle / _TICKS, self._tick)
+    def _check_idle(self) -> None:
+        self._timer = self.loop.call_later(self._idle / _CHECKS, self._check_idle)
         now = self.loop.time()
         self._petty = 0
         if now - self._heard > 2 * self._idle:
             self.end(f"nothing heard for {now - self._heard:.0f} s")
         elif self._full_since is not None and now - self._full_since > 2 * self._idle:
             self.end(f"nothing of what was sent taken for {now - self._full_since:.0f} s")
-        elif now - min(self._heard, self._said) >= self._idle * (1 - 1 / _TICKS):
+        elif now - min(self._heard, self._said) >= self._idle * (1 - 1 / _CHECKS):
             with contextlib.suppress(Exception):
                 self.websocket.send_ping(b"")
             self._flush()

@@ -80,10 +80,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     status = _fetch(arguments)
     found, remarks = status_doctor.findings(status), status_doctor.remarks(status)
     if arguments.json:
-        print(json.dumps({"findings": [finding._asdict() for finding in found], "remarks": remarks}))
+        print(json.dumps({"findings": [finding.document() for finding in found], "remarks": remarks}))
     else:
         for finding in found:
-            print(f"{finding.subject}: {finding.problem}: {finding.cure}")
+            print(f"{finding.subject}: {finding.problem}: {finding.fix}")
         if not found:
             print("nothing is wrong")
         for remark in remarks:
@@ -139,8 +139,8 @@ def _unload(arguments: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= probe.MOST:
-        raise argparse.ArgumentTypeError(f"{number} is not between 1 and {probe.MOST}")
+    if not 1 <= number <= probe.MAX_PROBES:
+        raise argparse.ArgumentTypeError(f"{number} is not between 1 and {probe.MAX_PROBES}")
     return number
 
 

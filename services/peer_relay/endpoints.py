@@ -65,8 +65,8 @@ def source_address(destination: str) -> str | None:
     """
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as way:
-            way.connect((destination, 9))
-            return way.getsockname()[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((destination, 9))
+            return sock.getsockname()[0]
     except OSError:
         return None

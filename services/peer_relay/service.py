@@ -53,7 +53,7 @@ _EVENT_TEXT = {
 
 
 class StartError(Exception):
-    """The service cannot start or cannot take over settings; the message names the cure."""
+    """The service cannot start or cannot take over settings; the message names the fix."""
 
 
 def _bind_error(error: OSError) -> StartError:
@@ -203,7 +203,7 @@ class Service:
             reloaded = self._reload
             if reloaded:
                 self._reload = False
-                self._take_over_settings()
+                self._reload_settings()
             if reloaded or news != self._kernel.fileno():
                 poller, news = self._poller(), self._kernel.fileno()
             self._tell_plane()
@@ -248,7 +248,7 @@ class Service:
         taken, now = events.copy(), time.monotonic()
         events.clear()
         for event in taken:
-            if not self._lines.take(1, now):
+            if not self._lines.consume(1, now):
                 self._lines_left_out += 1
                 continue
             if self._lines_left_out:
@@ -275,7 +275,7 @@ class Service:
 
     # --- settings and state -------------------------------------------------------------------------------------------
 
-    def _take_over_settings(self) -> None:
+    def _reload_settings(self) -> None:
         """Apply the settings file; on any error say so and keep what runs."""
         systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:

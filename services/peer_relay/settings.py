@@ -238,12 +238,12 @@ def read_private_key(file: Path) -> bytes:
     try:
         return toml_table.key(file.read_text(encoding="ascii").strip())
     except OSError as error:
-        cure = (
+        fix = (
             f"peer-relay keygen {file} makes one"
             if isinstance(error, FileNotFoundError)
             else "it must be readable by the service's user"
         )
-        raise SettingsError(f"{file}: private key: {error.strerror}: {cure}") from error
+        raise SettingsError(f"{file}: private key: {error.strerror}: {fix}") from error
     except ValueError as error:
         # A UnicodeDecodeError would show the file's bytes.
         reason = "not text" if isinstance(error, UnicodeDecodeError) else error

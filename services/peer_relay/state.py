@@ -23,8 +23,8 @@ from peer_relay.wireguard.noise import TIMESTAMP_SIZE
 from peer_relay.wireguard.session import REJECT_AFTER
 
 FORMAT = 1
-_MOST = 1 << 28  # bytes of a state file: 5,000 devices with 500 routes each
-_SESSIONS = 8  # of the relay with one device; it has at most three, and three of before
+_MAX_SIZE = 1 << 28  # bytes of a state file: 5,000 devices with 500 routes each
+_MAX_SESSIONS = 8  # of the relay with one device; it has at most three, and three of before
 _TAI64_END = b"\x80".ljust(TIMESTAMP_SIZE, b"\0")  # labels from here on are reserved; the relay's own never get there
 
 
@@ -113,7 +113,7 @@ def _entry(
             raise ValueError(f"address {address.hex():.60}, local address of {len(local)} bytes")
         binding = Binding(address, local)
     sessions = [(_index(index), _left(left, REJECT_AFTER)) for index, left in value.get("sessions", ())]
-    if len(sessions) > _SESSIONS:
+    if len(sessions) > _MAX_SESSIONS:
         raise ValueError(f"{len(sessions)} sessions of one device")
     routes = [(_index(index), bytes.fromhex(peer), _left(left, 3600)) for index, peer, left in value["routes"]]
     return bytes.fromhex(key), binding, _timestamp(value["timestamp"]), sessions, routes
@@ -125,8 +125,8 @@ def _index(value: Any) -> int:
     return int(value)
 
 
-def _left(value: Any, most: float) -> float:
-    if not 0 <= float(value) <= most:
+def _left(value: Any, limit: float) -> float:
+    if not 0 <= float(value) <= limit:
         raise ValueError(f"{value!r:.50} s left")
     return float(value)
 
@@ -134,7 +134,7 @@ def _left(value: Any, most: float) -> float:
 def read(file: Path) -> tuple[Any, str | None]:
     """Return (state or None, a sentence when the file was there but of no use, and where it is kept)."""
     try:
-        return json.loads(files.read(file, _MOST)), None
+        return json.loads(files.read(file, _MAX_SIZE)), None
     except FileNotFoundError:
         return None, None
     except OSError as error:

@@ -55,9 +55,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--certificate", type=Path, help="PEM, with its chain; none behind a reverse proxy")
     parser.add_argument("--key", type=Path, help="PEM")
-    parser.add_argument("--connections", type=_count, default=Limits().most, help="in all (default %(default)s)")
     parser.add_argument(
-        "--connections-per-address", type=_count, default=Limits().most_per_address, help="(default %(default)s)"
+        "--connections", type=_count, default=Limits().max_connections, help="in all (default %(default)s)"
+    )
+    parser.add_argument(
+        "--connections-per-address", type=_count, default=Limits().max_per_address, help="(default %(default)s)"
     )
     parser.add_argument("--stranger-seconds", type=_count, default=Limits().stranger_seconds, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from peer_common import packets
-from peer_common.websocket_pipe import LARGEST, POLICY, Pipe, ServerProtocol, forget_where
+from peer_common.websocket_pipe import MAX_DATAGRAM, POLICY, Pipe, ServerProtocol, forget_where
 
 from peer_relay_fallback.gate import Address, Gate, Sources, forwarded, parse
 
@@ -35,8 +35,8 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Limits(NamedTuple):
     """Bounds of the bridge."""
 
-    most: int = 256
-    most_per_address: int = 16
+    max_connections: int = 256
+    max_per_address: int = 16
     stranger_seconds: float = 15.0  # a device's first handshake with the relay is answered long before
     silent_seconds: float = 180.0  # a device that the relay knows makes a new handshake at least this often
 
@@ -45,7 +45,7 @@ class _Connection(Pipe):
     """A device's connection, or a stranger's. `admit` gives it a UDP socket, if there is room for it."""
 
     def __init__(self, who: Address | None, admit: Callable[[_Connection, Any], socket.socket | None]):
-        super().__init__(ServerProtocol(max_size=LARGEST), _IDLE)
+        super().__init__(ServerProtocol(max_size=MAX_DATAGRAM), _IDLE)
         self.who = who
         self.proven: asyncio.Future[None] = self.loop.create_future()
         self.proven_at = 0.0  # last
@@ -106,7 +106,7 @@ class Bridge:
 
     def __init__(self, relay: tuple[str, int], tls: ssl.SSLContext | None, limits: Limits):
         self._relay, self._tls, self._limits = relay, tls, limits
-        self._gate = Gate(limits.most, limits.most_per_address)
+        self._gate = Gate(limits.max_connections, limits.max_per_address)
         self._sources = Sources()
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers: dict[_Connection, asyncio.Task[None]] = {}  # the oldest first
@@ -189,7 +189,7 @@ class Bridge:
         """Make the UDP socket of a connection whose handshake is done; return None when there is no room for it."""
         if self._tls is None:
             who = forwarded(",".join(headers.get_all("X-Forwarded-For")))
-            if who and not self._gate.name(who):
+            if who and not self._gate.identify(who):
                 return None
             pipe.who = who
         family = socket.AF_INET6 if ip_address(self._relay[0]).version == 6 else socket.AF_INET

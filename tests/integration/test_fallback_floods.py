@@ -23,7 +23,7 @@ from harness.traffic import Stream
 Figure = Callable[..., None]
 _SECONDS = 3.0
 _CONNECTIONS = 32  # at a time
-_MOST_GROWN = 24 * 2**20  # bytes, with all of them together
+_MAX_GROWTH = 24 * 2**20  # bytes, with all of them together
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_flood(blocked: Blocked, stranger: Namespace, figure: Figure, kind: str)
         "< 24 MiB more",
     )
     assert connections
-    assert most - before < _MOST_GROWN
+    assert most - before < _MAX_GROWTH
     assert blocked.carrier.text().count("up 127.0.0.1:") == 1, "the device has kept its connection"
     assert lost < 0.1
     wait_until("all that the flood opened is closed", lambda: bridge.descriptors() <= descriptors, 15)

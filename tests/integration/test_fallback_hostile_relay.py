@@ -17,7 +17,7 @@ from harness.topology import Lab
 
 Figure = Callable[..., None]
 _SECONDS = 3.0
-_MOST_GROWN = 24 * 2**20  # bytes
+_MAX_GROWTH = 24 * 2**20  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_flood(blocked: Blocked, figure: Figure, kind: str) -> None:
             time.sleep(0.02)
         grown = f"RSS {before / 2**20:.1f}, at most {most / 2**20:.1f} MiB"
         figure(f"fallback, hostile relay: {kind}", grown, "< 24 MiB more")
-        assert most - before < _MOST_GROWN
+        assert most - before < _MAX_GROWTH
         assert carrier.running
         assert "Traceback" not in carrier.text()
         hostile.stop()

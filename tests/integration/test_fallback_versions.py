@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[2]
 # Of Ubuntu 22.04, of Debian 12, the last of each generation since, of Debian 13, and the newest.
 VERSIONS = ("9.1", "10.4", "11.0.3", "13.1", "15.0.1", "16.1.1", "17.4")
 _WORST = ("a header line without end", "pings, answers not read")
-_MOST_GROWN = 24 * 2**20  # bytes
+_MAX_GROWTH = 24 * 2**20  # bytes
 
 
 def library(version: str) -> Path:
@@ -87,7 +87,7 @@ def test_traffic_and_the_worst_floods(blocked: Blocked, stranger: Namespace, fig
             assert flood.wait() == 0, flood.text()
         stream.wait_flowing(15)
     figure(f"fallback, websockets {version}: RSS", f"{before / 2**20:.1f}, flooded {most / 2**20:.1f} MiB", "< 24 more")
-    assert most - before < _MOST_GROWN
+    assert most - before < _MAX_GROWTH
     assert stream.lost() / stream.sent() < 0.1
 
 

@@ -29,8 +29,8 @@ class Asker:
 
     def question(self, relay: str, nonce: bytes) -> bytes:
         """Return the datagram to send to a relay."""
-        targets = self._targets[: directory.MOST_TARGETS]
-        self._targets = self._targets[directory.MOST_TARGETS :] + targets
+        targets = self._targets[: directory.MAX_TARGETS]
+        self._targets = self._targets[directory.MAX_TARGETS :] + targets
         if len(self._asked) >= _MOST_ASKED:
             del self._asked[next(iter(self._asked))]
         self._asked[nonce] = relay, targets

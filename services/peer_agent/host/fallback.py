@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from peer_common.websocket_pipe import LARGEST, ClientProtocol, Pipe, forget_where, printable
+from peer_common.websocket_pipe import MAX_DATAGRAM, ClientProtocol, Pipe, forget_where, printable
 from websockets.uri import parse_uri
 
 from peer_agent.core.reasons import Failure
@@ -215,10 +215,10 @@ class _Pipe(Pipe):
 
 def _protocol(url: str) -> Any:
     try:
-        return ClientProtocol(parse_uri(url), max_size=LARGEST)
+        return ClientProtocol(parse_uri(url), max_size=MAX_DATAGRAM)
     except AttributeError:
         text: Any = url  # version 9 parses it itself
-        return ClientProtocol(text, max_size=LARGEST)
+        return ClientProtocol(text, max_size=MAX_DATAGRAM)
 
 
 # --- the way there ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 
-class WaitingRoom:
-    """Keeps the latest `each` datagrams of the latest `sources` sources, for `hold` seconds."""
+class HeldInitiations:
+    """Keeps the latest `each` initiations of the latest `sources` sources, for `hold` seconds."""
 
     def __init__(self, sources: int, each: int, hold: float):
         self._sources, self._each, self._hold = sources, each, hold
@@ -27,7 +27,7 @@ class WaitingRoom:
         if len(self._kept) > self._sources:
             self._kept.popitem(last=False)
 
-    def take(self, source: bytes, now: float) -> list[bytes]:
+    def pop(self, source: bytes, now: float) -> list[bytes]:
         """Take out what a source left, unless it is too old."""
         since, datagrams = self._kept.pop(source, (now, []))
         return datagrams if now - since <= self._hold else []

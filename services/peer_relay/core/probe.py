@@ -16,7 +16,7 @@ from peer_relay.wireguard.noise import TIMESTAMP_SIZE, Identity, InitiationWrite
 
 LIFETIME = 300.0  # seconds: an inventory of many devices takes its time
 _AHEAD = 5.0  # seconds by which the clock may have been set back since
-MOST = 2048  # probes remembered, and so answered, within their lifetime
+MAX_PROBES = 2048  # probes remembered, and so answered, within their lifetime
 _LATEST = 16
 
 
@@ -62,7 +62,7 @@ class Probes:
             raise Refused("probe_expired")
         self.since = oldest
         self._spent = {key: made for key, made in self._spent.items() if made > oldest}
-        if len(self._spent) >= MOST:
+        if len(self._spent) >= MAX_PROBES:
             raise Refused("handshake_limited")
         self._spent[_ephemeral(datagram)] = timestamp
 

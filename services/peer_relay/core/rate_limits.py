@@ -18,7 +18,7 @@ class TokenBucket:
         self._tokens = burst
         self._time = float("-inf")
 
-    def take(self, amount: float, now: float, debt: float = 0.0) -> bool:
+    def consume(self, amount: float, now: float, debt: float = 0.0) -> bool:
         """Take `amount` tokens if they are there; a clock that stands still or goes back refills nothing.
 
         With `debt` they may be taken in advance, up to so many: those who may not wait until they are there again.
@@ -47,10 +47,10 @@ class FairShares:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, source: bytes, now: float) -> bool:
+    def consume(self, source: bytes, now: float) -> bool:
         """Take one token of a source's share if it is there."""
         bucket = self._buckets.pop(source, None) or TokenBucket(self._rate, self._burst)
         self._buckets[source] = bucket
         if len(self._buckets) > self._sources:
             self._buckets.popitem(last=False)
-        return bucket.take(1, now)
+        return bucket.consume(1, now)

@@ -98,14 +98,14 @@ class RelayPeer:
 
     def cookie_if_loaded(self, datagram: bytes, source: bytes, now: float) -> bytes | None:
         """Return the cookie reply to send when the relay is under load and the sender has not proven its address."""
-        fair = self._shares.take(addresses.site(source), now)
-        if fair and self._free.take(1, now):
+        fair = self._shares.consume(addresses.site(source), now)
+        if fair and self._free.consume(1, now):
             return None
         if self._mint.valid(datagram, source, now):
-            if self._proven.take(1, now):
+            if self._proven.consume(1, now):
                 return None
             raise Refused("handshake_limited")
-        if (self._cookie_replies if fair else self._loud_replies).take(1, now):
+        if (self._cookie_replies if fair else self._loud_replies).consume(1, now):
             return self._mint.reply(datagram, source, now)
         raise Refused("handshake_limited")
 
@@ -195,17 +195,17 @@ class RelayPeer:
         self._promote(device, session, now)
         return device, session, pending.address, pending.created, session.seal(b"")
 
-    def take_cookie(self, datagram: bytes, now: float) -> None:
+    def store_cookie(self, datagram: bytes, now: float) -> None:
         """Keep the cookie that a loaded device sent instead of a response."""
         pending = self.handshakes[packets.receiver_index(datagram)]
         _, mac1, _ = packets.split_macs(pending.writer.datagram)
         if not pending.device.cookies.store(datagram, pending.device.public_key, mac1, now):
             raise Refused("handshake_invalid")
 
-    def open(self, datagram: bytes, now: float) -> tuple[Device, Session, bytes]:
+    def unseal(self, datagram: bytes, now: float) -> tuple[Device, Session, bytes]:
         """Take a transport message to the relay: return (device, session, inner packet)."""
         device, session = self.sessions[packets.receiver_index(datagram)]
-        inner = session.open(datagram, now)
+        inner = session.unseal(datagram, now)
         if session is device.next:
             device.next = None
             self._promote(device, session, now)
@@ -274,7 +274,7 @@ class RelayPeer:
 
     def challenge_allowed(self, device: Device, source: bytes, now: float) -> bool:
         """One challenge a second for each device and network that it may have moved to, and so many in all."""
-        if not self._asks.take(device.public_key + addresses.network(source), now):
+        if not self._asks.consume(device.public_key + addresses.network(source), now):
             return False
-        fair = self._device_asks.take(device.public_key, now)
-        return (self._all_asks if fair else self._loud_asks).take(1, now)
+        fair = self._device_asks.consume(device.public_key, now)
+        return (self._all_asks if fair else self._loud_asks).consume(1, now)

@@ -22,7 +22,7 @@ from peer_relay import addresses
 from peer_relay.core import key_search
 from peer_relay.core.device import NEVER, Binding, Claim, Device, Pair, Route
 from peer_relay.core.device_settings import DeviceSettings
-from peer_relay.core.held_initiations import WaitingRoom
+from peer_relay.core.held_initiations import HeldInitiations
 from peer_relay.core.rate_limits import TokenBucket
 from peer_relay.core.relay_peer import HANDSHAKE_RETRY, RelayPeer
 from peer_relay.drops import Refused
@@ -46,7 +46,7 @@ _SOON = 0.05  # seconds until the next tick while there is more to do
 _GREETINGS = 20  # own initiations after a start, each tick: a slice of them, so that forwarding goes on
 _GREETING_TRIES = 18  # whitepaper section 6.1: 90 s of retries
 _CLAIM_TRIES, _CLAIM_RETRY = 3, 1.0  # questions for one claim, seconds between two
-_CREDIT_MOST = 4 * packets.INITIATION_SIZE
+_MAX_CREDIT = 4 * packets.INITIATION_SIZE
 # Keys that are tried on an initiation before it counts as a search, and from one look at its budget to the next.
 _TRIES_FREE, _TRIES_EACH = 16, 64
 _ALL_TRIES_RATE, _ALL_TRIES_BURST = 200_000.0, 400_000.0  # a second and at once, of all devices
@@ -63,7 +63,7 @@ class Event(NamedTuple):
     binding: Binding | None = None
 
 
-class Count(NamedTuple):
+class Dropped(NamedTuple):
     """Datagrams and bytes that were dropped for one reason."""
 
     packets: int = 0
@@ -79,7 +79,7 @@ class Switchboard:
         self.relay_ports = frozenset(relay_ports)
         self.devices: dict[bytes, Device] = {}  # by public key
         self.bound: dict[bytes, Device] = {}  # by source address
-        self.drops: dict[str, Count] = {}
+        self.drops: dict[str, Dropped] = {}
         self.outbox: list[tuple[bytes, Binding]] = []
         self.events: list[Event] = []
         self.changes = 0  # counts what a restart has to remember: bindings and routes
@@ -92,8 +92,8 @@ class Switchboard:
         self._owners: dict[IPv4Address | IPv6Address, Device] = {}  # by overlay address
         self._indexes: dict[int, Device] = {}  # receiver index -> a device that sends with it
         self._credit: OrderedDict[bytes, int] = OrderedDict()  # bytes that an unproven source has paid for a challenge
-        self._strangers = WaitingRoom(_STRANGERS, _HELD_EACH, HOLD)
-        self._arriving = WaitingRoom(_ARRIVING, _HELD_EACH, HOLD)
+        self._strangers = HeldInitiations(_STRANGERS, _HELD_EACH, HOLD)
+        self._arriving = HeldInitiations(_ARRIVING, _HELD_EACH, HOLD)
         self._greetings: deque[tuple[Device, Binding, float, int]] = deque()  # whom, where, not before, tries left
         self._next_sweep = NEVER
         self._unswept: deque[Device] = deque()  # whose routes have not been looked at in this round
@@ -165,7 +165,9 @@ class Switchboard:
         """Count transport messages on a route and return where they go; None when they may not, or nobody is there."""
         pair = route.pair
         binding = pair.peer.binding
-        if binding is None or route.expires <= now or (device.bucket is not None and not device.bucket.take(size, now)):
+        if binding is None or route.expires <= now:
+            return None
+        if device.bucket is not None and not device.bucket.consume(size, now):
             return None
         device.last_seen = pair.last_packet = now
         self._count(device, pair, count, size)
@@ -209,8 +211,8 @@ class Switchboard:
 
     def drop(self, reason: str, count: int, size: int, device: Device | None = None) -> None:
         """Count datagrams that are not forwarded under a name of `drops.REASONS`."""
-        known = self.drops.get(reason, Count())
-        self.drops[reason] = Count(known.packets + count, known.bytes + size)
+        known = self.drops.get(reason, Dropped())
+        self.drops[reason] = Dropped(known.packets + count, known.bytes + size)
         if device:
             device.drops[reason] += count
 
@@ -237,14 +239,14 @@ class Switchboard:
             self._unproven(index, len(datagram), source, local, device, now)
 
     def _to_relay(self, datagram: bytes, source: bytes, local: bytes, now: float) -> None:
-        device, session, inner = self.own.open(datagram, now)
+        device, session, inner = self.own.unseal(datagram, now)
         answered, session.answered = session.answered, None
         if answered:
             self.changes += 1  # its index is what leads to the device after a restart
         device.authenticated = device.last_seen = now
         device.rx_packets += 1
         device.rx_bytes += len(datagram)
-        device.credit = min(device.credit + len(datagram), _CREDIT_MOST)
+        device.credit = min(device.credit + len(datagram), _MAX_CREDIT)
         if session.newest:
             session.source = source
         placed = True
@@ -291,7 +293,7 @@ class Switchboard:
         if credit >= packets.INITIATION_SIZE and self.own.challenge_allowed(device, source, now):
             credit -= packets.INITIATION_SIZE
             self._ask(device, Binding(source, local), now)
-        self._credit[source] = min(credit, _CREDIT_MOST)
+        self._credit[source] = min(credit, _MAX_CREDIT)
         if len(self._credit) > _CREDITS:
             self._credit.popitem(last=False)
 
@@ -301,7 +303,7 @@ class Switchboard:
 
     def _affords(self, device: Device, now: float, size: int = packets.INITIATION_SIZE) -> bool:
         """Take what a device makes the relay send, besides data, from its rate limit."""
-        return device.bucket is None or device.bucket.take(size, now, _RESERVE)
+        return device.bucket is None or device.bucket.consume(size, now, _RESERVE)
 
     def _charge(self, device: Device, size: int, now: float) -> None:
         if not self._affords(device, now, size):
@@ -331,7 +333,7 @@ class Switchboard:
             raise
         if device:
             self._charge(device, len(answer), now)
-            self._arriving.add(source, self._strangers.take(source, now), now)
+            self._arriving.add(source, self._strangers.pop(source, now), now)
         self.outbox.append((answer, Binding(source, local)))
 
     def _behind(self, device: Device, size: int, source: bytes, local: bytes, now: float) -> None:
@@ -354,7 +356,7 @@ class Switchboard:
         for peer in islice(known, _TRIES_FREE):
             if packets.mac1_valid(peer.mac1_key, datagram):
                 return peer
-        if not device.search.take(1, now):
+        if not device.search.consume(1, now):
             raise Refused("search_limited")
         new = key_search.new_peers(device, self._those_reachable(device))
         found = self._try_keys(device, key_search.in_turn(known, new), datagram, now)
@@ -371,7 +373,7 @@ class Switchboard:
         """Return the first one whose key it is; refuse to look further when its sender's budget is at its end."""
         for number, peer in enumerate(peers):
             if number % _TRIES_EACH == 0 and not (
-                device.tries.take(_TRIES_EACH, now) and self._tries.take(_TRIES_EACH, now)
+                device.tries.consume(_TRIES_EACH, now) and self._tries.consume(_TRIES_EACH, now)
             ):
                 raise Refused("search_limited")
             if packets.mac1_valid(peer.mac1_key, datagram):
@@ -412,7 +414,7 @@ class Switchboard:
 
     def _admit(self, device: Device, pair: Pair, size: int, now: float) -> None:
         """Refuse more handshake messages than WireGuard sends: each costs the peer, the routes and the table work."""
-        if not (pair.admit(now) and device.handshakes.take(1, now)):
+        if not (pair.admit(now) and device.handshakes.consume(1, now)):
             raise Refused("pair_limited", device)
         self._charge(device, size, now)
 
@@ -448,7 +450,7 @@ class Switchboard:
         index = packets.receiver_index(datagram)
         if device is None or (route := device.route(index, now)) is None:
             if index in self.own.handshakes:
-                self.own.take_cookie(datagram, now)
+                self.own.store_cookie(datagram, now)
             else:
                 self._unproven(index, len(datagram), source, local, device, now)
             return
@@ -526,7 +528,7 @@ class Switchboard:
                 raise Refused("address_unproven", device)
             if not addresses.is_unicast(there.address):
                 raise Refused("address_invalid", device)
-        if device.binding != there and not device.moves.take(1, now):
+        if device.binding != there and not device.moves.consume(1, now):
             return False
         self._bind(device, session, there, now)
         return True
@@ -536,7 +538,7 @@ class Switchboard:
 
     def _claim(self, device: Device, there: Binding, tries: int, now: float) -> None:
         """Ask a device where it says that it is, as far as it has paid for it, and again if no answer comes."""
-        if device.credit >= packets.INITIATION_SIZE and device.asks.take(1, now) and self._affords(device, now):
+        if device.credit >= packets.INITIATION_SIZE and device.asks.consume(1, now) and self._affords(device, now):
             device.credit -= packets.INITIATION_SIZE
             self._ask(device, there, now)
         device.claim = Claim(there, now + _CLAIM_RETRY, tries - 1) if tries > 1 else None
@@ -563,7 +565,7 @@ class Switchboard:
         self._credit.pop(binding.address, None)
         self._release_held(device, now)
         for room in (self._arriving, self._strangers):
-            for datagram in room.take(binding.address, now):
+            for datagram in room.pop(binding.address, now):
                 self.receive(datagram, binding.address, binding.local, now)
 
     def _unbind(self, device: Device) -> None:

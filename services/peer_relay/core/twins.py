@@ -44,7 +44,7 @@ class Twins:
         if now - self._noted < _APART:
             return
         self._noted = now
-        if not self._signs.take(weight, now):
+        if not self._signs.consume(weight, now):
             self._found = one, other, now
 
     def found(self, now: float) -> tuple[bytes, bytes] | None:

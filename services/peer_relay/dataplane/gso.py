@@ -52,8 +52,8 @@ def flows(payload: memoryview, batch: Iterable[Received]) -> dict[Flow, list[Run
         for head, same in itertools.groupby(heads):
             runs = found.setdefault((source, local, head), [])
             last = min(offset + len(list(same)) * step, end)
-            most = MAX_SEGMENTS * step
-            runs += [(start, min(most, last - start), step, mark) for start in range(offset, last, most)]
+            room = MAX_SEGMENTS * step
+            runs += [(start, min(room, last - start), step, mark) for start in range(offset, last, room)]
             offset = last
     return found
 

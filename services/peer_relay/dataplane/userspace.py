@@ -26,7 +26,7 @@ class UserspacePlane:
         self.switchboard = switchboard
         self._faults = faults
         self.sockets: list[BatchSocket] = []
-        self._open: dict[tuple[str, int], BatchSocket] = {}
+        self._listening: dict[tuple[str, int], BatchSocket] = {}
         self._kept: dict[tuple[str, int], socket.socket] = {}
         self._by_local: dict[bytes, BatchSocket] = {}
         self._by_family: dict[int, BatchSocket] = {}
@@ -44,7 +44,7 @@ class UserspacePlane:
         opened, skipped = {}, []
         for host, port in wanted:
             try:
-                opened[host, port] = self._open.get((host, port)) or BatchSocket(
+                opened[host, port] = self._listening.get((host, port)) or BatchSocket(
                     host, port, BUFFER_SIZE, self._failed, self._kept.pop((host, port), None)
                 )
             except OSError as error:
@@ -55,13 +55,13 @@ class UserspacePlane:
                     if sock not in self.sockets:
                         sock.close()
                 raise OSError(error.errno, error.strerror, f"{host} port {port}") from error
-        for pair, sock in self._open.items():
+        for pair, sock in self._listening.items():
             if pair not in opened:
                 sock.close()
         for unwanted in self._kept.values():
             unwanted.close()
         self._kept = {}
-        self._open = opened
+        self._listening = opened
         self.sockets = list(opened.values())
         # A socket on one address sends for that address; one on the wildcard for its whole family.
         self._by_local = {addresses.host_bytes(sock.local): sock for sock in self.sockets}

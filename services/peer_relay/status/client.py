@@ -29,7 +29,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def fetch(unix: Path, timeout: float = 10.0) -> dict[str, Any]:
-    """Return the status document; raise Unreachable with the cure."""
+    """Return the status document; raise Unreachable with the fix."""
     connection = _UnixConnection(unix, timeout)
     try:
         connection.request("GET", "/status")

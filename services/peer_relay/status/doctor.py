@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-_OFTEN = 10  # what happens now and then to a device that moves needs no cure
+_OFTEN = 10  # what happens now and then to a device that moves needs no fixing
 _RECENT = 300.0  # seconds; older attempts are history
 _NAMED = 3  # of those that share a cause
 _IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
@@ -20,7 +20,11 @@ class Finding(NamedTuple):
 
     subject: str
     problem: str
-    cure: str
+    fix: str
+
+    def document(self) -> dict[str, str]:
+        """Return it as JSON has it."""
+        return {"subject": self.subject, "problem": self.problem, "cure": self.fix}
 
 
 def findings(status: dict[str, Any]) -> list[Finding]:
@@ -49,8 +53,8 @@ def _recent(age: float | None, within: float = _RECENT) -> bool:
 
 
 def _split(subject: str, problem: str) -> Finding:
-    text, _, cure = problem.rpartition(": ")
-    return Finding(subject, text or problem, cure)
+    text, _, fix = problem.rpartition(": ")
+    return Finding(subject, text or problem, fix)
 
 
 def _names(names: Collection[str]) -> str:
@@ -62,10 +66,10 @@ def _names(names: Collection[str]) -> str:
 def _together(found: Iterator[Finding]) -> Iterator[Finding]:
     """Say once what is wrong with several."""
     subjects: dict[tuple[str, str], list[str]] = {}
-    for subject, problem, cure in found:
-        subjects.setdefault((problem, cure), []).append(subject)
-    for (problem, cure), names in subjects.items():
-        yield Finding(_names(names), problem, cure)
+    for subject, problem, fix in found:
+        subjects.setdefault((problem, fix), []).append(subject)
+    for (problem, fix), names in subjects.items():
+        yield Finding(_names(names), problem, fix)
 
 
 def _port(status: dict[str, Any]) -> str:
@@ -104,8 +108,8 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
     for problem in edge["problems"]:
         yield _split("router", problem)
     if edge["nat"] not in ("public", "unknown"):
-        explanation, _, cure = edge["explanation"].partition(". ")
-        yield Finding("router", explanation, cure)
+        explanation, _, fix = edge["explanation"].partition(". ")
+        yield Finding("router", explanation, fix)
     for mapping in edge["mappings"]:
         name = f"port {mapping['external_port']}/{mapping['protocol']} ({mapping['name']}, IPv{mapping['family']})"
         if mapping["problem"] == edge["explanation"]:
@@ -129,7 +133,7 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-_SILENT_CURE = "is it switched off, or without PersistentKeepalive = 25 on its relay peer?"
+_SILENT_FIX = "is it switched off, or without PersistentKeepalive = 25 on its relay peer?"
 
 
 def _silence(device: dict[str, Any]) -> float | None:
@@ -160,9 +164,9 @@ def _devices(status: dict[str, Any]) -> Iterator[Finding]:
                     f"does its relay peer carry key {status['public_key']}, and PersistentKeepalive = 25?",
                 )
             elif len(silent) <= _NAMED:
-                yield Finding(name, f"silent for {_silence(device):.0f} s", _SILENT_CURE)
+                yield Finding(name, f"silent for {_silence(device):.0f} s", _SILENT_FIX)
             else:
-                yield Finding(name, f"silent, the longest for {max(silent):.0f} s", _SILENT_CURE)
+                yield Finding(name, f"silent, the longest for {max(silent):.0f} s", _SILENT_FIX)
         elif device["state"] == "handshaking":
             yield Finding(
                 name,
@@ -252,8 +256,8 @@ def _pairs(status: dict[str, Any]) -> Iterator[Finding]:
             yield _unanswered(many, one, kind, len(others) > 1)
         else:
             problem = "never answer" if kind == "never" else "answered once and do not any more"
-            cure = f"does {one} have the key that they know, and the relay as the endpoint of each?"
-            yield Finding(f"{one} -> {many}", f"{many} {problem}", cure)
+            fix = f"does {one} have the key that they know, and the relay as the endpoint of each?"
+            yield Finding(f"{one} -> {many}", f"{many} {problem}", fix)
 
 
 def _unanswered(sources: str, peer: str, kind: str, several: bool) -> Finding:

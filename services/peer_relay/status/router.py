@@ -21,7 +21,7 @@ _MAX_LABEL = 100
 _MAX_LIST = 256
 _STALE = 60.0  # seconds; it is written six times as often
 _ZONE = re.compile(r"%[\w.@-]{1,15}", re.ASCII)  # the name of an interface of this host
-_CURE = "see systemctl status peer-relay-ports on the relay"
+_FIX = "see systemctl status peer-relay-ports on the relay"
 
 
 class EdgeError(Exception):
@@ -136,13 +136,13 @@ def read(file: Path, wall: float) -> tuple[dict[str, Any] | None, str | None]:
     try:
         document = parse(files.read(file, _MAX_SIZE))
     except FileNotFoundError:
-        return None, f"the keeper of the router's ports does not run: {_CURE}" if KEEPER.exists() else None
+        return None, f"the keeper of the router's ports does not run: {_FIX}" if KEEPER.exists() else None
     except (OSError, ValueError, EdgeError) as error:
-        return None, f"{file}: {error.strerror if isinstance(error, OSError) else error}: {_CURE}"
+        return None, f"{file}: {error.strerror if isinstance(error, OSError) else error}: {_FIX}"
     age, since = _age(wall, document["updated"]), document["address_since"]
     document |= {"age_seconds": age, "address_age_seconds": None if since is None else _age(wall, since)}
     if age > _STALE:
-        return document, f"the keeper of the router's ports has told nothing for {age:.0f} s: {_CURE}"
+        return document, f"the keeper of the router's ports has told nothing for {age:.0f} s: {_FIX}"
     return document, None
 
 

@@ -101,7 +101,7 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
     status: Ask
     health: Ask
-    most_of_one = _MAX_CLIENTS
+    max_of_one_host = _MAX_CLIENTS
 
     def begin(self, status: Ask, health: Ask) -> None:
         """Serve in a thread until the listening socket is shut down."""
@@ -147,7 +147,7 @@ class _Server(ThreadingMixIn, TCPServer):
         host = client_address[0] if isinstance(client_address, tuple) else None
         with self._lock:
             others = [other for other, (known, _) in self._clients.items() if known == host]
-            if len(others) >= self.most_of_one:
+            if len(others) >= self.max_of_one_host:
                 self._hang_up(others[0])
             elif len(self._clients) >= _MAX_CLIENTS:
                 self._hang_up(next(iter(self._clients)))
@@ -184,7 +184,7 @@ class _UnixServer(_Server, UnixStreamServer):
 
 class _TcpServer(_Server):
     allow_reuse_address = True
-    most_of_one = _MAX_CLIENTS_OF_ONE
+    max_of_one_host = _MAX_CLIENTS_OF_ONE
 
 
 class _Tcp6Server(_TcpServer):

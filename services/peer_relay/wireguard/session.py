@@ -48,7 +48,7 @@ class Session:
         self._highest = -1
         self._seen = 0  # bit n: counter highest - n has been seen
 
-    def open(self, datagram: bytes, now: float) -> bytes:
+    def unseal(self, datagram: bytes, now: float) -> bytes:
         """Return the inner packet (b"" is a keepalive) of a transport message, or raise Refused."""
         if now - self.created >= REJECT_AFTER:
             raise Refused("session_expired")

@@ -10,7 +10,7 @@ import socket
 from urllib.parse import urlsplit
 
 from peer_agent.host.fallback import Refused, _Pipe, _tunnel
-from peer_common.websocket_pipe import LARGEST, Pipe
+from peer_common.websocket_pipe import MAX_DATAGRAM, Pipe
 from peer_relay_fallback.bridge import _Connection
 from peer_relay_fallback.gate import forwarded
 from wire import Wire, udp_pair
@@ -58,7 +58,7 @@ def _carry(pipe: Pipe, data: bytes, outer: socket.socket) -> None:
             pipe.data_received(part)
     while True:
         try:
-            assert 0 < len(outer.recv(65536)) <= LARGEST
+            assert 0 < len(outer.recv(65536)) <= MAX_DATAGRAM
         except BlockingIOError:
             break
     wire.close()

@@ -117,7 +117,7 @@ def transport(data: bytes) -> None:
     if packets.message_type(data) == packets.TRANSPORT:
         reader = InitiationReader(RELAY, TO_RELAY["initiation"])
         reader.timestamp()
-        Session(reader.respond(1)[1], 1, 0.0, initiator=False).open(data, 1.0)
+        Session(reader.respond(1)[1], 1, 0.0, initiator=False).unseal(data, 1.0)
 
 
 def control(data: bytes) -> None:
@@ -148,7 +148,7 @@ def directory_packet(data: bytes) -> None:
 def directory_answer(data: bytes) -> None:
     """What a lying relay tells a device."""
     answer = directory.read_answer(data)
-    assert len(answer.targets) <= directory.MOST_TARGETS
+    assert len(answer.targets) <= directory.MAX_TARGETS
     assert directory.read_answer(directory.write_answer(answer)) == answer
 
 

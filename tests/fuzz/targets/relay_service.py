@@ -250,7 +250,7 @@ class _Harm:
         device = self.device()
         number = self.world.registered.get(device.name)
         here = [str(address) for address in number.addresses] if number else ["10.77.1.2", "fd77::1:2"]
-        targets = [self.choices.address() for _ in range(self.choices.number(directory.MOST_TARGETS + 1))]
+        targets = [self.choices.address() for _ in range(self.choices.number(directory.MAX_TARGETS + 1))]
         request = directory.write_request(bytes(8), targets)
         if self.choices.number(3) == 0:
             request = request[: self.choices.number(len(request) + 1)] + self.choices.bytes(4)
@@ -301,7 +301,7 @@ def relay_service(data: bytes) -> None:
     for device in board.devices.values():
         assert len(device.pairs) < len(world.devices) + 1
         assert set(device.drops) <= set(drops.REASONS)
-    assert len(board.own.probes) <= probe.MOST
+    assert len(board.own.probes) <= probe.MAX_PROBES
     assert len(board.own._asks) <= 4096
     assert len(board.own._shares) <= 1024
     # Who has proven nothing gets no more than it has sent, whoever that is.

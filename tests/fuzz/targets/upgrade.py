@@ -9,7 +9,7 @@ import functools
 import socket
 
 from peer_agent.host.fallback import _Pipe
-from peer_common.websocket_pipe import LARGEST, Pipe
+from peer_common.websocket_pipe import MAX_DATAGRAM, Pipe
 from peer_relay_fallback import bridge as service
 from peer_relay_fallback.bridge import Bridge, Limits, _Connection
 from wire import Wire, udp_pair
@@ -121,7 +121,7 @@ _GOOD = [
     b"Sec-WebSocket-Key: " + _KEY.encode(),
     b"Sec-WebSocket-Accept: " + _ACCEPT,
 ]
-_SIZES = [0, 1, 31, 32, 125, 126, 127, 1472, LARGEST, LARGEST + 1, 65535]
+_SIZES = [0, 1, 31, 32, 125, 126, 127, 1472, MAX_DATAGRAM, MAX_DATAGRAM + 1, 65535]
 _LENGTHS = [None, None, None, 0, 125, 126, 65535, 65536, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
 _CONTENTS = [
     b"\x04\x00\x00\x00",
@@ -183,12 +183,12 @@ def _play(pipe: Pipe, choices: Choices, data: bytes, outer: socket.socket) -> No
     for part in choices.parts(data):
         for at in range(0, len(part), 16384):
             pipe.data_received(part[at : at + 16384])
-        assert pipe.websocket is None or len(pipe.websocket.reader.buffer) <= LARGEST + 16384 + 14
+        assert pipe.websocket is None or len(pipe.websocket.reader.buffer) <= MAX_DATAGRAM + 16384 + 14
         assert len(pipe._header or b"") <= 8192 + 16384
         assert len(wire.written) <= 70 * 129 + 16384 + 1024
         while True:
             try:
-                assert 0 < len(outer.recv(65536)) <= LARGEST
+                assert 0 < len(outer.recv(65536)) <= MAX_DATAGRAM
             except BlockingIOError:
                 break
     wire.abort()

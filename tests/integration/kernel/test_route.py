@@ -15,7 +15,8 @@ from harness.kernel import PORT
 from harness.netns import Namespace, link
 from harness.processes import wait_until
 from peer_relay import addresses
-from peer_relay.dataplane.kernel.route import Network, NoWay, Way
+from peer_relay.dataplane.kernel.entry import NextHop
+from peer_relay.dataplane.kernel.route import Network, NoRoute
 
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _CHANGES = [
@@ -55,8 +56,8 @@ class Routes:
             self.network = Network()
             self.eth0 = socket.if_nametoindex("eth0")
 
-    def way_out(self, destination: str, local: str) -> Way:
-        return self.network.way_out(addresses.pack(destination, 5), addresses.pack(local, PORT))
+    def next_hop(self, destination: str, local: str) -> NextHop:
+        return self.network.next_hop(addresses.pack(destination, 5), addresses.pack(local, PORT))
 
     def changed(self) -> bool:
         """As the service does it: wait for the file descriptor, then take everything."""
@@ -88,7 +89,7 @@ def routes(tmp_path: Path) -> Iterator[Routes]:
     ],
 )
 def test_ways(routes: Routes, destination: str, local: str, mtu: int) -> None:
-    assert routes.way_out(destination, local) == (routes.eth0, mtu)
+    assert routes.next_hop(destination, local) == (routes.eth0, mtu)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_ways(routes: Routes, destination: str, local: str, mtu: int) -> None:
     ],
 )
 def test_no_ways(routes: Routes, destination: str, local: str, reason: str) -> None:
-    with pytest.raises(NoWay, match=reason):
-        routes.way_out(destination, local)
+    with pytest.raises(NoRoute, match=reason):
+        routes.next_hop(destination, local)
 
 
 @pytest.mark.parametrize("change", _CHANGES)
@@ -127,18 +128,18 @@ def test_a_flood_of_changes(routes: Routes) -> None:
     routes.relay.ip(*commands)
     assert routes.changed()
     assert not routes.network.changed()
-    assert routes.way_out("10.7.3.1", "10.1.0.1") == (routes.eth0, 1500)
+    assert routes.next_hop("10.7.3.1", "10.1.0.1") == (routes.eth0, 1500)
 
 
 def test_changes_count(routes: Routes) -> None:
-    routes.way_out("10.1.0.2", "10.1.0.1")
+    routes.next_hop("10.1.0.2", "10.1.0.1")
     routes.relay.ip("addr add 10.1.0.3/24 dev eth0", "link set eth0 mtu 1450")
     assert routes.changed()
-    assert routes.way_out("10.1.0.2", "10.1.0.3") == (routes.eth0, 1450)
+    assert routes.next_hop("10.1.0.2", "10.1.0.3") == (routes.eth0, 1450)
     routes.relay.ip("link set eth0 down")
     assert routes.changed()
-    with pytest.raises(NoWay, match="there is no route to it"):
-        routes.way_out("10.1.0.2", "10.1.0.1")
+    with pytest.raises(NoRoute, match="there is no route to it"):
+        routes.next_hop("10.1.0.2", "10.1.0.1")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_changes_count(routes: Routes) -> None:
 )
 def test_a_learned_path_mtu(routes: Routes, destination: str, local: str, level: int, option: int) -> None:
     """A router has said that less fits: userspace sends the larger ones, in fragments."""
-    assert routes.way_out(destination, local).mtu == 1500
+    assert routes.next_hop(destination, local).mtu == 1500
     with (
         routes.relay.inside(),
         socket.socket(socket.AF_INET6 if ":" in local else socket.AF_INET, socket.SOCK_DGRAM) as end,
@@ -158,7 +159,7 @@ def test_a_learned_path_mtu(routes: Routes, destination: str, local: str, level:
         end.bind((local, PORT))
         end.setsockopt(level, option, _PMTUDISC_DO)
         end.sendto(bytes(1440), (destination, 5))
-    wait_until("the path MTU is learned", lambda: routes.way_out(destination, local).mtu == 1350, 5)
+    wait_until("the path MTU is learned", lambda: routes.next_hop(destination, local).mtu == 1350, 5)
 
 
 def test_interfaces(routes: Routes) -> None:

@@ -18,7 +18,8 @@ from peer_relay import addresses
 from peer_relay.dataplane.kernel import bpf, layout
 from peer_relay.dataplane.kernel import table as table_module
 from peer_relay.dataplane.kernel.entry import Key, Target
-from peer_relay.dataplane.kernel.table import KernelTable, Unavailable
+from peer_relay.dataplane.kernel.needs import Unavailable
+from peer_relay.dataplane.kernel.table import KernelTable
 
 
 def test_entries_change_under_load(world: World, talk: Talk) -> None:
@@ -217,7 +218,8 @@ def test_capabilities(world: World, granted: str, lacks: str) -> None:
     world.destroy()
     os.chown(world.pins, 65534, 65534)
     program = (
-        "import sys; from pathlib import Path; from peer_relay.dataplane.kernel.table import KernelTable, Unavailable\n"
+        "import sys; from pathlib import Path; from peer_relay.dataplane.kernel.table import KernelTable\n"
+        "from peer_relay.dataplane.kernel.needs import Unavailable\n"
         "try:\n"
         "    table = KernelTable.open(Path(f'/proc/self/fd/{sys.argv[1]}/table'), 1000)\n"
         "    print(table.attach(map(int, sys.argv[2:])))\n"

@@ -49,8 +49,8 @@ def test_an_ipv6_subscriber_is_one_place():
 def test_whom_a_proxy_speaks_for_is_limited_once_it_is_known():
     gate = Gate(9, 1)
     assert [gate.enter(None), gate.enter(None)] == [True, True]
-    assert gate.name(HOME)
-    assert not gate.name(HOME)
+    assert gate.identify(HOME)
+    assert not gate.identify(HOME)
     assert len(gate) == 2
     gate.leave(None)
     gate.leave(HOME)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import peer_agent.host.fallback
 import pytest
 from peer_common import websocket_pipe
-from peer_common.websocket_pipe import LARGEST, POLICY
+from peer_common.websocket_pipe import MAX_DATAGRAM, POLICY
 from peer_relay_fallback.bridge import _Connection
 from wire import Wire, exchange, turn, udp_pair
 
@@ -67,10 +67,10 @@ def test_datagrams_go_both_ways():
         await ends.settle()
         assert ends.relay.recv(9999) == b"there"
         ends.relay.send(b"back")
-        ends.relay.send(bytes(LARGEST))
+        ends.relay.send(bytes(MAX_DATAGRAM))
         await ends.settle()
         assert ends.device.recv(9999) == b"back"
-        assert ends.device.recv(9999) == bytes(LARGEST)
+        assert ends.device.recv(9999) == bytes(MAX_DATAGRAM)
 
     _run(scene)
 
@@ -247,10 +247,10 @@ def test_what_is_read_from_udp_at_once_is_bounded():
         sent = 0
         with contextlib.suppress(BlockingIOError):
             for _ in range(64):
-                ends.relay.send(bytes(LARGEST))
+                ends.relay.send(bytes(MAX_DATAGRAM))
                 sent += 1
         ends.bridge.pipe._forward(ends.bridge.pipe._udp)
-        assert 0 < len(ends.bridge.written) < min(sent * LARGEST + 1000, 65536 + LARGEST + 1000)
+        assert 0 < len(ends.bridge.written) < min(sent * MAX_DATAGRAM + 1000, 65536 + MAX_DATAGRAM + 1000)
 
     _run(scene)
 

@@ -142,7 +142,7 @@ class StockDevice:
                 assert self.jars[key].store(datagram, key, packets.split_macs(writer.datagram)[1], self.world.now)
             if kind == packets.TRANSPORT:
                 key, session = self.sessions[packets.receiver_index(datagram)]
-                inner = session.open(datagram, self.world.now)
+                inner = session.unseal(datagram, self.world.now)
                 newest = self.current.get(key)
                 if newest is None or session.created >= newest.created:
                     self.current[key] = session
@@ -342,7 +342,7 @@ def check_entries(entries: Entries) -> None:
     """Assert that what was derived change by change is what one look at everything derives."""
     entries.follow()
     switchboard = entries._switchboard
-    anew = Entries(switchboard, entries._port, entries._way)
+    anew = Entries(switchboard, entries._port, entries._next_hop)
     anew.follow()
     assert {key: flow.target for key, flow in entries.flows.items()} == {
         key: flow.target for key, flow in anew.flows.items()

@@ -34,7 +34,7 @@ def test_answers_a_recorded_initiation_as_recorded(vectors: SimpleNamespace, mon
     assert answer == seen.response
     assert keys.remote_index == packets.sender_index(seen.initiation)
     session = Session(keys, seen.relay_index, 0.0, initiator=False)
-    assert session.open(seen.keepalive, 1.0) == b""
+    assert session.unseal(seen.keepalive, 1.0) == b""
 
 
 def test_makes_an_initiation_that_was_answered(vectors: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,8 @@ def handshake() -> tuple[Session, Session]:
 
 def test_both_sides_agree() -> None:
     one, other = handshake()
-    assert other.open(one.seal(b"a question......"), 1.0) == b"a question......"
-    assert one.open(other.seal(b"an answer......."), 1.0) == b"an answer......."
+    assert other.unseal(one.seal(b"a question......"), 1.0) == b"a question......"
+    assert one.unseal(other.seal(b"an answer......."), 1.0) == b"an answer......."
 
 
 @pytest.mark.parametrize("position", [8, 39, 40, 87, 88, 115])

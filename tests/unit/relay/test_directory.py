@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peer_common import packets
 from peer_common.directory import (
-    MOST_TARGETS,
+    MAX_TARGETS,
     PORT,
     Answer,
     Entry,
@@ -30,7 +30,7 @@ NONCE = b"12345678"
 # ::ffff:0:0/96 stands for IPv4, and :: for nobody.
 hosts = st.ip_addresses().filter(lambda host: not getattr(host, "ipv4_mapped", None) and int(host))
 entries = st.builds(Entry, st.none() | st.tuples(hosts.map(str), st.integers(1, 65535)), st.booleans())
-targets = st.lists(hosts, max_size=MOST_TARGETS).map(tuple)
+targets = st.lists(hosts, max_size=MAX_TARGETS).map(tuple)
 
 
 # --- the codec --------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_request_comes_back(nonce: bytes, wanted: tuple[IPv4Address | IPv6Addres
     assert read_request(write_request(nonce, wanted)) == Request(nonce, wanted)
 
 
-@given(st.binary(min_size=8, max_size=8), entries, st.lists(entries, max_size=MOST_TARGETS).map(tuple))
+@given(st.binary(min_size=8, max_size=8), entries, st.lists(entries, max_size=MAX_TARGETS).map(tuple))
 def test_answer_comes_back_in_the_size_of_its_request(nonce: bytes, own: Entry, found: tuple[Entry, ...]) -> None:
     data = write_answer(Answer(nonce, own, found))
     assert read_answer(data) == Answer(nonce, own, found)
@@ -65,7 +65,7 @@ def test_a_nonce_has_eight_bytes(nonce: bytes) -> None:
 
 def test_a_request_has_room_for_so_many() -> None:
     with pytest.raises(ValueError, match="17 targets"):
-        write_request(NONCE, [ip_address("10.77.1.2")] * (MOST_TARGETS + 1))
+        write_request(NONCE, [ip_address("10.77.1.2")] * (MAX_TARGETS + 1))
 
 
 REQUEST = write_request(NONCE, [ip_address("10.77.1.2")])
@@ -192,7 +192,7 @@ def test_a_scope_means_nothing_elsewhere(ann: StockDevice, bob: StockDevice) -> 
     assert _ask(ann, "10.77.1.3").targets[0].seen == ("fe80::2", 51820)
 
 
-@pytest.mark.parametrize("count", [0, 1, MOST_TARGETS])
+@pytest.mark.parametrize("count", [0, 1, MAX_TARGETS])
 def test_the_answer_is_as_large_as_the_request(world: World, ann: StockDevice, bob: StockDevice, count: int) -> None:
     ann.connect()
     bob.connect()

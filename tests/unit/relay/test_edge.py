@@ -127,8 +127,8 @@ def test_a_keeper_that_tells_nothing_any_more(file: Path) -> None:
 
 def test_a_keeper_that_does_not_run(tmp_path: Path, keeper: Path) -> None:
     keeper.touch()
-    cure = "see systemctl status peer-relay-ports on the relay"
-    assert read(tmp_path / "status.json") == (None, f"the keeper of the router's ports does not run: {cure}")
+    fix = "see systemctl status peer-relay-ports on the relay"
+    assert read(tmp_path / "status.json") == (None, f"the keeper of the router's ports does not run: {fix}")
 
 
 def test_a_clock_that_was_set_back(file: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from peer_common import packets
 from peer_relay import addresses
 from peer_relay.core.device import Binding, Device
-from peer_relay.dataplane.kernel.entries import NO_SESSION, Entries, Refusal, Way
-from peer_relay.dataplane.kernel.entry import Count, Key, Target
+from peer_relay.dataplane.kernel.entries import NO_SESSION, Entries
+from peer_relay.dataplane.kernel.entry import Count, Key, NextHop, Refusal, Target
 from relay_world import LOCAL, LOCAL_2, StockDevice, World, at, check_entries
 
 PORT = 40000
@@ -19,10 +19,10 @@ class Network:
     """Everybody is reached by interface 2, except who is told otherwise."""
 
     def __init__(self) -> None:
-        self.ways: dict[bytes, Way | Refusal] = {}
+        self.ways: dict[bytes, NextHop | Refusal] = {}
 
-    def __call__(self, binding: Binding) -> Way | Refusal:
-        return self.ways.get(binding.address, Way(2, 1500))
+    def __call__(self, binding: Binding) -> NextHop | Refusal:
+        return self.ways.get(binding.address, NextHop(2, 1500))
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_device_without_a_way_stays_out_until_there_is_one(
     assert len(entries.follow().remove) == 2
     assert entries.refusal(ann.record, bob.record) == ("no_way", "bob: no route")
     assert entries.refusal(bob.record, ann.record) == ("no_way", "bob: no route")
-    network.ways[bob.address] = Way(3, 1400)
+    network.ways[bob.address] = NextHop(3, 1400)
     entries.moved([bob.record.binding])
     assert entries.follow().put == {key(ann, bob): toward(bob, 3, 1400), key(bob, ann): toward(ann)}
 
@@ -198,7 +198,7 @@ def test_a_device_that_the_program_does_not_hear_is_sent_to(
 ) -> None:
     ann, bob = joined
     there = key(bob, ann)
-    network.ways[bob.address] = Way(2, 1500, Refusal("interface", "wg0: it is no Ethernet"))
+    network.ways[bob.address] = NextHop(2, 1500, Refusal("interface", "wg0: it is no Ethernet"))
     entries.moved([bob.record.binding])
     change = entries.follow()
     assert list(change.remove) == [there]

@@ -14,7 +14,8 @@ from peer_common import packets
 from peer_relay import drops
 from peer_relay.core import probe
 from peer_relay.core.device import Binding, Device
-from peer_relay.dataplane.kernel.entries import Entries, Refusal, Way
+from peer_relay.dataplane.kernel.entries import Entries
+from peer_relay.dataplane.kernel.entry import NextHop, Refusal
 from peer_relay.slices import finish
 from peer_relay.status import document as status_document
 from relay_world import LOCAL, LOCAL_2, World, at, check_consistency, check_entries
@@ -34,14 +35,14 @@ class Relay(RuleBasedStateMachine):
         for number, name in enumerate(NAMES, 1):
             self.world.add(name, at("203.0.113.1", number))
         self.captured: list[bytes] = []
-        self.ways: dict[bytes, Way | Refusal] = {}
+        self.ways: dict[bytes, NextHop | Refusal] = {}
         self.entries = self.derive()
 
     def derive(self) -> Entries:
         return Entries(self.world.switchboard, 40000, self.way)
 
-    def way(self, binding: Binding) -> Way | Refusal:
-        return self.ways.get(binding.address, Way(2, 1500))
+    def way(self, binding: Binding) -> NextHop | Refusal:
+        return self.ways.get(binding.address, NextHop(2, 1500))
 
     def device(self, name: str):
         return self.world.devices[name]
@@ -123,8 +124,8 @@ class Relay(RuleBasedStateMachine):
         self.world.restart(wall_jump=jump)
         self.entries = self.derive()
 
-    @rule(address=ADDRESS, way=st.sampled_from([Way(3, 1400), Refusal("no_way", "no route")]))
-    def reroute(self, address: bytes, way: Way | Refusal) -> None:
+    @rule(address=ADDRESS, way=st.sampled_from([NextHop(3, 1400), Refusal("no_way", "no route")]))
+    def reroute(self, address: bytes, way: NextHop | Refusal) -> None:
         self.ways[address] = way
         self.entries.moved([Binding(address, LOCAL)])
 

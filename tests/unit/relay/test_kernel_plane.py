@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from peer_relay.dataplane.kernel import plane as module
-from peer_relay.dataplane.kernel.entry import FULL, Count, Key, Target
+from peer_relay.dataplane.kernel.entry import FULL, Count, Key, NextHop, Target
+from peer_relay.dataplane.kernel.needs import Unavailable
 from peer_relay.dataplane.kernel.plane import KernelPlane
-from peer_relay.dataplane.kernel.route import NoWay, Way
-from peer_relay.dataplane.kernel.table import Unavailable
+from peer_relay.dataplane.kernel.route import NoRoute
 from relay_world import StockDevice, World, at
 
 PORT = 40000
@@ -63,7 +63,7 @@ class Table:
 
 class Network:
     def __init__(self) -> None:
-        self.ways: dict[bytes, Way | str] = {}
+        self.ways: dict[bytes, NextHop | str] = {}
         self.news = False
         self.too_big: set[bytes] = set()
         self.asked = 0
@@ -89,11 +89,11 @@ class Network:
             SimpleNamespace(ifindex=3, name="ppp0", refused="it is no Ethernet (type 512)"),
         ]
 
-    def way_out(self, destination: bytes, _local: bytes) -> Way:
+    def next_hop(self, destination: bytes, _local: bytes) -> NextHop:
         self.asked += 1
-        way = self.ways.get(destination, Way(2, 1500))
+        way = self.ways.get(destination, NextHop(2, 1500))
         if isinstance(way, str):
-            raise NoWay(way)
+            raise NoRoute(way)
         return way
 
 
@@ -191,7 +191,7 @@ def test_a_change_of_the_network_is_followed(bench: Bench, joined: Pair) -> None
     assert not bench.table.entries
     assert bench.plane.refusal(ann.record, bob.record) == "bob: there is no route to it"
     assert bench.plane.document()["refusals"] == {"no_way": 2}
-    bench.network.ways[bob.address] = Way(3, 1400)
+    bench.network.ways[bob.address] = NextHop(3, 1400)
     bench.network.news = True
     bench.world.now += 1
     bench.plane.network_changed(bench.world.now)
@@ -203,7 +203,7 @@ def test_a_change_of_the_network_is_followed(bench: Bench, joined: Pair) -> None
 
 def test_learned_path_mtus_are_taken_over(bench: Bench, joined: Pair) -> None:
     _, bob = joined
-    bench.network.ways[bob.address] = Way(2, 1300)
+    bench.network.ways[bob.address] = NextHop(2, 1300)
     bench.world.now += 31
     bench.turn()
     assert 1300 in [target.mtu for target, _ in bench.table.entries.values()]
@@ -211,7 +211,7 @@ def test_learned_path_mtus_are_taken_over(bench: Bench, joined: Pair) -> None:
 
 def test_a_router_that_says_too_big_is_heard_at_once(bench: Bench, joined: Pair) -> None:
     ann, bob = joined
-    bench.network.ways[bob.address] = Way(2, 1300)
+    bench.network.ways[bob.address] = NextHop(2, 1300)
     bench.network.too_big = {bob.address, at("203.0.113.9")}
     asked = bench.network.asked
     bench.plane.network_changed(bench.world.now)
@@ -233,7 +233,7 @@ def test_forged_words_of_too_large_packets_cost_a_bounded_number_of_looks(bench:
         bench.world.now += 0.001
     assert bench.network.asked - asked < 10
     assert {target.mtu for target, _ in bench.table.entries.values()} == {1500}
-    bench.network.ways[bob.address] = Way(2, 1300)
+    bench.network.ways[bob.address] = NextHop(2, 1300)
     bench.network.too_big = {ann.address, bob.address}
     bench.plane.network_changed(bench.world.now)
     bench.turn()
@@ -292,7 +292,7 @@ def test_a_table_that_fails_is_given_up_and_tried_again(bench: Bench, joined: Pa
     assert len(bench.table.entries) == 2
 
 
-@pytest.mark.parametrize("part", ["put", "remove", "read", "way_out", "changed"])
+@pytest.mark.parametrize("part", ["put", "remove", "read", "next_hop", "changed"])
 def test_a_fault_of_its_own_leaves_no_table_behind_that_nobody_keeps_true(
     bench: Bench, joined: Pair, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -164,7 +164,7 @@ def test_is_another_relays(world: World) -> None:
 
 
 def test_only_so_many_are_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MOST", 3)
+    monkeypatch.setattr(probe, "MAX_PROBES", 3)
     answers = [len(world.raw(CAFE, made(world))) for _ in range(5)]
     assert answers == [1, 1, 1, 0, 0]
     assert world.drops() == {"handshake_limited": 2}

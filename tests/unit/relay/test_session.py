@@ -31,7 +31,7 @@ def message(counter: int, inner: bytes = b"") -> bytes:
 
 def refusal(session: Session, datagram: bytes, now: float = 1.0) -> str | None:
     try:
-        session.open(datagram, now)
+        session.unseal(datagram, now)
     except Refused as refused:
         return refused.reason
     return None
@@ -43,14 +43,14 @@ def test_counters_count_up_and_inner_packets_are_padded() -> None:
     assert [len(datagram) for datagram in sent] == [32, 48, 48, 64]
     assert [int.from_bytes(datagram[8:16], "little") for datagram in sent] == [0, 1, 2, 3]
     assert {packets.receiver_index(datagram) for datagram in sent} == {1}
-    assert [len(receiver().open(datagram, 1.0)) for datagram in sent] == [0, 16, 16, 32]
+    assert [len(receiver().unseal(datagram, 1.0)) for datagram in sent] == [0, 16, 16, 32]
 
 
 def test_newest_tells_late_packets_apart() -> None:
     session = receiver()
     newest = []
     for counter in (0, 2, 1, 5, 3, 6):
-        session.open(message(counter), 1.0)
+        session.unseal(message(counter), 1.0)
         newest.append(session.newest)
     assert newest == [True, True, False, True, False, True]
 
@@ -162,20 +162,20 @@ def test_cookie_reply_to_another_message_is_not_kept() -> None:
 
 def test_bucket_starts_full_and_refills() -> None:
     bucket = TokenBucket(rate=10, burst=5)
-    assert [bucket.take(1, 0.0) for _ in range(6)] == [True] * 5 + [False]
-    assert not bucket.take(1, 0.09)
-    assert bucket.take(1, 0.1)
-    assert bucket.take(5, 100.0)
-    assert not bucket.take(1, 100.0)
+    assert [bucket.consume(1, 0.0) for _ in range(6)] == [True] * 5 + [False]
+    assert not bucket.consume(1, 0.09)
+    assert bucket.consume(1, 0.1)
+    assert bucket.consume(5, 100.0)
+    assert not bucket.consume(1, 100.0)
 
 
 def test_clock_that_stands_still_or_goes_back_refills_nothing() -> None:
     bucket = TokenBucket(rate=10, burst=5)
-    assert bucket.take(5, 100.0)
-    assert not bucket.take(1, 100.0)
-    assert not bucket.take(1, 0.0)
-    assert not bucket.take(1, 100.0)
-    assert bucket.take(1, 100.2)
+    assert bucket.consume(5, 100.0)
+    assert not bucket.consume(1, 100.0)
+    assert not bucket.consume(1, 0.0)
+    assert not bucket.consume(1, 100.0)
+    assert bucket.consume(1, 100.2)
 
 
 @given(
@@ -189,7 +189,7 @@ def test_bucket_never_gives_more_than_its_rate_and_burst(
     bucket, now, taken = TokenBucket(rate, burst), 0.0, []
     for pause, amount in wishes:
         now += pause
-        taken.append((now, amount if bucket.take(amount, now) else 0.0))
+        taken.append((now, amount if bucket.consume(amount, now) else 0.0))
     for start in range(len(taken)):
         total = sum(amount for _, amount in taken[start:])
         assert total <= burst + rate * (taken[-1][0] - taken[start][0]) + 1e-6

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The settings file: what is fine, and that every error names the file, the key, the value and the cure."""
+"""The settings file: what is fine, and that every error names the file, the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_no_devices_yet(load) -> None:
     assert load("[relay]\n" + "".join(f"{name} = {value}\n" for name, value in RELAY.items())).devices == ()
 
 
-# Each with what the message must say: the key, the value, and a word of the cure.
+# Each with what the message must say: the key, the value, and a word of the fix.
 BAD_RELAY = [
     ("listen_port", "", "is missing", "UDP port"),
     ("listen_port", "0", "0", "from 1 to 65535"),
@@ -150,9 +150,9 @@ BAD_RELAY = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "shown", "cure"), BAD_RELAY)
-def test_bad_relay_setting_is_named_with_its_cure(check_refusal, name, value, shown, cure) -> None:
-    check_refusal(toml({name: value}), "[relay]", name, shown, cure)
+@pytest.mark.parametrize(("name", "value", "shown", "fix"), BAD_RELAY)
+def test_bad_relay_setting_is_named_with_its_cure(check_refusal, name, value, shown, fix) -> None:
+    check_refusal(toml({name: value}), "[relay]", name, shown, fix)
 
 
 BAD_DEVICE = [
@@ -182,10 +182,10 @@ BAD_DEVICE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "shown", "cure"), BAD_DEVICE)
-def test_bad_device_setting_is_named_with_its_cure(check_refusal, name, value, shown, cure) -> None:
+@pytest.mark.parametrize(("name", "value", "shown", "fix"), BAD_DEVICE)
+def test_bad_device_setting_is_named_with_its_cure(check_refusal, name, value, shown, fix) -> None:
     label = {"": "number 2", "5": "number 2"}.get(value, value.strip('"')) if name == "name" else "laptop"
-    check_refusal(toml(None, SECOND, DEVICE | {name: value}), f"[[device]] {label}:", name, shown, cure)
+    check_refusal(toml(None, SECOND, DEVICE | {name: value}), f"[[device]] {label}:", name, shown, fix)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_key_is_canonical_base64_of_32_bytes_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "cure"),
+    ("content", "fix"),
     [
         (b"", "0 bytes"),
         (b"AAAA\n", "3 bytes"),
@@ -239,13 +239,13 @@ def test_a_key_is_canonical_base64_of_32_bytes_or_refused(text: str) -> None:
         (b"SECRET-but-not-base64-at-all", "not base64"),
     ],
 )
-def test_bad_private_key_is_named_but_never_shown(tmp_path: Path, content: bytes, cure: str) -> None:
+def test_bad_private_key_is_named_but_never_shown(tmp_path: Path, content: bytes, fix: str) -> None:
     file = tmp_path / "private.key"
     file.write_bytes(content)
     with pytest.raises(SettingsError) as error:
         settings.read_private_key(file)
     assert str(file) in str(error.value)
-    assert cure in str(error.value)
+    assert fix in str(error.value)
     assert f"remove it and run peer-relay keygen {file}" in str(error.value)
     assert "SECRET" not in str(error.value)
     assert error.value.__cause__ is None

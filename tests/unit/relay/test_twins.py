@@ -48,7 +48,7 @@ def live(world: World, hosts: list[StockDevice], seconds: int) -> None:
 def test_two_hosts_without_traffic(world: World, ann: StockDevice, copy: StockDevice) -> None:
     live(world, [ann, copy], 240)
     assert used_at(world, ann) == {addresses.text(ann.address), addresses.text(AWAY)}
-    text = [f"{found.problem}: {found.cure}" for found in doctor(world) if found.subject == "ann"]
+    text = [f"{found.problem}: {found.fix}" for found in doctor(world) if found.subject == "ann"]
     assert any("two hosts use its key, at " in line and "remove the key file" in line for line in text)
 
 

@@ -65,7 +65,7 @@ class Map:
         """Return the value of a key."""
         return self._fetch(_LOOKUP, key)
 
-    def take(self, key: bytes) -> bytes | None:
+    def pop(self, key: bytes) -> bytes | None:
         """Remove a key and return its value."""
         return self._fetch(_LOOKUP_AND_DELETE, key)
 

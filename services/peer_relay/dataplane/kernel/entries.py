@@ -14,26 +14,7 @@ from typing import NamedTuple
 from peer_relay import addresses
 from peer_relay.core.device import Binding, Device, Pair
 from peer_relay.core.switchboard import CONFIRMED_ROUTE, Switchboard
-from peer_relay.dataplane.kernel.entry import Count, Key, Target
-
-
-class Refusal(NamedTuple):
-    """Why the kernel does not forward something: one of a few names, and what exactly is in the way."""
-
-    name: str
-    text: str
-
-
-class Way(NamedTuple):
-    """How a device is reached: by which interface, with the largest packet that fits.
-
-    `deaf` tells why the program does not hear what comes in there; None: it does.
-    """
-
-    interface: int
-    mtu: int
-    deaf: Refusal | None = None
-
+from peer_relay.dataplane.kernel.entry import Count, Key, NextHop, Refusal, Target
 
 NO_SESSION = Refusal("no_session", "no session of the two yet")
 _FAMILIES = Refusal("families", "one of the two is reached by IPv4, the other by IPv6")
@@ -59,15 +40,15 @@ class Change(NamedTuple):
 
 
 class Entries:
-    """The entries that there should be. `way` tells how a device is reached, or why the kernel cannot reach it."""
+    """The entries that there should be. `next_hop` tells how a device is reached, or why the kernel cannot reach it."""
 
-    def __init__(self, switchboard: Switchboard, port: int, way: Callable[[Binding], Way | Refusal]):
+    def __init__(self, switchboard: Switchboard, port: int, next_hop: Callable[[Binding], NextHop | Refusal]):
         self.flows: dict[Key, Flow] = {}
         self.rejected: dict[Key, Refusal] = {}  # what the table did not take
         self.refusals: dict[tuple[Device, Device], Refusal] = {}
         self._switchboard = switchboard
         self._port = port
-        self._way = way
+        self._next_hop = next_hop
         self._keys: dict[tuple[Device, Device], list[Key]] = {}
         self._senders: dict[Device, set[Device]] = {}  # who has routes toward a device
         # Whoever was there before this began looks new to it.
@@ -77,7 +58,7 @@ class Entries:
 
     def follow(self) -> Change:
         """Take in what has changed in the switchboard since the last call."""
-        changed = self._take_changes()
+        changed = self._collect_changes()
         before: dict[Key, Flow] = {}
         for ends in changed:
             for key in self._keys.pop(ends, ()):
@@ -101,7 +82,7 @@ class Entries:
             self.rejected.pop(key, None)
         return Change(before, put)
 
-    def _take_changes(self) -> set[tuple[Device, Device]]:
+    def _collect_changes(self) -> set[tuple[Device, Device]]:
         switchboard = self._switchboard
         pairs, moved = switchboard.rerouted, switchboard.moved
         switchboard.rerouted, switchboard.moved = set(), set()
@@ -136,16 +117,16 @@ class Entries:
         if len(here.address) != len(there.address):
             self.refusals[device, peer] = _FAMILIES
             return {}
-        way_in, way_out = self._way(here), self._way(there)
-        obstacle = way_in if isinstance(way_in, Refusal) else way_in.deaf
+        inbound, outbound = self._next_hop(here), self._next_hop(there)
+        obstacle = inbound if isinstance(inbound, Refusal) else inbound.unattached
         if obstacle:
             self.refusals[device, peer] = Refusal(obstacle.name, f"{device.name}: {obstacle.text}")
             return {}
-        if isinstance(way_out, Refusal):
-            self.refusals[device, peer] = Refusal(way_out.name, f"{peer.name}: {way_out.text}")
+        if isinstance(outbound, Refusal):
+            self.refusals[device, peer] = Refusal(outbound.name, f"{peer.name}: {outbound.text}")
             return {}
         local = addresses.join(here.local, self._port)
-        target = Target(there.address, addresses.join(there.local, self._port), way_out.interface, way_out.mtu)
+        target = Target(there.address, addresses.join(there.local, self._port), outbound.interface, outbound.mtu)
         return {Key(here.address, local, index): target for index in indexes}
 
     # --- what there is ------------------------------------------------------------------------------------------------
@@ -200,7 +181,7 @@ class Entries:
         return refused[0] if len(refused) == len(keys) else None
 
     def moved(self, bindings: Iterable[Binding]) -> None:
-        """Look again at the devices that are reached there: the way has changed."""
+        """Look again at the devices that are reached there: the next hop has changed."""
         bound = self._switchboard.bound
         for binding in bindings:
             if binding.address in bound:

@@ -1,12 +1,30 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel's table holds. Addresses are those of `peer_relay.addresses`."""
+"""What the kernel's table holds, and what it comes from. Addresses are those of `peer_relay.addresses`."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 FULL = "the kernel's table is full"
+
+
+class Refusal(NamedTuple):
+    """Why the kernel does not forward something: one of a few names, and what exactly is in the way."""
+
+    name: str
+    text: str
+
+
+class NextHop(NamedTuple):
+    """How a destination is reached: by which interface, with the largest IP packet that fits.
+
+    `unattached` tells why the program does not hear what comes in there; None: it does.
+    """
+
+    interface: int
+    mtu: int
+    unattached: Refusal | None = None
 
 
 class Key(NamedTuple):

@@ -18,12 +18,12 @@ from typing import Any
 from peer_relay.core.device import Binding, Device
 from peer_relay.core.rate_limits import FairShares
 from peer_relay.core.switchboard import Switchboard
-from peer_relay.dataplane.kernel.entries import Entries, Refusal
-from peer_relay.dataplane.kernel.entry import FULL, Key, Target
+from peer_relay.dataplane.kernel.entries import Entries
+from peer_relay.dataplane.kernel.entry import FULL, Key, Refusal, Target
 from peer_relay.dataplane.kernel.needs import Unavailable
+from peer_relay.dataplane.kernel.next_hops import NextHops
 from peer_relay.dataplane.kernel.route import Network
 from peer_relay.dataplane.kernel.table import KernelTable
-from peer_relay.dataplane.kernel.ways import Ways
 
 KERNEL, USERSPACE, AUTO = "kernel", "userspace", "auto"
 FOLDER = "table"  # in the directory that the settings name
@@ -32,8 +32,8 @@ _COUNT_INTERVAL = 1.0
 _COUNT_SHARE = 0.05  # of the time that reading the counts may take: a large table is read less often
 _RESOLUTION = 10_000_000  # ns, of the kernel's record of when it last forwarded
 _RENEW_INTERVAL = 30.0  # a path MTU that has grown again is announced by nobody
-_RENEW_PAUSE, _RENEW_PAUSE_PER_WAY = 0.1, 0.0004  # between two rounds, however often the network changes
-# Looks at the way to one address, a second and at once, because somebody says that packets are too large for it.
+_RENEW_PAUSE, _RENEW_PAUSE_PER_HOP = 0.1, 0.0004  # between two rounds, however often the network changes
+# Looks at the next hop to one address, a second and at once, because somebody says that packets are too large for it.
 _LOOK_RATE, _LOOK_BURST, _LOOK_SHARES = 1.0, 4.0, 4096
 _RETRY_INTERVAL = 60.0
 _FAULT = "a fault of the relay's own: see its journal"
@@ -62,7 +62,7 @@ class KernelPlane:
         self._switchboard = switchboard
         self._open_table = open_table
         self._open_network = open_network
-        self._with = contextlib.ExitStack()  # what is open
+        self._resources = contextlib.ExitStack()  # what is open
         self._running = False
         self.mode, self._folder, self._port = USERSPACE, Path(), 0
         self.reason = ""
@@ -93,9 +93,9 @@ class KernelPlane:
             with contextlib.ExitStack() as opened:
                 self._table = opened.enter_context(contextlib.closing(self._open_table(self._folder, TABLE_SIZE)))
                 self._network = opened.enter_context(contextlib.closing(self._open_network()))
-                self._ways = Ways(self._network)
+                self._next_hops = NextHops(self._network)
                 self._adopt(now if revive else None)
-                self._with = opened.pop_all()
+                self._resources = opened.pop_all()
         except (Unavailable, OSError) as error:
             self._end(str(error))
             return
@@ -108,7 +108,7 @@ class KernelPlane:
     def _adopt(self, revive: float | None = None) -> None:
         """Make the table what the switchboard wants, from what it holds."""
         found = self._table.read()
-        self._entries = Entries(self._switchboard, self._port, self._ways)
+        self._entries = Entries(self._switchboard, self._port, self._next_hops)
         if revive is not None:
             self._entries.revive(found, revive)
         remove, put = self._entries.adopt(found)
@@ -124,11 +124,11 @@ class KernelPlane:
             KernelTable.destroy_pinned(self._folder)
         except Exception as error:
             self.reason += f"; what it forwarded before could not be ended ({error}): peer-relay unload as root ends it"
-        self._with.close()
+        self._resources.close()
 
     def close(self) -> None:
         """Go, and let the kernel forward on."""
-        self._with.close()
+        self._resources.close()
         self._running = False
 
     def fileno(self) -> int:
@@ -144,12 +144,12 @@ class KernelPlane:
 
     def _look_at_network(self, now: float) -> None:
         if self._network.changed():
-            pause = _RENEW_PAUSE + _RENEW_PAUSE_PER_WAY * len(self._ways)
+            pause = _RENEW_PAUSE + _RENEW_PAUSE_PER_HOP * len(self._next_hops)
             self._renew_due = min(self._renew_due, max(now, self._renewed + pause))
         for address in self._network.narrowed():
             device = self._switchboard.bound.get(address)
-            if device and device.binding and self._looks.take(address, now):
-                self._entries.moved(self._ways.look(device.binding))
+            if device and device.binding and self._looks.consume(address, now):
+                self._entries.moved(self._next_hops.look(device.binding))
 
     def turn(self, now: float) -> float:
         """Do what has become necessary. Return the time of the next call, if nothing happens before."""
@@ -162,7 +162,7 @@ class KernelPlane:
                 self._begin(now)
         if not self._running:
             return float("inf") if self.mode == USERSPACE else self._retry_due
-        return now if self._ways.busy else min(self._count_due, self._renew_due)
+        return now if self._next_hops.busy else min(self._count_due, self._renew_due)
 
     def _attempt(self, now: float, action: Callable[[], None]) -> None:
         """Do something with the table, which is given up whatever is raised; a fault of the relay's own goes on up."""
@@ -179,10 +179,10 @@ class KernelPlane:
     def _turn(self, now: float) -> None:
         if now >= self._renew_due:
             self._renewed, self._renew_due = now, now + _RENEW_INTERVAL
-            self._ways.renew()
-        if self._ways.busy:
-            self._entries.moved(self._ways.step(_InUse(self._switchboard.bound)))
-            if not self._ways.busy:
+            self._next_hops.renew()
+        if self._next_hops.busy:
+            self._entries.moved(self._next_hops.step(_InUse(self._switchboard.bound)))
+            if not self._next_hops.busy:
                 self._attach()
         self._follow()
         if now >= self._count_due:
@@ -199,7 +199,7 @@ class KernelPlane:
             if change.remove:
                 put = self._entries.again("table_full") | put
             self._put(put)
-            if self._ways.interfaces != self._attached:
+            if self._next_hops.interfaces != self._attached:
                 self._attach()
 
     def _put(self, entries: dict[Key, Target]) -> None:
@@ -211,9 +211,9 @@ class KernelPlane:
         )
 
     def _attach(self) -> None:
-        refused = self._table.attach(self._ways.interfaces)
-        self._entries.moved(self._ways.refuse(refused))
-        self._attached = set(self._ways.interfaces)
+        refused = self._table.attach(self._next_hops.interfaces)
+        self._entries.moved(self._next_hops.refuse(refused))
+        self._attached = set(self._next_hops.interfaces)
 
     def count(self, now: float) -> None:
         """Tell the switchboard at once what the kernel has forwarded."""

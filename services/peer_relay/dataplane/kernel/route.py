@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from peer_relay import addresses
 from peer_relay.dataplane.kernel import netlink
+from peer_relay.dataplane.kernel.entry import NextHop
 from peer_relay.dataplane.kernel.too_big import TooBig
 
 _GETLINK, _GETROUTE = 18, 26
@@ -27,15 +28,8 @@ _PROGRAMS = {1: "ethernet", 512: "ip", 0xFFFE: "ip"}
 _COLLECTORS = {"bridge", "bond", "team", "openvswitch"}  # their ports' packets arrive at them
 
 
-class NoWay(Exception):
+class NoRoute(Exception):
     """Why the kernel cannot send there by itself."""
-
-
-class Way(NamedTuple):
-    """How a destination is reached, and the largest IP packet that fits."""
-
-    interface: int
-    mtu: int
 
 
 class Interface(NamedTuple):
@@ -92,13 +86,13 @@ class Network:
             self._poller = opened.enter_context(select.epoll())
             for descriptor in (self._news.fileno(), *self._too_big.filenos()):
                 self._poller.register(descriptor, select.EPOLLIN)
-            self._with = opened.pop_all()
+            self._resources = opened.pop_all()
         self._own: dict[bytes, bool] = {}
         self._links: dict[int, Interface] | None = None
 
     def close(self) -> None:
         """Close the sockets."""
-        self._with.close()
+        self._resources.close()
 
     def fileno(self) -> int:
         """Return the file descriptor, for polling: there is something for `changed` or `narrowed`."""
@@ -133,31 +127,31 @@ class Network:
             self._links = interfaces(self._netlink)
         return self._links
 
-    def way_out(self, destination: bytes, local: bytes) -> Way:
-        """Return how packets from `local` to `destination` leave; raise NoWay if this is not for the kernel's program.
+    def next_hop(self, destination: bytes, local: bytes) -> NextHop:
+        """Return how packets from `local` to `destination` leave; raise NoRoute if that is not for the program.
 
         Both are addresses with port, of one family.
         """
         to, source = addresses.host_bytes(destination), addresses.host_bytes(local)
         if not self._is_own(source):
-            raise NoWay(f"the relay no longer has the address {addresses.unpack(local)[0]}")
+            raise NoRoute(f"the relay no longer has the address {addresses.unpack(local)[0]}")
         try:
             kind, found = self._route(to, source)
         except OSError as error:
-            raise NoWay(f"there is no route to it ({error.strerror})") from error
+            raise NoRoute(f"there is no route to it ({error.strerror})") from error
         if kind == _LOCAL:
-            raise NoWay("it is on this host")
+            raise NoRoute("it is on this host")
         if kind != _UNICAST:
-            raise NoWay("there is no route to it")
+            raise NoRoute("there is no route to it")
         if _ENCAPSULATION in found:
-            raise NoWay("the route to it wraps packets up")
+            raise NoRoute("the route to it wraps packets up")
         link = self._by_index().get(_number(found.get(_OIF)))
         if link is None or not link.up:
-            raise NoWay("the interface to it is down")
+            raise NoRoute("the interface to it is down")
         if not link.program:
-            raise NoWay(f"the interface {link.name} to it: {link.refused}")
+            raise NoRoute(f"the interface {link.name} to it: {link.refused}")
         learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
-        return Way(link.ifindex, min(learned or link.mtu, link.mtu))
+        return NextHop(link.ifindex, min(learned or link.mtu, link.mtu))
 
     def _is_own(self, host: bytes) -> bool:
         """IPv6 would send from an address that is gone."""

@@ -36,7 +36,7 @@ class KernelTable:
             undo.callback(self._close_programs)
             self._program("ethernet")
             self.attach(self._attachments.how)
-            self._open = undo.pop_all()
+            self._resources = undo.pop_all()
 
     @classmethod
     def open(cls, folder: Path, size: int) -> KernelTable:
@@ -134,7 +134,7 @@ class KernelTable:
 
     def remove(self, keys: Iterable[Key]) -> dict[Key, Count]:
         """Remove entries; return what they have counted."""
-        values = ((key, self._map.take(layout.encode_key(key))) for key in keys)
+        values = ((key, self._map.pop(layout.encode_key(key))) for key in keys)
         return {key: layout.decode_count(value) for key, value in values if value}
 
     def read(self, since: int = 0) -> dict[Key, tuple[Target, Count]]:
@@ -154,7 +154,7 @@ class KernelTable:
 
     def close(self) -> None:
         """Let go of everything; forwarding goes on."""
-        self._open.close()
+        self._resources.close()
 
     def destroy(self) -> None:
         """End forwarding and leave nothing behind."""

@@ -19,7 +19,7 @@ from peer_relay import addresses
 
 _SO_ATTACH_FILTER = 26
 _AT_ONCE = 64  # messages of one socket between two looks at the others
-_LONGEST = 128  # bytes that matter of a message: its header, and those of the packet that was too large
+_MAX_LENGTH = 128  # bytes that matter of a message: its header, and those of the packet that was too large
 _ICMP_SIZE = 8
 
 # Classic BPF (linux/filter.h)
@@ -44,7 +44,7 @@ _VERSIONS = (
 )
 
 
-def _open(version: _Version) -> socket.socket:
+def _listen(version: _Version) -> socket.socket:
     """Return a socket that receives these messages about UDP packets without options, and nothing else."""
     # IPv4 raw sockets see the IP header, IPv6 ones do not. X: where ICMP begins.
     begin = (_LOAD_IP_HEADER_SIZE, 0, 0, 0) if version.family == socket.AF_INET else (_LOAD_X, 0, 0, 0)
@@ -54,7 +54,7 @@ def _open(version: _Version) -> socket.socket:
         (_JUMP_EQUAL, 0, 3, version.type_and_code),
         (_LOAD_BYTE, 0, 0, _ICMP_SIZE + version.protocol),
         (_JUMP_EQUAL, 0, 1, socket.IPPROTO_UDP),
-        (_RETURN, 0, 0, _LONGEST),
+        (_RETURN, 0, 0, _MAX_LENGTH),
         (_RETURN, 0, 0, 0),
     ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
@@ -85,15 +85,15 @@ class TooBig:
             self._sockets: list[tuple[_Version, socket.socket]] = []
             for version in _VERSIONS:
                 try:
-                    self._sockets.append((version, opened.enter_context(_open(version))))
+                    self._sockets.append((version, opened.enter_context(_listen(version))))
                 except OSError as error:
                     if error.errno != errno.EAFNOSUPPORT:  # a host without IPv6
                         raise
-            self._with = opened.pop_all()
+            self._resources = opened.pop_all()
 
     def close(self) -> None:
         """Close the sockets."""
-        self._with.close()
+        self._resources.close()
 
     def filenos(self) -> list[int]:
         """Return the file descriptors, for polling."""
@@ -105,7 +105,7 @@ class TooBig:
         for version, sock in self._sockets:
             with contextlib.suppress(OSError):  # nothing more there
                 for _ in range(_AT_ONCE):
-                    destination = _destination(version, sock.recv(_LONGEST))
+                    destination = _destination(version, sock.recv(_MAX_LENGTH))
                     if destination:
                         found.add(destination)
         return found

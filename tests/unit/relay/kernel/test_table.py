@@ -113,10 +113,10 @@ def test_causes(monkeypatch, tmp_path: Path, error: OSError, says: str, helps: s
     monkeypatch.setattr(bpf, "pinned", lambda path: None)
     with pytest.raises(table.Unavailable) as caught:
         table.KernelTable.open(tmp_path / "table", 10)
-    why, _, cure = str(caught.value).rpartition(": ")
+    why, _, fix = str(caught.value).rpartition(": ")
     assert says in why
     old = release.startswith("5") and error.errno != errno.EPERM
-    assert ("Linux 5.15 or newer is needed, this is 5.10" if old else helps) in cure
+    assert ("Linux 5.15 or newer is needed, this is 5.10" if old else helps) in fix
     assert not (tmp_path / "table").exists()
 
 

@@ -8,42 +8,42 @@ from collections.abc import Container
 
 from peer_relay import addresses
 from peer_relay.core.device import Binding
-from peer_relay.dataplane.kernel.entries import Refusal, Way
-from peer_relay.dataplane.kernel.route import Network, NoWay
+from peer_relay.dataplane.kernel.entry import NextHop, Refusal
+from peer_relay.dataplane.kernel.route import Network, NoRoute
 
 _AT_ONCE = 200  # questions between two looks at the sockets: 10 ms
 _UNKNOWN_LOCAL = Refusal("no_way", "the system does not tell which of the relay's addresses it writes to")
 
 
-class Ways:
-    """The ways to all bound devices, and the interfaces at which their packets arrive."""
+class NextHops:
+    """The next hops to all bound devices, and the interfaces at which their packets arrive."""
 
     def __init__(self, network: Network):
         self._network = network
-        self._known: dict[Binding, Way | Refusal] = {}
-        self._due: list[Binding] = []  # to be asked for again
+        self._known: dict[Binding, NextHop | Refusal] = {}
+        self._stale: list[Binding] = []  # to be asked for again
         self._refused: dict[int, str] = {}  # interfaces that the program cannot be attached to
         self.interfaces: set[int] = set()
         self._look_at_interfaces()
 
-    def __call__(self, binding: Binding) -> Way | Refusal:
+    def __call__(self, binding: Binding) -> NextHop | Refusal:
         """Return how a device is reached, or why not by the kernel alone."""
-        way = self._known.get(binding)
-        if way is None:
-            way = self._known[binding] = self._ask(binding)
-            if isinstance(way, Way) and not way.deaf:
-                self.interfaces.add(way.interface)
-        return way
+        hop = self._known.get(binding)
+        if hop is None:
+            hop = self._known[binding] = self._ask(binding)
+            if isinstance(hop, NextHop) and not hop.unattached:
+                self.interfaces.add(hop.interface)
+        return hop
 
-    def _ask(self, binding: Binding) -> Way | Refusal:
+    def _ask(self, binding: Binding) -> NextHop | Refusal:
         if not binding.local:
             return _UNKNOWN_LOCAL
         try:
-            found = self._network.way_out(binding.address, addresses.join(binding.local, 0))
-        except NoWay as error:
+            found = self._network.next_hop(binding.address, addresses.join(binding.local, 0))
+        except NoRoute as error:
             return Refusal("no_way", str(error))
         refused = self._refused.get(found.interface)
-        return Way(found.interface, found.mtu, Refusal("interface", refused) if refused else None)
+        return found._replace(unattached=Refusal("interface", refused)) if refused else found
 
     def _look_at_interfaces(self) -> None:
         self._refused = {
@@ -55,14 +55,15 @@ class Ways:
     def renew(self) -> None:
         """Ask for all of them again, step by step."""
         self._look_at_interfaces()
-        self._due = list(self._known)
+        self._stale = list(self._known)
 
     def refuse(self, reasons: dict[int, str]) -> list[Binding]:
         """Note interfaces that the program could not be attached to; return who is reached there."""
         names = {interface.ifindex: interface.name for interface in self._network.interfaces()}
         self._refused |= {index: f"interface {names.get(index, index)}: {why}" for index, why in reasons.items()}
         self.interfaces -= reasons.keys()
-        changed = [binding for binding, way in self._known.items() if isinstance(way, Way) and way.interface in reasons]
+        hops = [(binding, hop) for binding, hop in self._known.items() if isinstance(hop, NextHop)]
+        changed = [binding for binding, hop in hops if hop.interface in reasons]
         for binding in changed:
             self._known[binding] = self._ask(binding)
         return changed
@@ -73,24 +74,25 @@ class Ways:
     @property
     def busy(self) -> bool:
         """Tell whether there is a step to do."""
-        return bool(self._due)
+        return bool(self._stale)
 
     def look(self, binding: Binding) -> list[Binding]:
         """Ask for one again, if it was asked for at all; return those that have changed."""
-        if binding not in self._known or (way := self._ask(binding)) == self._known[binding]:
+        if binding not in self._known or (hop := self._ask(binding)) == self._known[binding]:
             return []
-        self._known[binding] = way
+        self._known[binding] = hop
         return [binding]
 
     def step(self, in_use: Container[Binding]) -> list[Binding]:
         """Ask for some of them again, and forget those that are not in use; return those that have changed."""
         changed = []
-        for binding in self._due[-_AT_ONCE:]:
+        for binding in self._stale[-_AT_ONCE:]:
             if binding in in_use:
                 changed += self.look(binding)
             else:
                 del self._known[binding]
-        del self._due[-_AT_ONCE:]
-        if not self._due:
-            self.interfaces = {way.interface for way in self._known.values() if isinstance(way, Way) and not way.deaf}
+        del self._stale[-_AT_ONCE:]
+        if not self._stale:
+            hops = [hop for hop in self._known.values() if isinstance(hop, NextHop)]
+            self.interfaces = {hop.interface for hop in hops if not hop.unattached}
         return changed
