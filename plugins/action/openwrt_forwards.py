@@ -39,12 +39,12 @@ class ActionModule(ActionBase):
             }
         )[1]
         try:
-            result.update(self._settle(options))
+            result.update(self._reconcile(options))
         except OpenwrtError as error:
             raise AnsibleActionFail(str(error)) from error
         return result
 
-    def _settle(self, options):
+    def _reconcile(self, options):
         present = options["state"] == "present"
         wanted = self._wanted(options) if present else {}
         there = self._read()

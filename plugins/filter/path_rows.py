@@ -72,7 +72,7 @@ def path_rows(hosts, hostvars, variable):
     for host in expected(hosts, hostvars):
         result = hostvars[host].get(variable) or {}
         if "paths" not in result:
-            reason, cure = why_missing(result)
+            reason, fix = why_missing(result)
             rows.append(
                 {
                     "from": host,
@@ -82,7 +82,7 @@ def path_rows(hosts, hostvars, variable):
                     "path": "none",
                     "why_not": "",
                     "reason": reason,
-                    "cure": cure,
+                    "cure": fix,
                 }
             )
             continue

@@ -166,9 +166,9 @@ def _row(host, answer, inner_answer, endpoint):
     place = UNKNOWN
     if "reachable" in inner_answer:
         place = INSIDE if inner_answer["reachable"] else OUTSIDE
-    reason, cure = "", ""
+    reason, fix = "", ""
     if reachable is None and not answer.get("skipped"):
-        reason, cure = why_missing(answer)
+        reason, fix = why_missing(answer)
     elif not reachable:
         reason = str(answer.get("reason") or "not asked")
     return {
@@ -182,7 +182,7 @@ def _row(host, answer, inner_answer, endpoint):
         # Whether the paths work is told elsewhere: a device that could not be asked is no fault of the endpoint's.
         "ok": place == INSIDE or reachable is not False,
         "reason": reason,
-        "cure": cure,
+        "cure": fix,
     }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 FOLDER = "/run/peer-agent"
 STALE = 60  # seconds after which the agent is taken for gone: it writes every 10
 LARGEST = 8 * 1024 * 1024  # bytes
-LONGEST = 1000  # characters of a text
+MAX_TEXT_LENGTH = 1000  # characters of a text
 PATHS = ("lan", "direct", "relay", "fallback")
 
 
@@ -123,7 +123,7 @@ def _field(document: dict, key: str, kind: type, where: str = ""):
 
 def _text(value, where: str) -> str:
     text = _a(str, value, where)
-    if len(text) > LONGEST or not text.isprintable():
+    if len(text) > MAX_TEXT_LENGTH or not text.isprintable():
         raise AgentError(f"{where}: not a line of text")
     return text
 

@@ -57,7 +57,7 @@ def judge(target: dict, device: Device, now: float) -> dict:
     silent = [entry["address"] for entry in target["addresses"] if entry["rtt_ms"] is None]
     answered = [entry["rtt_ms"] for entry in target["addresses"] if entry["rtt_ms"] is not None]
     age = int(max(0, now - peer.latest_handshake)) if peer and peer.latest_handshake else None
-    reason, cure = _fault(target["name"], device.interface, peer, relay, silent, age)
+    reason, fix = _fault(target["name"], device.interface, peer, relay, silent, age)
     by_relay = peer is not None and relay is not None and peer.endpoint == relay.endpoint
     if any(address in device.relays for address in addresses):
         told = _to_relay(target["name"], device)
@@ -76,7 +76,7 @@ def judge(target: dict, device: Device, now: float) -> dict:
         "why_not_text": told.why_not_text,
         "addresses": target["addresses"],
         "reason": reason,
-        "cure": cure,
+        "cure": fix,
     }
 
 

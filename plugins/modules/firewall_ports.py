@@ -227,7 +227,7 @@ def main() -> None:
             connection_port=params["connection_port"],
             dry_run=module.check_mode,
         )
-        decision: Decision = Host(runner(module), request).settle()
+        decision: Decision = Host(runner(module), request).reconcile()
     except (CommandError, FirewallError, ValueError) as error:
         module.fail_json(msg=str(error))
     for text in decision.warnings:

@@ -99,18 +99,18 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
 
 
-def way(family: int) -> tuple[routes.Way, str]:
-    """The way, and why there is none."""
+def next_hop(family: int) -> tuple[routes.NextHop, str]:
+    """The next hop, and why there is none."""
     try:
-        return routes.way(family), ""
+        return routes.next_hop(family), ""
     except Unreachable as error:
-        return routes.Way("", ""), str(error)
+        return routes.NextHop("", ""), str(error)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    ipv4, problem4 = way(4)
-    ipv6, problem6 = way(6)
+    ipv4, problem4 = next_hop(4)
+    ipv6, problem6 = next_hop(6)
     module.exit_json(
         changed=False,
         ipv4=ipv4._asdict() | {"problem": problem4},

@@ -179,10 +179,10 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.settle import Settler
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.reconcile import Reconciler
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import verdict
 
-LONGEST = 2**31 - 1
+MAX_LEASE = 2**31 - 1
 
 
 def read_wanted(module: AnsibleModule) -> Wanted:
@@ -198,7 +198,7 @@ def read_wanted(module: AnsibleModule) -> Wanted:
     for name, value, most in (
         ("internal_port", wanted.internal_port, 65535),
         ("external_port", wanted.external_port, 65535),
-        ("lease", wanted.lease, LONGEST),
+        ("lease", wanted.lease, MAX_LEASE),
     ):
         if not 1 <= value <= most:
             module.fail_json(msg=f"{name} is {value}: give a number from 1 to {most}")
@@ -213,7 +213,7 @@ def read_wanted(module: AnsibleModule) -> Wanted:
 def present(module: AnsibleModule, wanted: Wanted, leases: LeaseFile) -> None:
     options = module.params
     client = discovery.find(options["method"], options["gateway"], wanted.family)
-    outcome = Settler(client, wanted, leases, module.check_mode).present(options["overwrite"])
+    outcome = Reconciler(client, wanted, leases, module.check_mode).present(options["overwrite"])
     granted = outcome.granted
     nat, explanation = verdict(granted.external_address)
     module.exit_json(
@@ -244,7 +244,7 @@ def absent(module: AnsibleModule, wanted: Wanted, leases: LeaseFile) -> None:
         if not module.check_mode:
             leases.drop(wanted)
         module.exit_json(changed=runs, method="", gateway="")
-    outcome = Settler(client, wanted, leases, module.check_mode).absent()
+    outcome = Reconciler(client, wanted, leases, module.check_mode).absent()
     module.exit_json(
         changed=outcome.changed,
         diff={"before": outcome.before, "after": outcome.after},

@@ -220,7 +220,7 @@ def main() -> None:
     gateway, family = options["gateway"], options["family"]
     local_address, problem, attempts = "", "", []
     try:
-        gateway, local_address = routes.way(family, gateway)[:2]
+        gateway, local_address = routes.next_hop(family, gateway)[:2]
         methods = discovery.METHODS if options["method"] == "auto" else [options["method"]]
         attempts = list(discovery.survey(gateway, local_address, family, methods))
     except MappingError as error:

@@ -11,7 +11,7 @@ short_description: Health of a peer relay, its devices and pairs
 version_added: "1.0.0"
 description:
   - Asks the relay service that runs on the host for its status and for what its doctor finds.
-  - Fails with the cure when the service is not installed, does not run, or answers something else.
+  - Fails with the fix when the service is not installed, does not run, or answers something else.
 author:
   - The homelab.peer_relay contributors (@homelab)
 options:

@@ -17,7 +17,7 @@ DEFAULT_PORT = 40000
 
 
 class EndpointError(ValueError):
-    """A variable cannot be used; the message names the relay, the variable, the value and the cure."""
+    """A variable cannot be used; the message names the relay, the variable, the value and the fix."""
 
 
 @dataclass(frozen=True)

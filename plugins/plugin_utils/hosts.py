@@ -56,7 +56,7 @@ def reported(variables) -> list[str]:
 
 
 def fact_fault(host: str, variables) -> str:
-    """A sentence about what a host reports and must not, with the cure; empty where there is nothing."""
+    """A sentence about what a host reports and must not, with the fix; empty where there is nothing."""
     names = reported(variables)
     if not names:
         return ""

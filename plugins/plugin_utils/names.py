@@ -16,7 +16,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class OverlayError(ValueError):
-    """The inventory contradicts itself; the message names the host, the value and the cure."""
+    """The inventory contradicts itself; the message names the host, the value and the fix."""
 
 
 def parse_name(value, where: str) -> str:

@@ -21,7 +21,7 @@ _OPTION = re.compile(r"firewall\.(@?[A-Za-z0-9_]+(?:\[\d+\])?)\.([A-Za-z0-9_]+)=
 
 
 class OpenwrtError(Exception):
-    """The router is not as it has to be; the message has the cure."""
+    """The router is not as it has to be; the message has the fix."""
 
 
 class Section(NamedTuple):

@@ -33,7 +33,7 @@ def specs(role: str) -> dict[str, dict]:
 
 
 def faults(variables, roles) -> list[str]:
-    """What is wrong with the options that a host's variables set: sentences with the option, its value and the cure."""
+    """What is wrong with the options that a host's variables set: sentences with the option, its value and the fix."""
     host = str(variables.get("inventory_hostname") or "host")
     reported = fact_fault(host, variables)
     found = [reported] if reported else []

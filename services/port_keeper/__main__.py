@@ -56,8 +56,8 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
         except (OSError, ValueError, RecursionError) as error:
             if time.monotonic() >= deadline:
                 problem = "missing" if isinstance(error, FileNotFoundError) else f"no status ({error})"
-                cure = "is the service running? systemctl status peer-relay-ports"
-                print(f"peer-relay-ports: {config.status_file} is {problem}: {cure}", file=sys.stderr)
+                fix = "is the service running? systemctl status peer-relay-ports"
+                print(f"peer-relay-ports: {config.status_file} is {problem}: {fix}", file=sys.stderr)
                 return NOT_RUNNING
         time.sleep(0.2)
     print(json.dumps(document) if arguments.json else status.text(document, time.time() - document["updated"]))

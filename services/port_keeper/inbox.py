@@ -37,7 +37,7 @@ class Inbox:
         with contextlib.suppress(OSError):  # full of unheard rings, or closed
             self._bell.send(b"\0")
 
-    def take(self, timeout: float) -> list[Item]:
+    def pop(self, timeout: float) -> list[Item]:
         """Return all that is there, or what comes first within so many seconds."""
         select.select([self._ear], [], [], timeout)
         with contextlib.suppress(BlockingIOError):

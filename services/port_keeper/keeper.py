@@ -17,7 +17,7 @@ from typing import NamedTuple
 from port_mapping.lifetime import restarted
 from port_mapping.mapping import Found, Granted, Holder, Life, Malformed, MappingError, NoAddress, Unreachable, Wanted
 
-from port_keeper.held import Held, Mapping, key
+from port_keeper.lease import Lease, Mapping, key
 
 _GRACE = 10.0  # seconds of silence before it is a problem: a lost packet is none, nor a router's quick restart
 _SAME_METHOD = 3  # searches by the method that worked, before any other is tried
@@ -42,7 +42,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Ask:
+class AskHolder:
     """Ask the router whose this mapping is."""
 
     wanted: Wanted
@@ -62,8 +62,8 @@ class Unmap:
     wanted: Wanted
 
 
-Action = Find | Look | Ask | Map | Unmap
-# Of Find, Look, Ask and Map; of Unmap, or of an Ask that finds nobody; of whatever fails.
+Action = Find | Look | AskHolder | Map | Unmap
+# Of Find, Look, AskHolder and Map; of Unmap, or of an AskHolder that finds nobody; of whatever fails.
 Outcome = Found | Life | Holder | Granted | None | MappingError
 
 
@@ -95,7 +95,7 @@ class Keeper:
     """The mappings of one address family."""
 
     def __init__(self, mappings: Iterable[Mapping], poll: float, now: float, leftover: Iterable[Wanted] = ()):
-        self.held = [Held(mapping, now) for mapping in mappings]
+        self.leases = [Lease(mapping, now) for mapping in mappings]
         self.poll = poll
         self.router: Found | None = None
         self.address = ""  # the external one
@@ -107,7 +107,7 @@ class Keeper:
         self._leaving = list(leftover)
         self._running: Action | None = None
         self._outdated = False  # what runs is about a router that is not ours any more
-        self._way: tuple[str, str] | None = None
+        self._next_hop: tuple[str, str] | None = None
         self._told_by: Found | None = None  # the router that was found last, also when it is silent
         self._last: tuple[str, str, str] | None = None  # method, router and own address that were found last
         self._failures = 0
@@ -119,7 +119,7 @@ class Keeper:
         self._find_at = self._look_at = now
         self._look_first = False
         self._listing = True  # the router can be asked whose a mapping is
-        self._ask: list[Wanted] = []
+        self._to_ask: list[Wanted] = []
         self._complaint = ""  # about signs of life that make no sense
         self._odd: set[str] = set()  # what the router does in the long run
         # What anybody at home can forge, and what a router can invent, sets a bounded number of requests off.
@@ -137,35 +137,35 @@ class Keeper:
 
     def _choose(self, now: float) -> Action | None:
         if self.router is None:
-            if now < self._find_at or not (self.held or self._leaving):
+            if now < self._find_at or not (self.leases or self._leaving):
                 return None
             return Find(self._last[0] if self._last and self._failures <= _SAME_METHOD else "")
         if self._look_first:
             return Look()
         if self._leaving:
             return Unmap(self._leaving[0])
-        first = min(self.held, key=lambda held: held.due, default=None)
+        first = min(self.leases, key=lambda lease: lease.due, default=None)
         if first is not None and first.due <= now:
             return Map(first.mapping.wanted)
-        if self._ask:
-            return Ask(self._ask.pop())
-        return Look() if self.held and self._look_at <= now else None
+        if self._to_ask:
+            return AskHolder(self._to_ask.pop())
+        return Look() if self.leases and self._look_at <= now else None
 
     def due(self) -> float:
         """Return when `next` will have something to do, as far as it is known."""
-        if self._running is not None or not (self.held or self._leaving):
+        if self._running is not None or not (self.leases or self._leaving):
             return float("inf")
         if self.router is None:
             return self._find_at
-        return float("-inf") if self._look_first or self._leaving or self._ask else self._next_due()
+        return float("-inf") if self._look_first or self._leaving or self._to_ask else self._next_due()
 
     def _next_due(self) -> float:
-        return min(self._look_at, *(held.due for held in self.held))
+        return min(self._look_at, *(lease.due for lease in self.leases))
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def done(self, now: float, outcome: Outcome) -> None:
-        """Take the outcome of the action that `next` returned last; raise TypeError for one that it cannot have."""
+        """Handle the outcome of the action that `next` returned last; raise TypeError for one that it cannot have."""
         action, self._running = self._running, None
         self.addressless |= isinstance(outcome, NoAddress)
         self.refused += isinstance(outcome, Malformed)
@@ -177,7 +177,7 @@ class Keeper:
             self._found(now, outcome)
         elif isinstance(action, Look) and isinstance(outcome, Life | MappingError):
             self._looked(now, outcome)
-        elif isinstance(action, Ask) and (outcome is None or isinstance(outcome, Holder | MappingError)):
+        elif isinstance(action, AskHolder) and (outcome is None or isinstance(outcome, Holder | MappingError)):
             self._asked(now, action.wanted, outcome)
         elif isinstance(action, Map) and isinstance(outcome, Granted | MappingError):
             self._mapped(now, action.wanted, outcome)
@@ -186,11 +186,11 @@ class Keeper:
         else:
             raise TypeError(f"{outcome!r} cannot come of {action!r}")
 
-    def way(self, now: float, gateway: str, local: str) -> None:
-        """Take the default gateway and this host's address towards it: "" while there is none, which tells nothing."""
-        if not gateway or not local or (gateway, local) == self._way:
+    def update_next_hop(self, now: float, gateway: str, local: str) -> None:
+        """Note the default gateway and this host's address towards it: "" while there is none, which tells nothing."""
+        if not gateway or not local or (gateway, local) == self._next_hop:
             return
-        before, self._way = self._way, (gateway, local)
+        before, self._next_hop = self._next_hop, (gateway, local)
         if before is not None:
             self._say(f"the router is {gateway} and this host {local}, no longer {before[0]} and {before[1]}")
             self.search(now)
@@ -203,7 +203,7 @@ class Keeper:
         self._find_at = now
 
     def announced(self, now: float, sender: str) -> None:
-        """Take it that the router says that it, or its address, is new; anybody could, and it costs a renewal."""
+        """Heed that the router says that it, or its address, is new; anybody could, and it costs a renewal."""
         if self._last is None or sender != self._last[1] or now - self._announced_at < _GRACE:
             return
         if self._announcements.wait(now):
@@ -211,26 +211,26 @@ class Keeper:
         self._announcements.reserve(now)
         self._announced_at = self._find_at = now
         self._look_first = True
-        for held in self.held:
-            held.ask(now)
+        for lease in self.leases:
+            lease.ask_now(now)
 
     def apply(self, now: float, mappings: Iterable[Mapping], poll: float) -> None:
-        """Take other settings."""
+        """Apply other settings."""
         self.poll = poll
-        before = {key(held.mapping.wanted): held for held in self.held}
-        self.held = []
+        before = {key(lease.mapping.wanted): lease for lease in self.leases}
+        self.leases = []
         for mapping in mappings:
-            held = before.pop(key(mapping.wanted), None)
-            if held is None:
-                held = Held(mapping, now)
-            elif held.mapping != mapping or held.problem:
-                held.mapping = mapping
-                held.ask(now)
-            self.held.append(held)
-        kept = {key(held.mapping.wanted) for held in self.held}
+            lease = before.pop(key(mapping.wanted), None)
+            if lease is None:
+                lease = Lease(mapping, now)
+            elif lease.mapping != mapping or lease.problem:
+                lease.mapping = mapping
+                lease.ask_now(now)
+            self.leases.append(lease)
+        kept = {key(lease.mapping.wanted) for lease in self.leases}
         self._leaving = [wanted for wanted in self._leaving if key(wanted) not in kept]
-        self._leaving += [held.mapping.wanted for held in before.values()]
-        self._ask = []
+        self._leaving += [lease.mapping.wanted for lease in before.values()]
+        self._to_ask = []
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
@@ -244,19 +244,19 @@ class Keeper:
             self._say(f"router {outcome.gateway} speaks {outcome.method}")
             self._life = None
             self._odd.clear()
-            for held in self.held:
-                held.granted = None
+            for lease in self.leases:
+                lease.granted = None
         self._last = found
         self._failures = 0
         self._silent_since = None
         self._told = ""
         self._listing = True
-        self._ask = []
+        self._to_ask = []
         # Life first: a restart between it and the mapping would not be noticed the other way round. Then all mappings,
         # since nobody knows what a router did in its silence.
         self._look_first = True
-        for held in self.held:
-            held.ask(now)
+        for lease in self.leases:
+            lease.ask_now(now)
 
     def _looked(self, now: float, outcome: Life | MappingError) -> None:
         self._look_first = False
@@ -280,36 +280,36 @@ class Keeper:
                 self._restarted(now)
         self._life, self._life_at = life, now
         if life.external_address and self._set_address(now, life.external_address):
-            for held in self.held:
-                held.ask(now)
-        if self._listing and not self._ask:
-            self._ask = [held.mapping.wanted for held in self.held if held.live(now)]
+            for lease in self.leases:
+                lease.ask_now(now)
+        if self._listing and not self._to_ask:
+            self._to_ask = [lease.mapping.wanted for lease in self.leases if lease.live(now)]
 
     def _asked(self, now: float, wanted: Wanted, outcome: Holder | MappingError | None) -> None:
-        held = self._find_held(wanted)
+        lease = self._find_lease(wanted)
         if isinstance(outcome, MappingError):
             self._listing = False
-            self._ask = []
-        elif held is not None and held.live(now) and self.router is not None:
+            self._to_ask = []
+        elif lease is not None and lease.live(now) and self.router is not None:
             holder = outcome[:2] if outcome else None
             if holder == (self.router.local_address, wanted.internal_port):
-                held.listed = True
-            elif holder is not None or held.listed:  # some routers never list what they granted
-                self._say(f"{held.mapping.name}: the router has dropped the mapping", logging.WARNING)
-                held.forget(now)
+                lease.listed = True
+            elif holder is not None or lease.listed:  # some routers never list what they granted
+                self._say(f"{lease.mapping.name}: the router has dropped the mapping", logging.WARNING)
+                lease.forget(now)
 
     def _mapped(self, now: float, wanted: Wanted, outcome: Granted | MappingError) -> None:
-        held = self._find_held(wanted)
-        if held is None:
+        lease = self._find_lease(wanted)
+        if lease is None:
             return  # taken off the settings meanwhile, and about to be deleted
         if isinstance(outcome, MappingError):
-            if held.refuse(now, outcome):
-                self._say(f"{held.mapping.name}: {outcome}", logging.WARNING)
+            if lease.refuse(now, outcome):
+                self._say(f"{lease.mapping.name}: {outcome}", logging.WARNING)
             return
-        news = held.grant(now, outcome)
+        news = lease.grant(now, outcome)
         if news:
             port = f"{wanted.protocol} {outcome.external_port}"
-            self._say(f"{held.mapping.name}: {port} is open{' again' if news == 'again' else ''}")
+            self._say(f"{lease.mapping.name}: {port} is open{' again' if news == 'again' else ''}")
         if outcome.external_address and not (self._life and self._life.external_address):
             self._set_address(now, outcome.external_address)
 
@@ -341,12 +341,12 @@ class Keeper:
         self._again_at = now + wait
         if wait:
             self._odd.add(_RESTLESS)
-            for held in self.held:
-                held.due = min(held.due, now + wait)
+            for lease in self.leases:
+                lease.due = min(lease.due, now + wait)
             return
         self._say("the router has restarted: making the mappings again", logging.WARNING)
-        for held in self.held:
-            held.forget(now)
+        for lease in self.leases:
+            lease.forget(now)
 
     def _set_address(self, now: float, address: str) -> bool:
         """Note the external address; return whether it is another one than before."""
@@ -398,10 +398,10 @@ class Keeper:
 
     def remembered(self) -> list[Wanted]:
         """Return the mappings that the router may have, to be deleted once nobody wants them any more."""
-        return [held.mapping.wanted for held in self.held if held.was_granted] + self._leaving
+        return [lease.mapping.wanted for lease in self.leases if lease.was_granted] + self._leaving
 
-    def _find_held(self, wanted: Wanted) -> Held | None:
-        return next((held for held in self.held if key(held.mapping.wanted) == key(wanted)), None)
+    def _find_lease(self, wanted: Wanted) -> Lease | None:
+        return next((lease for lease in self.leases if key(lease.mapping.wanted) == key(wanted)), None)
 
     def _say(self, text: str, level: int = logging.INFO) -> None:
         self.events.append(Event(level, text))

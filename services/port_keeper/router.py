@@ -14,11 +14,11 @@ from port_mapping.deadline import within
 from port_mapping.mapping import Client, MappingError, Unreachable
 
 from port_keeper.inbox import Inbox
-from port_keeper.keeper import Action, Ask, Find, Look, Map, Outcome
+from port_keeper.keeper import Action, AskHolder, Find, Look, Map, Outcome
 from port_keeper.settings import Settings
 
 _PATIENCE = 90.0  # seconds for one action, whatever the router and those who answer in its place are up to
-_MOST_ABANDONED = 4
+_MAX_ABANDONED = 4
 
 
 def clock() -> float:
@@ -30,10 +30,10 @@ def _gateway(settings: Settings, family: int) -> str:
     return settings.gateway if (":" in settings.gateway) == (family == 6) else ""
 
 
-def way(settings: Settings, family: int) -> tuple[str, str]:
+def next_hop(settings: Settings, family: int) -> tuple[str, str]:
     """Return the router's address and this host's own towards it; "" where there is none."""
     try:
-        return routes.way(family, _gateway(settings, family))[:2]
+        return routes.next_hop(family, _gateway(settings, family))[:2]
     except Unreachable:
         return "", ""
 
@@ -65,7 +65,7 @@ class Router:
             raise Unreachable("no router has been searched for")
         if isinstance(action, Look):
             return client.look()
-        if isinstance(action, Ask):
+        if isinstance(action, AskHolder):
             return client.holder(action.wanted)
         if isinstance(action, Map):
             return client.map(action.wanted)
@@ -101,7 +101,7 @@ class Worker:
         with self._lock:
             if self.busy_since is None or time.monotonic() - self.busy_since < seconds:
                 return False
-            if self._abandoned < _MOST_ABANDONED:
+            if self._abandoned < _MAX_ABANDONED:
                 self._abandoned += 1
                 self.busy_since = None
                 self._start()

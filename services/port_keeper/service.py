@@ -18,10 +18,10 @@ from peer_common.toml_table import SettingsError
 from port_mapping.mapping import MappingError
 
 from port_keeper import settings, state, status
-from port_keeper.held import Mapping, key
 from port_keeper.inbox import Inbox
 from port_keeper.keeper import Find, Keeper, Outcome, Unmap
-from port_keeper.router import Router, Worker, clock, seen_address, way
+from port_keeper.lease import Mapping, key
+from port_keeper.router import Router, Worker, clock, next_hop, seen_address
 from port_keeper.settings import Settings
 
 log = logging.getLogger("port_keeper")
@@ -57,8 +57,8 @@ class Line:
 
     def advance(self, now: float, config: Settings) -> None:
         """Have done what is to be done."""
-        if self.keeper.held:
-            self.keeper.way(now, *way(config, self.family))
+        if self.keeper.leases:
+            self.keeper.update_next_hop(now, *next_hop(config, self.family))
         action = self.keeper.next(now)
         if action is not None:
             self.worker.submit(self, functools.partial(self._router.perform, action, config))
@@ -99,7 +99,7 @@ class Service:
         while not self._stop:
             if self._reload:
                 self._reload = False
-                self._take_over_settings()
+                self._reload_settings()
             now = clock()
             for line in self._lines:
                 line.advance(now, self._settings)
@@ -111,7 +111,7 @@ class Service:
             if watchdog:
                 systemd.send("WATCHDOG=1")
             due = min(self._write_due, *(line.keeper.due() for line in self._lines))
-            self._take(max(0.0, min(due - now, longest)))
+            self._handle_items(max(0.0, min(due - now, longest)))
         self._inbox.close()
         systemd.send("STOPPING=1")
         log.info("stopped; the mappings stay until their leases end")
@@ -123,19 +123,19 @@ class Service:
             self._stop = True
         self._inbox.put(None, 0.0)
 
-    def _take(self, timeout: float) -> None:
+    def _handle_items(self, timeout: float) -> None:
         """Wait for an outcome, and pass all that are there on."""
-        for owner, now, outcome in self._inbox.take(timeout):
+        for owner, now, outcome in self._inbox.pop(timeout):
             if isinstance(owner, Line):
                 self._done(owner.keeper, now, outcome)
             elif owner is self._stun:
-                self._take_seen(outcome)
+                self._note_seen(outcome)
             elif owner is _listen:
                 for line in self._lines:
                     line.keeper.announced(now, outcome)
 
     def _done(self, keeper: Keeper, now: float, outcome: Outcome) -> None:
-        """Take an outcome. One that nobody thought of must not end the service: the router is searched anew."""
+        """Handle an outcome. One that nobody thought of must not end the service: the router is searched anew."""
         try:
             keeper.done(now, outcome)
         except Exception as error:
@@ -159,7 +159,7 @@ class Service:
             self._seen_due, self._seen_for = now + _SEEN_INTERVAL, address
             self._stun.submit(self._stun, functools.partial(seen_address, self._settings))
 
-    def _take_seen(self, outcome: str | MappingError) -> None:
+    def _note_seen(self, outcome: str | MappingError) -> None:
         if not self._settings.stun_server:
             return  # taken off the settings meanwhile
         if isinstance(outcome, MappingError):
@@ -170,7 +170,7 @@ class Service:
 
     # --- settings, state and status -----------------------------------------------------------------------------------
 
-    def _take_over_settings(self) -> None:
+    def _reload_settings(self) -> None:
         """Apply the settings file; on an error say so and keep what runs."""
         systemd.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:

@@ -13,7 +13,7 @@ from peer_common import toml_table
 from peer_common.toml_table import A_NAME, A_PATH, A_PORT, Table, one_of
 from port_mapping.mapping import Wanted
 
-from port_keeper.held import Mapping
+from port_keeper.lease import Mapping
 
 DEFAULT_FILE = Path("/etc/peer-relay-ports/ports.toml")
 METHODS = ("auto", "pcp", "nat-pmp", "upnp")

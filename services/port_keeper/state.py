@@ -19,7 +19,7 @@ from peer_common import files
 from port_mapping.address import canonical_address
 from port_mapping.mapping import Wanted
 
-from port_keeper.held import Key, key
+from port_keeper.lease import Key, key
 
 log = logging.getLogger("port_keeper")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from port_mapping.verdict import no_address, verdict
 
-from port_keeper.held import Held
 from port_keeper.keeper import Keeper
+from port_keeper.lease import Lease
 
 
 def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now: float, wall: float) -> dict[str, Any]:
     """Return the status; `seen` is this host's address as others see it, `wall` the Unix time of `now`."""
-    main = next((keeper for keeper in keepers if keeper.held), keepers[0])
+    main = next((keeper for keeper in keepers if keeper.leases), keepers[0])
     router = main.answering(now)
     judged = no_address(router[0]) if main.addressless and router else verdict(main.address, seen)
     return {
@@ -30,26 +30,26 @@ def document(keepers: Sequence[Keeper], seen: str, problems: Iterable[str], now:
         "address_changes": main.address_changes,
         "nat": judged.kind,
         "explanation": judged.explanation,
-        "mappings": [_mapping(keeper, held, now, wall) for keeper in keepers for held in keeper.held],
+        "mappings": [_mapping(keeper, lease, now, wall) for keeper in keepers for lease in keeper.leases],
         "problems": [*problems, *(problem for keeper in keepers for problem in keeper.problems(now))],
     }
 
 
-def _mapping(keeper: Keeper, held: Held, now: float, wall: float) -> dict[str, Any]:
-    wanted, granted = held.mapping.wanted, held.granted if held.live(now) else None
+def _mapping(keeper: Keeper, lease: Lease, now: float, wall: float) -> dict[str, Any]:
+    wanted, granted = lease.mapping.wanted, lease.granted if lease.live(now) else None
     return {
-        "name": held.mapping.name,
+        "name": lease.mapping.name,
         "protocol": wanted.protocol,
         "family": wanted.family,
         "internal_port": wanted.internal_port,
         "external_port": wanted.external_port,
         "external_address": (granted.external_address or keeper.address) if granted else "",
-        "state": held.state(now),
+        "state": lease.state(now),
         "lease_seconds": granted.lease if granted else 0,
-        "expires": round(wall + held.expires - now, 3) if granted and held.expires is not None else None,
-        "renewals": held.renewals,
-        "restores": held.restores,
-        "problem": held.problem,
+        "expires": round(wall + lease.expires - now, 3) if granted and lease.expires is not None else None,
+        "renewals": lease.renewals,
+        "restores": lease.restores,
+        "problem": lease.problem,
     }
 
 

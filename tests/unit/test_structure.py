@@ -57,7 +57,7 @@ LAYERS = {
     ],
     "peer_guard": ["news upkeep", "__main__"],
     "peer_relay_fallback": ["gate", "bridge", "__main__"],
-    "port_keeper": ["held inbox", "keeper", "settings state status", "router", "service", "__main__"],
+    "port_keeper": ["lease inbox", "keeper", "settings state status", "router", "service", "__main__"],
     "firewall_restore": ["__main__"],
 }
 PURE = ("peer_relay/wireguard", "peer_relay/core", "peer_agent/wire", "peer_agent/core", "port_keeper/keeper.py")

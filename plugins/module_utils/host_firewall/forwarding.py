@@ -17,7 +17,7 @@ from .plan import CommandError, Run
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]  # noqa: UP007 -- pylint
 # Somewhere out there, for an exit node.
 OUTSIDE = {4: "9.9.9.9", 6: "2620:fe::fe"}
-LIMIT = 256  # addresses that rules name, such as those of containers
+MAX_NAMED = 256  # addresses that rules name, such as those of containers
 
 
 class Obstacle(NamedTuple):
@@ -74,7 +74,7 @@ class Forwarding:
             found.append(OUTSIDE[version] if not subnet.prefixlen else self._somebody_in(subnet))
             # Such as the addresses of containers, each of which Docker keeps others away from.
             named = [address for address in _addresses_of(self.ruleset, version) if address in subnet]
-            found += [str(address) for address in named[:LIMIT]] if subnet.prefixlen else []
+            found += [str(address) for address in named[:MAX_NAMED]] if subnet.prefixlen else []
         return list(dict.fromkeys(found))
 
     def _somebody_in(self, subnet: Network) -> str:
@@ -129,8 +129,8 @@ def describe(obstacle: Obstacle, interface: str) -> str:
     rule = "its policy" if obstacle.rule == len(chain.rules) else f"rule {obstacle.rule + 1} of {len(chain.rules)}"
     text = f"The chain {chain} drops what is forwarded {obstacle.way} ({rule}). "
     if owner(chain) == "firewalld":
-        cure = f"firewall-cmd --permanent --zone=trusted --add-interface={interface} && firewall-cmd --reload"
-        return f"{text}It is firewalld's: run {cure}"
+        fix = f"firewall-cmd --permanent --zone=trusted --add-interface={interface} && firewall-cmd --reload"
+        return f"{text}It is firewalld's: run {fix}"
     if chain.hook == "prerouting" and chain.name == "PREROUTING":
         return (
             f"{text}Docker 28 and later make such rules, to keep others away from its containers' addresses: publish "

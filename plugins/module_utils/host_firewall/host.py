@@ -65,7 +65,7 @@ class Host:
         self.request = request
         self.ssh_ports = sorted(request.ssh_ports) or ssh_ports.find_ssh_ports(run, request.connection_port)
 
-    def settle(self) -> Decision:
+    def reconcile(self) -> Decision:
         decision = self._remove() if not self.request.present else self._open()
         decision.ssh_ports = self.ssh_ports
         return decision
@@ -202,11 +202,11 @@ class Host:
 
     def _unseen(self) -> list[str]:
         unseen = nft_plan.read_ruleset(self.run).unseen
-        cure = "iptables" if all("legacy" in table for table in unseen) else "nftables"
+        fix = "iptables" if all("legacy" in table for table in unseen) else "nftables"
         return (
             [
                 f"the kernel has rules that no program here can read ({'; '.join(unseen)}), and they may drop it. "
-                f"Install {cure} on this host, then run this again."
+                f"Install {fix} on this host, then run this again."
             ]
             if unseen
             else []

@@ -25,7 +25,7 @@ class CommandError(Exception):
 
 
 class FirewallError(Exception):
-    """A request that is refused, with the cure."""
+    """A request that is refused, with the fix."""
 
 
 class Port(NamedTuple):

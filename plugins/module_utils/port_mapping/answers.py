@@ -15,7 +15,7 @@ class Answer(NamedTuple):
 
     name: str  # the standard's
     words: str
-    cure: str
+    fix: str
 
 
 UNKNOWN = Answer("unknown to its standard", "it gave no reason that its standard knows", "look into the router's log")
@@ -23,7 +23,7 @@ UNKNOWN = Answer("unknown to its standard", "it gave no reason that its standard
 
 def translate(protocol: str, code: int, answers: dict[int, Answer]) -> str:
     answer = answers.get(code, UNKNOWN)
-    return f"{answer.words} ({protocol} result {code}, {answer.name}): {answer.cure}"
+    return f"{answer.words} ({protocol} result {code}, {answer.name}): {answer.fix}"
 
 
 def conflict(gateway: str, wanted: Wanted) -> str:

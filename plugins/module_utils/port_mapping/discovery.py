@@ -33,10 +33,10 @@ def survey(gateway: str, local_address: str, family: int, methods: list[str]) ->
 
 def find(method: str = "auto", gateway: str = "", family: int = 4) -> Client:
     """Return the first protocol that answers; without a gateway it is the one of the default route."""
-    way = routes.way(family, gateway)
-    gateway = way.gateway
+    hop = routes.next_hop(family, gateway)
+    gateway = hop.gateway
     attempts = []
-    for attempt in survey(gateway, way.address, family, METHODS if method == "auto" else [method]):
+    for attempt in survey(gateway, hop.address, family, METHODS if method == "auto" else [method]):
         if attempt.client:
             return attempt.client
         attempts.append(attempt)

@@ -21,14 +21,14 @@ from .deadline import left
 from .mapping import Malformed, Unreachable
 from .oddities import note
 
-_MOST_BYTES = 300 * 1024  # headers included
+_MAX_BYTES = 300 * 1024  # headers included
 _SECONDS = 5.0  # for the whole exchange, however slowly its bytes drip
 _AFTERWARDS = 0.3  # seconds to wait for what may follow the announced length
 _PIECE = 65536
 _PATH = re.compile(r"/[!-~]*")  # what cannot end the request line
 # The end of a description or of a SOAP message, which is all that is asked for.
 _END = re.compile(rb"</(?:[A-Za-z][\w.-]{0,30}:)?(?:root|Envelope)[ \t\r\n]*>")
-_LONGEST_END = 80
+_MAX_END_LENGTH = 80
 
 
 class Url(NamedTuple):
@@ -88,14 +88,14 @@ class _Bounded(io.RawIOBase):
         self._sock = sock
         self._host = host
         self.deadline = deadline
-        self._left = _MOST_BYTES
+        self._left = _MAX_BYTES
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if self._left <= 0:
-            raise Malformed(f"the router {self._host} answers with more than {_MOST_BYTES} bytes")
+            raise Malformed(f"the router {self._host} answers with more than {_MAX_BYTES} bytes")
         self._sock.settimeout(_left(self.deadline))
         count = self._sock.recv_into(memoryview(buffer)[: self._left])
         self._left -= count
@@ -143,7 +143,7 @@ def _receive(raw: _Bounded) -> tuple[int, bytes]:
     body = bytearray()
     for piece in _chunks(stream) if response.chunked else _pieces(stream, response.length):
         body += piece
-        if _END.search(body, max(0, len(body) - len(piece) - _LONGEST_END)):
+        if _END.search(body, max(0, len(body) - len(piece) - _MAX_END_LENGTH)):
             break
     else:
         if response.length is not None and not response.chunked:

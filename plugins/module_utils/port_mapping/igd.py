@@ -21,7 +21,7 @@ from .words import printable
 _URN = "urn:schemas-upnp-org:service:"
 MAPPINGS = (f"{_URN}WANIPConnection:2", f"{_URN}WANIPConnection:1", f"{_URN}WANPPPConnection:1")  # by preference
 PINHOLES = (f"{_URN}WANIPv6FirewallControl:1",)
-_MOST_SERVICES = 16  # with more uplinks than that it is no home
+_MAX_SERVICES = 16  # with more uplinks than that it is no home
 _ERROR_CODE = re.compile(rb"<(?:\w+:)?errorCode>\s*([0-9]{3})\s*</")
 _NO_ADDRESS = ("", "null", "none", "nil")  # what routers without an uplink say
 _WITHOUT_RESULTS = ("AddPortMapping", "DeletePortMapping", "DeletePinhole")
@@ -55,7 +55,7 @@ def services(description: bytes, location: Url, kinds: tuple[str, ...]) -> list[
         raise problems[0]
     if problems:
         note("says that one of its services is where it is not")
-    return found[:_MOST_SERVICES]
+    return found[:_MAX_SERVICES]
 
 
 def model(description: bytes) -> str:

@@ -18,7 +18,7 @@ from .mapping import Client, Granted, Life, Wanted
 
 
 @dataclass(frozen=True)
-class Lease:
+class RecordedLease:
     """A mapping that a router granted."""
 
     method: str
@@ -31,7 +31,7 @@ class Lease:
     life: Life  # the router's, then
 
     @classmethod
-    def of(cls, client: Client, granted: Granted, life: Life, now: float) -> Lease:
+    def of(cls, client: Client, granted: Granted, life: Life, now: float) -> RecordedLease:
         return cls(
             method=client.method,
             gateway=client.gateway,
@@ -62,10 +62,10 @@ class LeaseFile:
         self._path = Path(path)
         self._leases = self._read()
 
-    def get(self, wanted: Wanted) -> Lease | None:
+    def get(self, wanted: Wanted) -> RecordedLease | None:
         return self._leases.get(_key(wanted))
 
-    def put(self, wanted: Wanted, lease: Lease) -> None:
+    def put(self, wanted: Wanted, lease: RecordedLease) -> None:
         self._leases[_key(wanted)] = lease
         self._write()
 
@@ -73,7 +73,7 @@ class LeaseFile:
         if self._leases.pop(_key(wanted), None):
             self._write()
 
-    def _read(self) -> dict[str, Lease]:
+    def _read(self) -> dict[str, RecordedLease]:
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))
             return {key: _lease(entry) for key, entry in entries.items()}
@@ -89,9 +89,9 @@ class LeaseFile:
         temporary.replace(self._path)
 
 
-def _lease(entry: dict[str, Any]) -> Lease:
+def _lease(entry: dict[str, Any]) -> RecordedLease:
     """Read an entry; raise ValueError, TypeError or KeyError. The file lies in the keeper's directory, not root's."""
-    lease = Lease(**{**entry, "life": Life(**entry["life"])})
+    lease = RecordedLease(**{**entry, "life": Life(**entry["life"])})
     for address in filter(None, (lease.external_address, lease.life.external_address)):
         canonical_address(address)
     numbers = (lease.external_port, lease.seconds, lease.life.epoch or 0, lease.life.boot_id or 0)

@@ -16,17 +16,17 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from .words import printable
 
-_LONGEST_MESSAGE = 1500  # that of three protocols which all failed has some 600
+_MAX_MESSAGE_LENGTH = 1500  # that of three protocols which all failed has some 600
 
 
 class MappingError(Exception):
-    """A mapping could not be had; the message names the router, its words and the cure.
+    """A mapping could not be had; the message names the router, its words and the fix.
 
     Whatever a router puts into its words, the message is one line that a terminal and a status file can take.
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(message, _LONGEST_MESSAGE))
+        super().__init__(printable(message, _MAX_MESSAGE_LENGTH))
 
 
 class Unreachable(MappingError):

@@ -18,9 +18,9 @@ from xml.parsers import expat
 from .mapping import Malformed
 from .oddities import note
 
-_MOST_BYTES = 256 * 1024  # the longest descriptions of real routers have 30 KiB
-_MOST_DEPTH = 32  # real ones have 12
-_MOST_ELEMENTS = 10_000  # real ones have 600
+_MAX_BYTES = 256 * 1024  # the longest descriptions of real routers have 30 KiB
+_MAX_DEPTH = 32  # real ones have 12
+_MAX_ELEMENTS = 10_000  # real ones have 600
 # What people call their mappings is passed on as it is by some programs (upnpc) and routers (miniupnpd).
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});)")
 _REFERENCE = re.compile(r"&#(?:([0-9]{1,7})|x([0-9A-Fa-f]{1,6}));")
@@ -54,10 +54,10 @@ class _Reader:
     def _start(self, name: str, _attributes: dict[str, str]) -> None:
         self._depth += 1
         self._elements += 1
-        if self._depth > _MOST_DEPTH:
-            raise Malformed(f"the XML is nested more than {_MOST_DEPTH} deep")
-        if self._elements > _MOST_ELEMENTS:
-            raise Malformed(f"the XML has more than {_MOST_ELEMENTS} elements")
+        if self._depth > _MAX_DEPTH:
+            raise Malformed(f"the XML is nested more than {_MAX_DEPTH} deep")
+        if self._elements > _MAX_ELEMENTS:
+            raise Malformed(f"the XML has more than {_MAX_ELEMENTS} elements")
         self._builder.start(name.rpartition(":")[2], {})
 
     def _end(self, name: str) -> None:
@@ -67,8 +67,8 @@ class _Reader:
 
 def parse(data: bytes) -> Element:
     """Return the root of the document; tags are local names, attributes are left out."""
-    if len(data) > _MOST_BYTES:
-        raise Malformed(f"the XML has {len(data)} bytes, more than {_MOST_BYTES}")
+    if len(data) > _MAX_BYTES:
+        raise Malformed(f"the XML has {len(data)} bytes, more than {_MAX_BYTES}")
     try:
         return _Reader().read(_characters(data).encode())
     except expat.ExpatError as error:

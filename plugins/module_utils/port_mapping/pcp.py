@@ -19,7 +19,7 @@ ANNOUNCE, MAP = 0, 1
 PROTOCOLS = {"udp": 17, "tcp": 6}  # the numbers of IANA
 
 _RESPONSE = 0x80
-_LEAST, _MOST = 24, 1100  # octets of a message, section 7
+_MIN_SIZE, _MAX_SIZE = 24, 1100  # octets of a message, section 7
 _REQUEST_HEADER = struct.Struct(">BBxxI16s")  # version, opcode, lifetime, the client's address
 _RESPONSE_HEADER = struct.Struct(">BBxBII12x")  # version, opcode, result, lifetime, epoch
 _MAP = struct.Struct(">12sB3xHH16s")  # nonce, protocol, internal port, external port, external address
@@ -123,14 +123,14 @@ def read(datagram: bytes, opcode: int) -> Response:
         # A server of NAT-PMP answers with 8 octets of its own version, which is 0 (RFC 6886, section 3.5).
         other = "NAT-PMP" if datagram[0] == 0 else f"version {datagram[0]}"
         raise Unreachable(f"speaks {other}, not PCP version {VERSION}")
-    if not _LEAST <= len(datagram) <= _MOST or len(datagram) % 4:
+    if not _MIN_SIZE <= len(datagram) <= _MAX_SIZE or len(datagram) % 4:
         raise Malformed(f"its PCP response has {len(datagram)} octets, which none can have")
     version, kind, result, lifetime, epoch = _RESPONSE_HEADER.unpack_from(datagram)
     if (version, kind) != (VERSION, opcode | _RESPONSE):
         raise Malformed(f"its answer to PCP opcode {opcode} is of version {version} and kind {kind}")
     mapping = None
-    if opcode == MAP and len(datagram) >= _LEAST + _MAP.size:
-        nonce, protocol, internal, external, address = _MAP.unpack_from(datagram, _LEAST)
+    if opcode == MAP and len(datagram) >= _MIN_SIZE + _MAP.size:
+        nonce, protocol, internal, external, address = _MAP.unpack_from(datagram, _MIN_SIZE)
         mapping = Mapping(nonce, protocol, internal, external, _unpack(address))
     elif opcode == MAP and result == SUCCESS:
         raise Malformed("its PCP response grants a mapping but does not say which")

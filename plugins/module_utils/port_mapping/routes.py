@@ -28,8 +28,8 @@ class Route(NamedTuple):
     gateway: str
 
 
-class Way(NamedTuple):
-    """This host's way to its router. What there is not is ""."""
+class NextHop(NamedTuple):
+    """This host's router, and how it is reached. What there is not is ""."""
 
     gateway: str
     address: str  # this host's, to which the router can forward
@@ -101,7 +101,7 @@ def _has_a_router(interface: str) -> bool:
         return True  # gone meanwhile
 
 
-def way(family: int, gateway: str = "") -> Way:
+def next_hop(family: int, gateway: str = "") -> NextHop:
     """Return the way to the router, or to the one that is named; raise Unreachable.
 
     The address is the one that a router can forward to: not that of a VPN, whichever way the rest of the traffic takes,
@@ -110,13 +110,13 @@ def way(family: int, gateway: str = "") -> Way:
     gateway = gateway or default_gateway(family)
     address = local_address(gateway, family)
     if family == 6:
-        return Way(gateway, address)
+        return NextHop(gateway, address)
     interface, network = parse_network(_table(4), address)
     try:
         mac = _hardware(interface)[1].hex(":") if interface else ""
     except OSError:
         mac = ""
-    return Way(gateway, address, interface, network, mac)
+    return NextHop(gateway, address, interface, network, mac)
 
 
 def _table(family: int) -> str:

@@ -17,7 +17,7 @@ from .mapping import MappingError
 
 T = TypeVar("T")
 
-_MOST = 12
+_MAX_RUNNING = 12
 
 
 class Tries(Generic[T]):
@@ -30,7 +30,7 @@ class Tries(Generic[T]):
         self._done: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
 
     def start(self, job: Callable[[], T]) -> None:
-        if self._running < _MOST:
+        if self._running < _MAX_RUNNING:
             self._launch(job)
         else:
             self._waiting.append(job)

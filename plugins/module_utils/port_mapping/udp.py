@@ -15,10 +15,10 @@ from .mapping import Malformed, MappingError, Unreachable
 
 T = TypeVar("T")
 
-_MOST = 1500  # octets of a datagram that is looked at; no protocol here has longer ones
+_MAX_DATAGRAM = 1500  # octets of a datagram that is looked at; no protocol here has longer ones
 # RFC 6886's, for all: three seconds, as in RFC 6887, are long for a router that is one cable away.
 _FIRST_WAIT = 0.25
-_MOST_STRANGE = 1000  # datagrams that are no answer
+_MAX_STRANGE = 1000  # datagrams that are no answer
 
 
 def exchange(
@@ -33,13 +33,13 @@ def exchange(
     with _connected(address, port, source) as sock:
         strange = 0
         deadline, wait = time.monotonic() + left(patience), _FIRST_WAIT
-        while (now := time.monotonic()) < deadline and strange < _MOST_STRANGE:
+        while (now := time.monotonic()) < deadline and strange < _MAX_STRANGE:
             try:
                 sock.send(request)
                 resend, wait = min(now + wait, deadline), wait * 2
-                while (rest := resend - time.monotonic()) > 0 and strange < _MOST_STRANGE:
+                while (rest := resend - time.monotonic()) > 0 and strange < _MAX_STRANGE:
                     sock.settimeout(rest)
-                    datagram = sock.recv(_MOST)
+                    datagram = sock.recv(_MAX_DATAGRAM)
                     try:
                         return read(datagram)
                     except Malformed as error:

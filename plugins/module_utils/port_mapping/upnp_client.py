@@ -22,13 +22,13 @@ from .upnp_search import search
 from .verdict import no_address
 from .words import printable
 
-_LONGEST = 604800  # a week: the most that version 2 grants; version 1 takes it too
-_MOST_MAPPINGS = 256
+_MAX_LEASE = 604800  # a week: the most that version 2 grants; version 1 takes it too
+_MAX_MAPPINGS = 256
 # Seconds after which nothing more is asked, whatever the others in the network are up to.
 _LISTING = 20.0
 _AT_ONCE = 0.5  # seconds to wait for the description at one address, before another one is asked for beside it
-_MOST_LOCATIONS = 40
-_MOST_OTHERS = 16
+_MAX_LOCATIONS = 40
+_MAX_OTHERS = 16
 # 714 by the specification; others say 713, 402 (DD-WRT) or 501 (Linksys).
 _NO_ENTRY = {
     upnp_errors.NO_SUCH_MAPPING,
@@ -84,7 +84,7 @@ class UpnpClient:
 
     def map(self, wanted: Wanted) -> Granted:
         self._is_there(wanted)  # before all: some routers give anybody's port to whoever asks last
-        lease = min(wanted.lease, _LONGEST)
+        lease = min(wanted.lease, _MAX_LEASE)
         try:
             self._add(wanted, lease)
         except Fault as fault:
@@ -118,7 +118,7 @@ class UpnpClient:
     def mappings(self) -> Iterator[Mapping]:
         """List what the router maps; it may keep to itself what is not this host's."""
         end = time.monotonic() + _LISTING
-        for index in range(_MOST_MAPPINGS):
+        for index in range(_MAX_MAPPINGS):
             try:
                 entry = self._gateway.call("GetGenericPortMappingEntry", {"NewPortMappingIndex": index})
             except Fault:
@@ -177,9 +177,9 @@ def find(gateway: str, local_address: str, family: int = 4) -> UpnpClient | Pinh
         locations: set[str] = set()
         for sender, answer in search(destination, local_address):
             if not same_host(sender, gateway):
-                if answer.target != ssdp.ROOT and len(others) < _MOST_OTHERS:
+                if answer.target != ssdp.ROOT and len(others) < _MAX_OTHERS:
                     others.setdefault(sender, answer)
-            elif answer.location not in locations and len(locations) < _MOST_LOCATIONS:
+            elif answer.location not in locations and len(locations) < _MAX_LOCATIONS:
                 tries.start(partial(Gateway, gateway, local_address, kinds, destination, answer))
                 # The first is the only one in most homes; the others must not end the search by their waiting.
                 found = tries.next(0.0 if locations else _AT_ONCE)

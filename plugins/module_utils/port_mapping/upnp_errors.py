@@ -1,7 +1,7 @@
 # Copyright: The homelab.peer_relay contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The error codes of Internet gateways, in plain words and with the cure."""
+"""The error codes of Internet gateways, in plain words and with the fix."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NO_SUCH_MAPPING = 714
 CONFLICT = 718
 PERMANENT_ONLY = 725
 
-_NO_CURE = "restart the router, and see whether an update of its firmware is there"
+_NO_FIX = "restart the router, and see whether an update of its firmware is there"
 _EQUAL_PORTS = "set external_port to the same number as internal_port"
 _OTHER_PORT = "choose another external_port"
 
 _ERRORS = {
     401: ("it does not know this action", "use another method (PCP or NAT-PMP) or forward the port by hand"),
     INVALID_ARGUMENTS: ("it does not take these values", "try another external_port and another lease"),
-    ACTION_FAILED: ("it could not do it at the moment", _NO_CURE),
+    ACTION_FAILED: ("it could not do it at the moment", _NO_FIX),
     602: (
         "it does not have this action",
         "use another method (PCP or NAT-PMP) or forward the port by hand",
@@ -72,6 +72,6 @@ class Fault(Refused):
 
     def __init__(self, router: str, action: str, code: str, words: str):
         self.code = int(code) if code.isascii() and code.isdigit() and len(code) < 6 else 0
-        meaning, cure = _ERRORS.get(self.code, ("it does not say more", _NO_CURE))
+        meaning, fix = _ERRORS.get(self.code, ("it does not say more", _NO_FIX))
         said = f"{printable(code, 10)} {printable(words)}".strip()
-        super().__init__(f"the router {router} refuses {action} ({said}): {meaning}; {cure}")
+        super().__init__(f"the router {router} refuses {action} ({said}): {meaning}; {fix}")

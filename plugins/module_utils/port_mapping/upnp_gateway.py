@@ -19,7 +19,7 @@ _OFFERS = {
     igd.MAPPINGS: "no port mapping: turn it on in the router's UPnP settings, or use another backend",
     igd.PINHOLES: "no IPv6 pinholes: open the port in the router's IPv6 firewall by hand, or try the method pcp",
 }
-_MOST_RANKED = 4  # services that are tried
+_MAX_RANKED = 4  # services that are tried
 _RANKING = 2.5  # seconds for each
 
 
@@ -92,7 +92,7 @@ class Gateway:
         """Return those that are equally good, of a router with several uplinks: in use, or at least in order."""
         if len(services) == 1:
             return services
-        ranks = [self._rank(service) for service in services[:_MOST_RANKED]]
+        ranks = [self._rank(service) for service in services[:_MAX_RANKED]]
         if 0 < ranks.count(0) < len(ranks):
             note("has a service that does not work")
         return [service for service, rank in zip(services, ranks, strict=False) if rank == max(ranks)]

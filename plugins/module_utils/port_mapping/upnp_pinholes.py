@@ -12,7 +12,7 @@ from .upnp_errors import FIREWALL_OFF, NO_SUCH_PINHOLE, PINHOLES_OFF, Fault
 from .upnp_gateway import Gateway
 from .words import printable
 
-_LONGEST = 86400  # a day, by the specification
+_MAX_LEASE = 86400  # a day, by the specification
 _SHORT = 60
 _PROTOCOLS = {"udp": 17, "tcp": 6}
 
@@ -57,7 +57,7 @@ class PinholeClient:
                 f"a pinhole translates no ports: set external_port ({wanted.external_port}) to internal_port"
                 f" ({wanted.internal_port}) for IPv6"
             )
-        lease = min(wanted.lease or _LONGEST, _LONGEST)
+        lease = min(wanted.lease or _MAX_LEASE, _MAX_LEASE)
         try:
             self._open(wanted, lease)
         except Fault as fault:

@@ -17,10 +17,10 @@ from .mapping import Malformed
 
 _SECONDS = 1.6  # an answer may be delayed by 1 s
 _REPEAT = 0.5  # datagrams get lost
-_MOST_BYTES = 2048
-_MOST_DATAGRAMS = 1000
-_MOST_SENDERS = 64
-_MOST_ANSWERS = 48  # of each, so that nobody's keep another's from being heard; real routers give some seven
+_MAX_BYTES = 2048
+_MAX_DATAGRAMS = 1000
+_MAX_SENDERS = 64
+_MAX_ANSWERS = 48  # of each, so that nobody's keep another's from being heard; real routers give some seven
 
 
 def search(destination: str, local_address: str) -> Iterator[tuple[str, ssdp.Answer]]:
@@ -36,10 +36,10 @@ def search(destination: str, local_address: str) -> Iterator[tuple[str, ssdp.Ans
                 answer = ssdp.parse(datagram)
             except Malformed:
                 continue
-            if sender not in seen and len(seen) >= _MOST_SENDERS:
+            if sender not in seen and len(seen) >= _MAX_SENDERS:
                 continue
             answers = seen.setdefault(sender, set())
-            if answer not in answers and len(answers) < _MOST_ANSWERS:
+            if answer not in answers and len(answers) < _MAX_ANSWERS:
                 answers.add(answer)
                 yield sender, answer
 
@@ -74,14 +74,14 @@ class _Socket:
         """Ask, ask again, and yield (sender, datagram) until the time is over."""
         end = repeat = time.monotonic()
         end += left(_SECONDS)
-        left_to_read = _MOST_DATAGRAMS
+        left_to_read = _MAX_DATAGRAMS
         while (now := time.monotonic()) < end and left_to_read:
             if now >= repeat:
                 self._ask()
                 repeat = now + _REPEAT
             self._sock.settimeout(max(0.001, min(repeat, end) - now))
             with contextlib.suppress(TimeoutError):
-                datagram, sender = self._sock.recvfrom(_MOST_BYTES)
+                datagram, sender = self._sock.recvfrom(_MAX_BYTES)
                 left_to_read -= 1
                 yield self._name(sender), datagram
 

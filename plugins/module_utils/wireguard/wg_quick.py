@@ -38,7 +38,7 @@ NOWHERE_METRIC = 65535
 # The local LAN wins over the same subnet behind a peer: a connected route has a smaller metric (0, or up to 1024).
 SUBNET_METRIC = 4096
 
-LEAST_MTU = 1280
+MIN_MTU = 1280
 
 # Comments to wg-quick, which knows one endpoint only, and brings no interface up while that is a name without address.
 _BY_NAME = "# Endpoint by name:"
@@ -125,8 +125,8 @@ class Interface:
         name = options["name"]
         if not re.fullmatch(r"[a-zA-Z0-9_=+.-]{1,15}", name) or name.startswith(("-", ".")):
             raise WireGuardError(f"name {name!r}: an interface name has 1 to 15 letters, digits, or _=+.- inside")
-        if not LEAST_MTU <= options["mtu"] <= 65535:
-            raise WireGuardError(f"mtu {options['mtu']}: give a number from {LEAST_MTU}, which IPv6 needs, to 65535")
+        if not MIN_MTU <= options["mtu"] <= 65535:
+            raise WireGuardError(f"mtu {options['mtu']}: give a number from {MIN_MTU}, which IPv6 needs, to 65535")
         if not 0 <= options["listen_port"] <= 65535:
             raise WireGuardError(f"listen_port {options['listen_port']}: give a UDP port, or 0 for any that is free")
         peers = tuple(_peer(peer) for peer in options["peers"])

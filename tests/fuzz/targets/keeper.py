@@ -17,14 +17,14 @@ from peer_relay.status import document as status_document
 from peer_relay.status import router as router_status
 from port_keeper import keeper as decision
 from port_keeper import status
-from port_keeper.held import Mapping
+from port_keeper.lease import Mapping
 from port_keeper.router import Router
 from port_keeper.settings import Settings
 from port_mapping import http, natpmp_client, pcp_client, routes, ssdp, stun, tries, upnp_search
 from port_mapping.mapping import Malformed, MappingError, Unreachable, Wanted
 
 from targets.choices import Choices
-from targets.edge import EDGE_HEAD, WORLD
+from targets.keeper_files import STATUS_HEAD, WORLD
 from targets.target import ROOT, Target
 
 _GATEWAY, _HERE, _OTHER = "192.168.7.1", "192.168.7.10", "192.168.7.66"
@@ -262,10 +262,10 @@ def loop(data: bytes) -> None:
     pcp_client.exchange = natpmp_client.exchange = _exchange(choices)
     pcp_client.nonce = SimpleNamespace(of_mapping=lambda *_: bytes(range(12)))
     tries.threading = SimpleNamespace(Thread=_Now)
-    routes.way = lambda *_: routes.Way(_GATEWAY, _HERE)
+    routes.next_hop = lambda *_: routes.NextHop(_GATEWAY, _HERE)
     router, now = Router(4), 1000.0
     keeper = decision.Keeper([_MAPPING], _POLL, now)
-    keeper.way(now, _GATEWAY, _HERE)
+    keeper.update_next_hop(now, _GATEWAY, _HERE)
     asked = 0
     for _ in range(_STEPS):
         action = keeper.next(now)
@@ -287,7 +287,7 @@ def loop(data: bytes) -> None:
     read = router_status.parse(json.dumps(document, allow_nan=False).encode())
     for address in (read["external_address"], *(mapping["external_address"] for mapping in read["mappings"])):
         assert set(address) <= set("0123456789abcdef:.")
-    told = EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
+    told = STATUS_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: ""))
     told["edge"] = read | {"age_seconds": 1.0, "address_age_seconds": None}
     status_doctor.findings(told)
     status_doctor.remarks(told)

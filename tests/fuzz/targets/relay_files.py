@@ -25,8 +25,8 @@ from relay_world import World, at, check_consistency
 
 from targets.choices import Choices
 from targets.disk import file
-from targets.edge import EDGE, EDGE_HEAD, edge_status
 from targets.grammar import Hostile
+from targets.keeper_files import ROUTER_STATUS, STATUS_HEAD, keeper_status
 from targets.network import WORLD
 from targets.target import Target
 from targets.upgrade import request
@@ -155,7 +155,7 @@ def _table(choices: Hostile, table: dict[str, Any]) -> str:
 
 
 def relay_reload(data: bytes) -> None:
-    """New settings for a relay that runs: refused with a line that names the cure, or taken over."""
+    """New settings for a relay that runs: refused with a line that names the fix, or taken over."""
     choices, world = Hostile(data), World()
     ann, bob = (world.add(name, at(f"192.0.2.{number}")).connect() for number, name in enumerate(("ann", "bob"), 1))
     ann.shake_hands(bob)
@@ -207,7 +207,7 @@ def relay_reload(data: bytes) -> None:
 def relay_edge(data: bytes) -> None:
     """What it tells is refused with one line, or every reader of the status can say it."""
     choices = Hostile(data)
-    document = json.loads(json.dumps(EDGE))
+    document = json.loads(json.dumps(ROUTER_STATUS))
     mapping = document["mappings"][0]
     for table in (document, mapping, document["router"]):
         for key in table:
@@ -221,14 +221,14 @@ def relay_edge(data: bytes) -> None:
         assert text.isprintable(), repr(text)
         assert len(text) < 5000
     if told is not None:
-        edge_status(content)
+        keeper_status(content)
 
 
 # --- requests over HTTP -----------------------------------------------------------------------------------------------
 
 _PATHS = [b"/status", b"/metrics", b"/healthz", b"/status?x=%ff", b"//status", b"/\x00", b"*", b"http://[::1/status"]
 _SNAPSHOT = Snapshot(
-    EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": None}, dict
+    STATUS_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": None}, dict
 )
 _SERVER = SimpleNamespace(status=lambda: _SNAPSHOT, health=lambda: _SNAPSHOT)
 

@@ -44,7 +44,7 @@ FIREWALLD_ON = {
 SSHD = {"ss -Htlnp": LISTENERS}
 
 
-def settle(outputs: dict[str, str], **request: Any) -> Decision:
+def reconcile(outputs: dict[str, str], **request: Any) -> Decision:
     """The decision, in check mode, on a host where just these commands work."""
 
     def run(argv: list[str], stdin: str = "") -> str:
@@ -54,7 +54,7 @@ def settle(outputs: dict[str, str], **request: Any) -> Decision:
 
     defaults: dict[str, Any] = {"backend": "auto", "ports": [RELAY], "present": True, "enable": False, "zone": ""}
     defaults |= {"ssh_ports": [], "connection_port": None, "dry_run": True}
-    return Host(run, Request(**(defaults | request))).settle()
+    return Host(run, Request(**(defaults | request))).reconcile()
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def settle(outputs: dict[str, str], **request: Any) -> Decision:
     ],
 )
 def test_the_precedence(outputs: dict[str, str], backend: str) -> None:
-    assert settle(outputs).backend == backend
-    assert settle(outputs).changed == (backend != "none")
+    assert reconcile(outputs).backend == backend
+    assert reconcile(outputs).changed == (backend != "none")
 
 
 def test_another_firewall_that_drops_as_well_is_told() -> None:
-    assert settle(NFT_ON | UFW_ON).warnings == [
+    assert reconcile(NFT_ON | UFW_ON).warnings == [
         "the nftables chain inet filter input may drop 40000/udp as well; it is left alone"
     ]
 
 
 def test_a_named_firewall_that_is_off_gets_its_rules_and_stays_off() -> None:
-    decision = settle(NFT | UFW, backend="ufw")
+    decision = reconcile(NFT | UFW, backend="ufw")
     assert decision.changed
     assert not decision.active
     assert "ufw --force enable" not in decision.commands
@@ -88,10 +88,10 @@ def test_a_named_firewall_that_is_off_gets_its_rules_and_stays_off() -> None:
 
 
 def test_turning_on_lets_ssh_in_first() -> None:
-    commands = settle(NFT | UFW | SSHD, backend="ufw", enable=True).commands
+    commands = reconcile(NFT | UFW | SSHD, backend="ufw", enable=True).commands
     assert commands[-1] == "ufw --force enable"
     assert "ufw allow 2222/tcp comment 'SSH, allowed by homelab.peer_relay'" in commands
-    decision = settle(NFT | SSHD, backend="nftables", enable=True)
+    decision = reconcile(NFT | SSHD, backend="nftables", enable=True)
     assert decision.own_chain
     assert 'tcp dport 2222 accept comment "homelab.peer_relay: SSH"' in decision.commands[-1]
 
@@ -99,32 +99,32 @@ def test_turning_on_lets_ssh_in_first() -> None:
 @pytest.mark.parametrize("backend", ["nftables", "ufw"])
 def test_turning_on_without_a_known_ssh_port_is_refused(backend: str) -> None:
     with pytest.raises(FirewallError, match="Set firewall_ssh_ports"):
-        settle(NFT | UFW, backend=backend, enable=True, connection_port=22)
+        reconcile(NFT | UFW, backend=backend, enable=True, connection_port=22)
 
 
 def test_turning_on_needs_a_name() -> None:
     with pytest.raises(FirewallError, match="set firewall_backend to nftables, ufw or firewalld"):
-        settle(NFT | SSHD, enable=True)
+        reconcile(NFT | SSHD, enable=True)
 
 
 def test_what_is_on_is_not_turned_on_again() -> None:
-    assert not settle(NFT_ON | SSHD, backend="nftables", enable=True).own_chain
+    assert not reconcile(NFT_ON | SSHD, backend="nftables", enable=True).own_chain
 
 
 def test_what_is_not_installed() -> None:
     with pytest.raises(FirewallError, match="ufw is not installed"):
-        settle(NFT, backend="ufw")
-    assert "would be installed" in settle(NFT | SSHD, backend="ufw", enable=True).message
+        reconcile(NFT, backend="ufw")
+    assert "would be installed" in reconcile(NFT | SSHD, backend="ufw", enable=True).message
 
 
 def test_closing_ssh_is_refused() -> None:
     with pytest.raises(FirewallError, match="refusing to close 2222/tcp"):
-        settle(UFW_ON | SSHD, present=False)
-    assert settle(UFW | SSHD, present=False).changed, "ufw is off and closes nothing"
+        reconcile(UFW_ON | SSHD, present=False)
+    assert reconcile(UFW | SSHD, present=False).changed, "ufw is off and closes nothing"
 
 
 def test_removal_where_nothing_is_installed() -> None:
-    assert not settle({}, present=False).changed
+    assert not reconcile({}, present=False).changed
 
 
 @pytest.mark.parametrize(

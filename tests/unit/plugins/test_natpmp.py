@@ -72,7 +72,7 @@ def test_what_is_no_answer(datagram, words):
 
 def test_every_result_of_the_standard_has_words():
     assert sorted({*natpmp.RESULTS, natpmp.NETWORK_FAILURE}) == list(range(1, 6))
-    assert all(answer.name and answer.words and answer.cure for answer in natpmp.RESULTS.values())
+    assert all(answer.name and answer.words and answer.fix for answer in natpmp.RESULTS.values())
 
 
 @given(

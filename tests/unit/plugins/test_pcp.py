@@ -122,7 +122,7 @@ def test_whose_answer_it_is(other):
 
 def test_every_result_of_the_standard_has_words():
     assert sorted({*pcp.RESULTS, pcp.NETWORK_FAILURE}) == list(range(1, 14))
-    assert all(answer.name.isupper() and answer.words and answer.cure for answer in pcp.RESULTS.values())
+    assert all(answer.name.isupper() and answer.words and answer.fix for answer in pcp.RESULTS.values())
 
 
 ADDRESSES = st.one_of(

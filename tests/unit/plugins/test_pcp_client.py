@@ -104,7 +104,7 @@ def test_every_refusal_is_translated(router, client, code):
         with pytest.raises(Refused) as error:
             call()
         assert str(error.value) == (
-            f"the router {ROUTER} refused: {answer.words} (PCP result {code}, {answer.name}): {answer.cure}"
+            f"the router {ROUTER} refused: {answer.words} (PCP result {code}, {answer.name}): {answer.fix}"
         )
 
 

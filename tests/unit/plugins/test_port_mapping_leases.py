@@ -6,11 +6,11 @@
 import json
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.leases import Lease, LeaseFile
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.leases import LeaseFile, RecordedLease
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Life, Wanted
 
 WANTED = Wanted(40000, 40000)
-LEASE = Lease("pcp", "192.0.2.1", "192.0.2.7", "203.0.113.1", 40000, 3600, 1.8e9, Life("203.0.113.1", 7, None))
+LEASE = RecordedLease("pcp", "192.0.2.1", "192.0.2.7", "203.0.113.1", 40000, 3600, 1.8e9, Life("203.0.113.1", 7, None))
 
 
 @pytest.fixture

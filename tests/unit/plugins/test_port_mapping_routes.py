@@ -45,7 +45,7 @@ def test_the_network_of_an_address():
 
 
 def test_the_way_of_this_host():
-    way = routes.way(4, "127.0.0.1")
+    way = routes.next_hop(4, "127.0.0.1")
     assert (way.gateway, way.address) == ("127.0.0.1", "127.0.0.1")
 
 

@@ -49,8 +49,8 @@ def test_what_to_do_when_nobody_can_reach_it(external):
     explanation = verdict(external).explanation
     assert f"external address {external} " in explanation
     assert "nobody outside can reach a port of this router" in explanation
-    for cure in ("cloud node", "public IPv4 address", "bridge mode", "IPv6 pinhole"):
-        assert cure in explanation
+    for fix in ("cloud node", "public IPv4 address", "bridge mode", "IPv6 pinhole"):
+        assert fix in explanation
 
 
 def test_a_router_that_tells_no_address():

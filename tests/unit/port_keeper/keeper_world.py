@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from port_keeper.held import Mapping
-from port_keeper.keeper import Action, Ask, Find, Keeper, Look, Map, Outcome
+from port_keeper.keeper import Action, AskHolder, Find, Keeper, Look, Map, Outcome
+from port_keeper.lease import Mapping
 from port_mapping.mapping import Conflict, Granted, Holder, HolderUnknown, Life, MappingError, Unreachable, Wanted
 
 METHODS = ["pcp", "nat-pmp", "upnp"]
@@ -73,7 +73,7 @@ class Router:
             return Life("" if self.method == "pcp" else self.address, epoch, self.boot_id)
         entry = (action.wanted.protocol, action.wanted.external_port)
         held = self.table.get(entry)
-        if isinstance(action, Ask):
+        if isinstance(action, AskHolder):
             if not self.lists:
                 raise HolderUnknown(f"{self.gateway} does not tell")
             return Holder(*held[:2], Granted(self.address, entry[1], 1)) if held and self.shows else None
@@ -100,7 +100,7 @@ class World:
         self.local = "192.0.2.7"
         self.router = Router(self, method)
         self.keeper = Keeper(mappings or (RELAY,), POLL, self.now, leftover)
-        self.keeper.way(self.now, self.router.gateway, self.local)
+        self.keeper.update_next_hop(self.now, self.router.gateway, self.local)
         self.actions: list[tuple[float, Action]] = []
 
     def run(self, seconds: float) -> None:
@@ -127,18 +127,18 @@ class World:
     def until_mapped(self, limit: float) -> float:
         """Return how long it takes until a packet from outside would arrive."""
         start = self.now
-        while not all(self.router.maps(held.mapping.wanted, self.local) for held in self.keeper.held):
+        while not all(self.router.maps(lease.mapping.wanted, self.local) for lease in self.keeper.leases):
             assert self.now < start + limit, f"not mapped within {limit} s"
             self.run(0.1)
         return self.now - start
 
     @property
     def state(self) -> str:
-        return self.keeper.held[0].state(self.now)
+        return self.keeper.leases[0].state(self.now)
 
     @property
-    def held(self):
-        return self.keeper.held[0]
+    def lease(self):
+        return self.keeper.leases[0]
 
     def maps_asked(self) -> list[float]:
         return [when for when, action in self.actions if isinstance(action, Map)]

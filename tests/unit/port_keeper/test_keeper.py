@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keeper_world import METHODS, NEXT_LOOK, POLL, RELAY, WEB, World
-from port_keeper.held import Mapping
 from port_keeper.keeper import Find, Map, Unmap
+from port_keeper.lease import Mapping
 from port_mapping.mapping import Life, Refused, Wanted
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_another_external_port_comes_after_the_old_one_is_deleted(world: World) 
 def test_another_lease_is_asked_for_at_once(world: World) -> None:
     world.keeper.apply(world.now, [Mapping("relay", Wanted(40000, 41000, lease=60))], POLL)
     world.run(1)
-    assert (world.held.granted.lease, world.held.renewals) == (60, 1)
+    assert (world.lease.granted.lease, world.lease.renewals) == (60, 1)
 
 
 def test_the_same_settings_change_nothing(world: World) -> None:
@@ -110,7 +110,7 @@ _DEEDS = {
     "renumber": lambda world: (
         setattr(world, "local", "192.0.2.8"),
         world.router.table.clear(),
-        world.keeper.way(world.now, world.router.gateway, "192.0.2.8"),
+        world.keeper.update_next_hop(world.now, world.router.gateway, "192.0.2.8"),
     ),
 }
 
@@ -127,8 +127,8 @@ def test_whatever_happens_all_ends_well(method: str, deeds: list[tuple[str, floa
         world.run(pause)
     world.router.alive, world.router.refuses = True, None
     world.run(331)  # the longest pause between two questions, and then some
-    assert [held.state(world.now) for held in world.keeper.held] == ["mapped"] * len(world.keeper.held)
-    assert all(world.router.maps(held.mapping.wanted, world.local) for held in world.keeper.held)
-    assert len(world.router.table) == len(world.keeper.held)
+    assert [lease.state(world.now) for lease in world.keeper.leases] == ["mapped"] * len(world.keeper.leases)
+    assert all(world.router.maps(lease.mapping.wanted, world.local) for lease in world.keeper.leases)
+    assert len(world.router.table) == len(world.keeper.leases)
     assert world.keeper.problems(world.now) == []
     assert all(event.level in (logging.INFO, logging.WARNING) for event in world.keeper.events)

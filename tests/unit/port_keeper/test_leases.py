@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 from keeper_world import AT_ONCE, LATENCY, METHODS, NEXT_LOOK, RELAY, WEB, World
-from port_keeper.held import Mapping
+from port_keeper.lease import Mapping
 from port_mapping.mapping import Conflict, Malformed, NoAddress, Refused, Wanted
 
 # --- leases -----------------------------------------------------------------------------------------------------------
@@ -19,7 +19,7 @@ def test_maps_at_once(method: str) -> None:
     world = World(RELAY, WEB, method=method)
     assert world.until_mapped(1) < AT_ONCE + LATENCY
     world.run(1)
-    assert (world.state, world.held.renewals, world.held.restores) == ("mapped", 0, 0)
+    assert (world.state, world.lease.renewals, world.lease.restores) == ("mapped", 0, 0)
     assert world.keeper.address == "203.0.113.1"
     assert world.keeper.problems(world.now) == []
 
@@ -28,7 +28,7 @@ def test_renews_at_half_the_lease(world: World) -> None:
     world.run(1500)
     first, *renewals = world.maps_asked()
     assert [round(when - first) for when in renewals] == [300, 600, 900, 1200, 1500]
-    assert (world.held.renewals, world.held.restores) == (5, 0)
+    assert (world.lease.renewals, world.lease.restores) == (5, 0)
 
 
 @pytest.mark.parametrize("lease", [2, 3, 5, 7, 30, 120])
@@ -40,8 +40,8 @@ def test_a_lease_never_runs_out(lease: int) -> None:
         world.run(0.5)
         assert world.router.maps(mapping.wanted)
         assert world.state == "mapped"
-    assert world.held.restores == 0
-    assert world.held.renewals <= 151 * max(2 / lease, 0.02)
+    assert world.lease.restores == 0
+    assert world.lease.renewals <= 151 * max(2 / lease, 0.02)
 
 
 def test_a_lease_of_a_moment_floods_no_router() -> None:
@@ -54,14 +54,14 @@ def test_a_lease_of_a_moment_floods_no_router() -> None:
 
 
 def test_a_longer_lease_than_asked_for_is_still_looked_after(world: World) -> None:
-    world.held.grant(world.now, type(world.held.granted)("203.0.113.1", 41000, 10**9))
-    assert world.held.due - world.now == 300
+    world.lease.grant(world.now, type(world.lease.granted)("203.0.113.1", 41000, 10**9))
+    assert world.lease.due - world.now == 300
 
 
 def test_a_mapping_without_an_end_is_renewed_as_well(world: World) -> None:
     world.router.leases = False
     world.run(1000)
-    assert world.held.expires is None
+    assert world.lease.expires is None
     assert world.state == "mapped"
     assert len(world.maps_asked()) == 4
 
@@ -74,20 +74,20 @@ def test_a_refusal_is_told_and_asked_about_less_and_less(error: type, state: str
     world = World()
     world.router.refuses = error
     world.run(1000)
-    assert (world.state, world.held.problem) == (state, "192.0.2.254 says no")
+    assert (world.state, world.lease.problem) == (state, "192.0.2.254 says no")
     asked = world.maps_asked()
     gaps = [round(after - before) for before, after in itertools.pairwise(asked)]
     assert gaps == [5, 10, 20, 40, 80, 160, 300, 300]
     assert world.texts().count("relay: 192.0.2.254 says no") == 1
     world.router.refuses = None
     world.until_mapped(301)
-    assert (world.state, world.held.problem, world.held.restores) == ("mapped", None, 0)
+    assert (world.state, world.lease.problem, world.lease.restores) == ("mapped", None, 0)
 
 
 def test_a_renewal_refused_leaves_the_mapping_its_time(world: World) -> None:
     world.router.refuses = Refused
     world.run(590)
-    assert (world.state, world.held.problem) == ("mapped", "192.0.2.254 says no")
+    assert (world.state, world.lease.problem) == ("mapped", "192.0.2.254 says no")
     world.run(20)
     assert world.state == "refused"
 
@@ -108,7 +108,7 @@ def test_a_port_taken_by_another_host() -> None:
     world.run(10)
     world.router.table["udp", 41000] = ("192.0.2.9", 40000, float("inf"))
     world.run(NEXT_LOOK)
-    assert (world.state, world.held.problem) == ("conflict", "192.0.2.254: 192.0.2.9 has port 41000")
+    assert (world.state, world.lease.problem) == ("conflict", "192.0.2.254: 192.0.2.9 has port 41000")
     del world.router.table["udp", 41000]
     world.until_mapped(11)
 
@@ -129,7 +129,7 @@ def test_a_lease_that_ran_out_while_the_host_slept(world: World) -> None:
     world.now += 7200
     assert world.state == "pending"
     assert world.until_mapped(1) < AT_ONCE
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
     assert "restarted" not in world.texts()
 
 
@@ -137,7 +137,7 @@ def test_a_short_sleep_is_nothing(world: World) -> None:
     world.run(100)
     world.now += 60
     world.run(10)
-    assert (world.held.renewals, world.held.restores) == (0, 0)
+    assert (world.lease.renewals, world.lease.restores) == (0, 0)
 
 
 def test_a_restart_while_the_host_slept(world: World) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from keeper_world import AT_ONCE, METHODS, NEXT_LOOK, RELAY, WEB, Router, World
-from port_keeper.keeper import Find, Map
+from port_keeper.keeper import AskHolder, Find, Map
 from port_mapping.mapping import Unreachable
 
 
@@ -34,10 +34,10 @@ def test_an_epoch_gone_back_is_a_restart(method: str) -> None:
     world.router.restart()
     assert world.until_mapped(20) < NEXT_LOOK
     world.run(1)
-    assert [held.restores for held in world.keeper.held] == [1, 1]
+    assert [lease.restores for lease in world.keeper.leases] == [1, 1]
     assert "the router has restarted" in world.texts()
     world.run(100)
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,7 +48,7 @@ def test_another_boot_id_is_a_restart(method: str) -> None:
     world.run(100)
     world.router.restart(epoch=False, boot=True)
     assert world.until_mapped(20) < NEXT_LOOK
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 def test_a_boot_id_that_is_not_told_for_once_is_no_restart_and_hides_none(world: World) -> None:
@@ -58,7 +58,7 @@ def test_a_boot_id_that_is_not_told_for_once_is_no_restart_and_hides_none(world:
     world.run(10)
     world.router.boot_id = 7
     world.run(10)
-    assert world.held.restores == 0
+    assert world.lease.restores == 0
     world.router.boot_id = None
     world.router.restart(epoch=False)
     world.run(10)
@@ -72,7 +72,7 @@ def test_a_restart_with_silence_in_between(world: World) -> None:
     world.router.restart()
     world.router.alive = True
     assert world.until_mapped(20) < NEXT_LOOK
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 def test_a_router_swapped_for_one_that_runs_for_longer(world: World) -> None:
@@ -86,7 +86,7 @@ def test_an_entry_that_the_router_dropped_is_made_again() -> None:
     world.run(10)
     world.router.table.clear()
     assert world.until_mapped(20) < NEXT_LOOK
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 def test_a_router_that_does_not_list_what_it_granted() -> None:
@@ -99,7 +99,7 @@ def test_a_router_that_does_not_list_what_it_granted() -> None:
 
 def test_a_router_that_cannot_be_asked_is_not_asked_again(world: World) -> None:
     world.run(60)
-    assert len([action for _, action in world.actions if type(action).__name__ == "Ask"]) == 1
+    assert len([action for _, action in world.actions if isinstance(action, AskHolder)]) == 1
 
 
 def test_an_announcement_is_heard_at_once(world: World) -> None:
@@ -107,7 +107,7 @@ def test_an_announcement_is_heard_at_once(world: World) -> None:
     world.router.restart()
     world.keeper.announced(world.now, world.router.gateway)
     assert world.until_mapped(1) < AT_ONCE
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 def test_an_announcement_of_a_router_whose_life_tells_nothing_renews(world: World) -> None:
@@ -227,7 +227,7 @@ def test_one_lost_answer_is_nothing(world: World) -> None:
     world.router.alive = True
     world.run(10)
     assert world.keeper.events == []
-    assert (world.state, world.held.restores) == ("mapped", 0)
+    assert (world.state, world.lease.restores) == ("mapped", 0)
 
 
 def test_silence_is_told_after_a_while_and_over_when_it_is_over(world: World) -> None:
@@ -288,7 +288,7 @@ def test_another_external_address_is_noticed(method: str) -> None:
     assert (world.keeper.address_changes, round(world.keeper.address_since)) == (0, 1000)
     world.router.address = "203.0.113.2"
     world.run(NEXT_LOOK)
-    assert world.keeper.address == world.held.granted.external_address == "203.0.113.2"
+    assert world.keeper.address == world.lease.granted.external_address == "203.0.113.2"
     assert world.keeper.address_changes == 1
     assert world.now - world.keeper.address_since < NEXT_LOOK
     assert "the external address is 203.0.113.2, no longer 203.0.113.1" in world.texts()
@@ -308,14 +308,14 @@ def test_another_router_or_own_address(world: World, gateway: str, local: str) -
     world.run(100)
     world.router = Router(world, gateway=gateway)
     world.local = local
-    world.keeper.way(world.now, gateway, local)
+    world.keeper.update_next_hop(world.now, gateway, local)
     assert world.until_mapped(1) < AT_ONCE
-    assert world.held.restores == 1
+    assert world.lease.restores == 1
 
 
 def test_no_route_for_a_moment_is_nothing(world: World) -> None:
-    world.keeper.way(world.now, "", "")
-    world.keeper.way(world.now, "192.0.2.254", "192.0.2.7")
+    world.keeper.update_next_hop(world.now, "", "")
+    world.keeper.update_next_hop(world.now, "192.0.2.254", "192.0.2.7")
     world.run(10)
     assert len(world.maps_asked()) == 1
 
@@ -327,7 +327,7 @@ def test_what_the_last_router_answers_is_not_taken_for_the_new_ones(world: World
             world.now += 0.1
         else:
             world.keeper.done(world.now, world.router.answer(action))
-    world.keeper.way(world.now, "192.0.2.253", "192.0.2.7")
+    world.keeper.update_next_hop(world.now, "192.0.2.253", "192.0.2.7")
     world.keeper.done(world.now, Unreachable("the old one"))
     assert isinstance(world.keeper.next(world.now), Find)
     assert world.keeper._failures == 0

@@ -204,7 +204,7 @@ def first(inbox: Inbox, number: int = 1) -> Iterator[Item]:
     found: list[Item] = []
     deadline = time.monotonic() + 5
     while len(found) < number and time.monotonic() < deadline:
-        found += inbox.take(5)
+        found += inbox.pop(5)
     return iter(found)
 
 
@@ -225,7 +225,7 @@ def test_a_signal_at_any_moment_of_waiting_wakes_it(inbox: Inbox, handlers: None
 
     thread = threading.Thread(target=send)
     thread.start()
-    while "the end" not in (item.owner for item in inbox.take(0.0003)):
+    while "the end" not in (item.owner for item in inbox.pop(0.0003)):
         turns += 1
     thread.join()
     assert not stuck
@@ -275,12 +275,12 @@ def test_a_job_that_does_not_end_is_given_up(inbox: Inbox) -> None:
     worker.submit("owner", never.wait)
     time.sleep(0.01)
     assert worker.overdue(0.005), "told"
-    assert inbox.take(0) == [], "but waited for: threads are not without number"
+    assert inbox.pop(0) == [], "but waited for: threads are not without number"
     never.set()
     assert next(first(inbox)).outcome is True
     assert not worker.overdue(0)
     time.sleep(0.05)
-    assert inbox.take(0) == [], "what was given up tells nothing any more"
+    assert inbox.pop(0) == [], "what was given up tells nothing any more"
 
 
 def test_a_router_that_takes_its_time_with_each_question_has_an_end(
@@ -303,7 +303,7 @@ def test_a_way_that_is_not_there(monkeypatch: pytest.MonkeyPatch, file: Path) ->
 
     config = settings.load(file)
     monkeypatch.setattr(router.routes, "default_gateway", nowhere)
-    assert router.way(config, 4) == ("", "")
+    assert router.next_hop(config, 4) == ("", "")
 
 
 def test_notifications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_announcements_without_end_are_heard_now_and_then(inbox: Inbox, monkeypa
         while time.monotonic() < end:
             sender.sendto(bytes(12), here)
             time.sleep(0.001)
-    heard = inbox.take(0)
+    heard = inbox.pop(0)
     assert 1 <= len(heard) <= 4
     assert heard[0].outcome == "127.0.0.1"
 

@@ -13,7 +13,7 @@ import pytest
 from keeper_world import RELAY, WEB
 from peer_common import files
 from port_keeper import state
-from port_keeper.held import key
+from port_keeper.lease import key
 from port_keeper.state import Address, State
 
 HERE = {4: Address("203.0.113.1", 1_800_000_000.5, 2)}

@@ -9,8 +9,8 @@ from typing import Any
 
 from keeper_world import RELAY, WEB, World
 from port_keeper import status
-from port_keeper.held import Mapping
 from port_keeper.keeper import Keeper
+from port_keeper.lease import Mapping
 from port_mapping.mapping import Malformed, NoAddress, Refused, Wanted
 
 WALL = 1_800_000_000.0

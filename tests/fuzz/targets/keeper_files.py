@@ -59,10 +59,12 @@ KEEPER_STATE = {
 }
 
 
-def edge_status(data: bytes) -> None:
-    """What the keeper tells the relay: whatever is in the file, doctor, metrics and tables can say it."""
+def keeper_status(data: bytes) -> None:
+    """What the keeper tells the relay: whatever is in the file, doctor, metrics and text can say it."""
     document = router_status.parse(data) | {"age_seconds": 1.0, "address_age_seconds": 2.0}
-    told = EDGE_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": document}
+    told = (
+        STATUS_HEAD | finish(status_document.traffic(WORLD.switchboard, WORLD.now, lambda *_: "")) | {"edge": document}
+    )
     json.dumps(told, allow_nan=False)
     for finding in status_doctor.findings(told):
         assert finding.subject
@@ -70,7 +72,7 @@ def edge_status(data: bytes) -> None:
     metrics.exposition(told)
 
 
-EDGE_HEAD = {
+STATUS_HEAD = {
     "version": "1.0.0",
     "name": "relay",
     "data_plane": "userspace",
@@ -83,7 +85,7 @@ EDGE_HEAD = {
     "listen": ["0.0.0.0:40000"],
     "endpoint": "203.0.113.9:40000",
 }
-EDGE = {
+ROUTER_STATUS = {
     "updated": 1800000000.5,
     "router": {"address": "192.0.2.1", "method": "pcp"},
     "external_address": "203.0.113.1",
@@ -119,5 +121,7 @@ TARGETS = {
         TOML_WORDS,
     ),
     "keeper_state": Target(keeper_state, (), [json.dumps(KEEPER_STATE).encode()], JSON_WORDS),
-    "edge_status": Target(edge_status, (router_status.EdgeError,), [json.dumps(EDGE).encode()], JSON_WORDS),
+    "keeper_status": Target(
+        keeper_status, (router_status.EdgeError,), [json.dumps(ROUTER_STATUS).encode()], JSON_WORDS
+    ),
 }

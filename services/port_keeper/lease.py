@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from port_mapping.mapping import Conflict, Granted, MappingError, Refused, Wanted
 
-_SHORTEST = 0.5  # seconds between two renewals, however short a lease the router grants
+_MIN_INTERVAL = 0.5  # seconds between two renewals, however short a lease the router grants
 _BACKOFF = 5.0  # seconds after the first refusal, doubled with each
-_LONGEST_BACKOFF = 300.0
+_MAX_BACKOFF = 300.0
 
 
 class Key(NamedTuple):
@@ -33,7 +33,7 @@ class Mapping(NamedTuple):
     wanted: Wanted
 
 
-class Held:
+class Lease:
     """A mapping and what became of it."""
 
     def __init__(self, mapping: Mapping, now: float):
@@ -57,7 +57,7 @@ class Held:
         """Return mapped, pending, refused or conflict."""
         return "mapped" if self.live(now) else self._refusal or "pending"
 
-    def ask(self, now: float) -> None:
+    def ask_now(self, now: float) -> None:
         """Have the router asked at once, whatever it said before."""
         self.due = now
         self._backoff = 0.0
@@ -65,10 +65,10 @@ class Held:
     def forget(self, now: float) -> None:
         """The router has lost it."""
         self.granted = None
-        self.ask(now)
+        self.ask_now(now)
 
     def grant(self, now: float, granted: Granted) -> str:
-        """Take what the router granted; return what is new about it: "" for a renewal."""
+        """Note what the router granted; return what is new about it: "" for a renewal."""
         news = "" if self.live(now) else "again" if self.was_granted else "open"
         self.renewals += news == ""
         self.restores += news == "again"
@@ -77,18 +77,18 @@ class Held:
         self.expires = now + granted.lease if granted.lease else None
         # A router may grant more than was asked for, but half of what was asked for is when to look after it.
         asked = self.mapping.wanted.lease
-        self.due = now + max(min(granted.lease or asked, asked) / 2, _SHORTEST)
+        self.due = now + max(min(granted.lease or asked, asked) / 2, _MIN_INTERVAL)
         self._backoff = 0.0
         self._refusal, self.problem = "", None
         return news
 
     def refuse(self, now: float, error: MappingError) -> bool:
-        """Take the router's refusal; return whether it says something new. What it granted before lasts its time."""
+        """Note the router's refusal; return whether it says something new. What it granted before lasts its time."""
         news = str(error) != self.problem
         self.problem = str(error)
         self._refusal = "refused" if isinstance(error, Refused) else ""
         if isinstance(error, Conflict):
             self._refusal, self.granted = "conflict", None
-        self._backoff = min(self._backoff * 2 or _BACKOFF, _LONGEST_BACKOFF)
+        self._backoff = min(self._backoff * 2 or _BACKOFF, _MAX_BACKOFF)
         self.due = now + self._backoff
         return news

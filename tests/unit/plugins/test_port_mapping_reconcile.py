@@ -11,12 +11,12 @@ import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
     natpmp_client,
     pcp_client,
-    settle,
+    reconcile,
     upnp_client,
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.leases import LeaseFile
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Conflict, Wanted
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.settle import Settler
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.reconcile import Reconciler
 from ansible_collections.homelab.peer_relay.tests.unit.plugins import mapping_router, upnp_router
 
 HOST, OTHER = mapping_router.HOST, mapping_router.OTHER
@@ -30,7 +30,7 @@ class World:
         self.method = method
         self.now = 1.8e9
         self.path = tmp_path / "state" / "leases.json"
-        monkeypatch.setattr(settle.time, "time", lambda: self.now)
+        monkeypatch.setattr(reconcile.time, "time", lambda: self.now)
         if method == "upnp":
             self.router = upnp_router.Router(mapping_router.ROUTER)
             upnp_router.Network(self.router).join(monkeypatch)
@@ -38,15 +38,15 @@ class World:
             self.router = mapping_router.Router()
             self.router.join(monkeypatch, tmp_path)
 
-    def settler(self, wanted=WANTED, dry_run=False):
+    def reconciler(self, wanted=WANTED, dry_run=False):
         find = {"pcp": pcp_client.find, "nat-pmp": natpmp_client.find, "upnp": upnp_client.find}[self.method]
-        return Settler(find(mapping_router.ROUTER, HOST), wanted, LeaseFile(self.path), dry_run)
+        return Reconciler(find(mapping_router.ROUTER, HOST), wanted, LeaseFile(self.path), dry_run)
 
     def present(self, wanted=WANTED, overwrite=False, dry_run=False):
-        return self.settler(wanted, dry_run).present(overwrite)
+        return self.reconciler(wanted, dry_run).present(overwrite)
 
     def absent(self, wanted=WANTED, dry_run=False):
-        return self.settler(wanted, dry_run).absent()
+        return self.reconciler(wanted, dry_run).absent()
 
     def wait(self, seconds):
         self.now += seconds

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 
 from .http import same_host
-from .leases import Lease, LeaseFile
+from .leases import LeaseFile, RecordedLease
 from .mapping import Client, Conflict, Granted, HolderUnknown, Life, Wanted
 
 
@@ -23,7 +23,7 @@ class Outcome:
     granted: Granted | None = None
 
 
-class Settler:
+class Reconciler:
     """One mapping at one router. A dry run asks, but changes nothing."""
 
     def __init__(self, client: Client, wanted: Wanted, leases: LeaseFile, dry_run: bool):
@@ -58,7 +58,7 @@ class Settler:
             if moved:
                 self._client.unmap(moved)
             granted = self._client.map(self._wanted)
-            self._leases.put(self._wanted, Lease.of(self._client, granted, self._life, self._now))
+            self._leases.put(self._wanted, RecordedLease.of(self._client, granted, self._life, self._now))
         return Outcome(not mine or bool(moved), before, after, granted)
 
     def absent(self) -> Outcome:
@@ -89,7 +89,7 @@ class Settler:
             return replace(self._wanted, external_port=lease.external_port)
         return None
 
-    def _is_valid(self, lease: Lease) -> bool:
+    def _is_valid(self, lease: RecordedLease) -> bool:
         return lease.is_at(self._client, self._life, self._now)
 
     def _external_address(self) -> str:
