@@ -7,6 +7,7 @@ Nothing here sends or binds: methods take a datagram and return what the switchb
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,7 +162,8 @@ class RelayPeer:
         if to.address in device.asked:
             self._drop_handshake(device.asked[to.address])
         elif len(device.asked) == _ASKED_EACH:
-            self._drop_handshake(next(iter(device.asked.values())))
+            # Any of them: were it always the oldest, forged sources would keep each from lasting for a long round trip.
+            self._drop_handshake(secrets.choice(list(device.asked.values())))
         index = self._new_index(device)
         try:
             writer = InitiationWriter(self.identity, device.public_key, index, timestamp, device.cookies.current(now))

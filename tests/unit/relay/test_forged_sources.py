@@ -417,6 +417,20 @@ def test_question_that_is_open_stays_so_while_others_are_asked(world: World, pai
     assert ann.record.binding.address == AWAY
 
 
+def test_open_questions_last_for_long_round_trips_too(world: World, pair: Pair) -> None:
+    """Forged sources lead to 50 questions a second: for 0.6 s, as by satellite, some last, and a device asks again."""
+    ann, _ = pair
+    own, lasted = world.switchboard.own, 0
+    for trial in range(200):
+        question = own.initiate(ann.record, Binding(AWAY, LOCAL), world.now, world.wall)
+        for number in range(30):
+            forged = Binding(at(f"198.18.{trial}.{number}"), LOCAL)
+            own.initiate(ann.record, forged, world.now, world.wall)
+        lasted += packets.sender_index(question) in own.handshakes
+    assert lasted > 5, "29 on average"
+    check_consistency(world.switchboard)
+
+
 def test_challenges_of_forged_sources_are_bounded(world: World, pair: Pair) -> None:
     ann, bob = pair
     captured = ann.transport(bob, bytes(200))
