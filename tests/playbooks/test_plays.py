@@ -61,6 +61,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("galaxy.yml", "meta", "playbooks", "plugins"):
         (collection / part).symlink_to(ROOT / part)
     for name in (
+        "peer/preflight",
         "peer/keys",
         "peer/main",
         "relay/main",
@@ -80,14 +81,17 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_keys(collections: Path) -> Iterator[None]:
     """The role peer's own tasks that read a device's key, with hosts that answer as they like."""
     role = collections / "ansible_collections/homelab/peer_relay/roles/peer"
-    parts = ("tasks/keys.yml", "tasks/preflight.yml", "vars", "defaults", "files")
-    (role / parts[0]).unlink()
+    replaced = ("tasks/preflight.yml", "tasks/keys.yml")
+    parts = (*replaced, "tasks/nothing.yml", "vars", "defaults", "files")
+    for part in replaced:
+        (role / part).unlink()
     for part in parts:
         (role / part).symlink_to(ROOT / "roles/peer" / part)
     yield
     for part in parts:
         (role / part).unlink()
-    (role / parts[0]).write_text(json.dumps(stand_in("peer/keys")), encoding="utf-8")
+    for part in replaced:
+        (role / part).write_text(json.dumps(stand_in(f"peer/{Path(part).stem}")), encoding="utf-8")
 
 
 class Run:
@@ -137,7 +141,7 @@ def set_up(relay: str) -> set:
 
 
 def device(name: str) -> set:
-    return {f"peer/{part} on {name}" for part in ("keys", "main")}
+    return {f"peer/{part} on {name}" for part in ("preflight", "keys", "main")}
 
 
 def test_site_runs_everything_and_ends_with_what_to_do_next(play):
@@ -279,7 +283,16 @@ def test_no_host_makes_the_control_node_write_or_run_anything(play, tmp_path, wa
 
 SYSTEM = {"distribution": "Debian", "distribution_version": "12", "distribution_major_version": "12"}
 SYSTEM |= {"service_mgr": "systemd"}
-PROBE = {"ip": True, "kernel": True, "tun": True, "missing": [], "resolved": True, "ipv6": True, "advertised_links": []}
+PROBE = {"system": "debian", "version": "12", "distribution": "Debian", "init": "systemd"}
+PROBE |= {
+    "ip": True,
+    "kernel": True,
+    "tun": True,
+    "missing": [],
+    "resolved": True,
+    "ipv6": True,
+    "advertised_links": [],
+}
 
 
 @pytest.mark.parametrize("bad", [KEYS["nas"][:42] + "J=", key(0), KEYS["nas"] + "\n[Peer]", "{{ 7 * 7 }}", ["a"]])

@@ -1,10 +1,12 @@
 # shellcheck shell=sh
 # Prints what the role has to know about the host, as JSON. Changes nothing.
-# PACKAGES: those that are needed in any case. DNS: not empty if name servers are to be set. FILES: those of which to tell
-# whether they are there. ACCOUNT: a user likewise.
+# PACKAGES: those that are needed in any case, and PACKAGES_JAMMY on Ubuntu 22.04. DNS: not empty if name servers are to be
+# set. FILES: those of which to tell whether they are there. ACCOUNT: a user likewise. PATHS: files and directories that the
+# role writes. UNIT and SETTINGS: of the path agent, and ASK: the command that tells as JSON what it does.
 
 yes_no() { if "$@" >/dev/null 2>&1; then echo true; else echo false; fi; }
 value() { cat "/proc/sys/net/$1" 2>/dev/null || echo "${2:-0}"; }
+release() { sed -n "s/^$1=//p" /etc/os-release | tr -d "\"'\\\\"; }
 
 # A namespace of its own takes the interface away again at once. Without ip, which is yet to be installed, the files tell.
 kernel_has_wireguard() {
@@ -29,6 +31,14 @@ present() {
     done | strings
 }
 
+# As the filter files_digest has it: the files, and whatever is not as the role makes it.
+digest() {
+    {
+        find $PATHS ! \( -type d -perm 755 -user 0 ! -empty -o -type f -user 0 \) -print
+        find $PATHS -type f -printf '%m %p\n' -exec sha256sum {} +
+    } 2>/dev/null | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
+}
+
 # The kernel stops to learn its default route from router advertisements once it forwards, unless accept_ra is 2.
 advertised_links() {
     ip -6 route show default proto ra | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u | while read -r link; do
@@ -36,6 +46,20 @@ advertised_links() {
     done | strings
 }
 
+# Empty where it does not run.
+agents_settings() { $ASK 2>/dev/null | sed -n 's/.*"settings_sha256": "\([0-9a-f]*\)".*/\1/p'; }
+
+agent() {
+    if [ -e "/etc/systemd/system/$UNIT" ]; then
+        printf '{"active": "%s", "enabled": "%s", "stale": "%s", "runs": "%s"}' \
+            "$(systemctl is-active "$UNIT")" "$(systemctl is-enabled "$UNIT" 2>/dev/null)" \
+            "$(systemctl show --property=NeedDaemonReload --value "$UNIT")" "$(agents_settings)"
+    else
+        echo '{"active": "inactive", "enabled": "", "stale": "no", "runs": ""}'
+    fi
+}
+
+[ "$(release VERSION_ID)" != 22.04 ] || PACKAGES="$PACKAGES $PACKAGES_JAMMY"
 # Who keeps the name servers: systemd-resolved, or whatever brings resolvconf.
 resolved=$(yes_no systemctl is-active --quiet systemd-resolved)
 [ -z "$DNS" ] || [ "$resolved" = true ] || command -v resolvconf >/dev/null || PACKAGES="$PACKAGES openresolv"
@@ -44,14 +68,22 @@ kernel=$(yes_no kernel_has_wireguard)
 [ "$kernel" = true ] && implementation= || implementation=wireguard-go
 cat <<JSON
 {
+  "system": "$(release ID)",
+  "version": "$(release VERSION_ID)",
+  "distribution": "$(release PRETTY_NAME)",
+  "init": "$([ -d /run/systemd/system ] && echo systemd || cat /proc/1/comm)",
   "ip": $(yes_no command -v ip),
   "kernel": $kernel,
   "release": "$(uname -r)",
   "tun": $(yes_no test -c /dev/net/tun),
   "missing": [$(missing "$implementation")],
+  "package_lists": $(yes_no ls /var/lib/apt/lists/*_Packages*),
   "websockets": $(yes_no installed python3-websockets),
   "present": [$(present)],
+  "digest": "$(digest)",
   "account": $(yes_no id "$ACCOUNT"),
+  "agent": $(agent),
+  "agent_settings": "$(base64 -w 0 "$SETTINGS" 2>/dev/null)",
   "resolved": $resolved,
   "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),
   "sysctl": {
