@@ -4,7 +4,7 @@
 """The router of the tests of port mapping."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import Router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import Router
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 )
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
 from ansible_collections.homelab.peer_relay.plugins.modules import port_mapping, port_mapping_info
-from ansible_collections.homelab.peer_relay.tests.unit.plugins import upnp_router
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import (
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping import upnp_router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import (
     EXTERNAL,
     HOST,
     HOST_V6,

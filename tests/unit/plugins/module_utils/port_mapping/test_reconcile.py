@@ -17,7 +17,10 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping im
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.leases import LeaseFile
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Conflict, Wanted
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.reconcile import Reconciler
-from ansible_collections.homelab.peer_relay.tests.unit.plugins import mapping_router, upnp_router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping import (
+    mapping_router,
+    upnp_router,
+)
 
 HOST, OTHER = mapping_router.HOST, mapping_router.OTHER
 WANTED = Wanted(internal_port=40000, external_port=40443)

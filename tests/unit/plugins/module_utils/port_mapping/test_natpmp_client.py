@@ -16,7 +16,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import (
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import (
     EXTERNAL,
     HOST,
     OTHER,

@@ -14,7 +14,11 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.upnp_router import Network, Router, refusing
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.upnp_router import (
+    Network,
+    Router,
+    refusing,
+)
 
 HOST6 = "2001:db8:7::10"
 

@@ -16,7 +16,12 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.upnp_router import Network, No, Router, refusing
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.upnp_router import (
+    Network,
+    No,
+    Router,
+    refusing,
+)
 
 WANTED = Wanted(internal_port=40000, external_port=40001, lease=3600)
 HOST, OTHER = "192.168.7.10", "192.168.7.11"

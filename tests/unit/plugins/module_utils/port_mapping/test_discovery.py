@@ -6,7 +6,12 @@
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import discovery, routes, upnp_client
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.mapping_router import HOST, HOST_V6, ROUTER, ROUTER_V6
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import (
+    HOST,
+    HOST_V6,
+    ROUTER,
+    ROUTER_V6,
+)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ansible_collections.homelab.peer_relay.plugins.action.openwrt_forwards impo
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils import openwrt
 
 HERE = Path(__file__).parent
-STANDIN = HERE.parents[2] / "molecule/port_forward_nftables/openwrt"
+STANDIN = HERE.parents[3] / "molecule/port_forward_nftables/openwrt"
 RELAY = {"name": "relay", "protocol": "udp", "port": 40000, "external_port": 51820, "families": ["ipv4", "ipv6"]}
 INTERFACES = {
     "interface": [

@@ -9,7 +9,11 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.ma
     Unreachable,
     Wanted,
 )
-from ansible_collections.homelab.peer_relay.tests.unit.plugins.upnp_router import GATEWAY, Network, Router
+from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.upnp_router import (
+    GATEWAY,
+    Network,
+    Router,
+)
 
 WANTED = Wanted(internal_port=40000, external_port=40001, lease=3600)
 HOST = "192.168.7.10"
