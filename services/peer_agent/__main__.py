@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import socket
 import sys
 import time
 from pathlib import Path
 
+from peer_common import journal
+from peer_common.journal import BAD_SETTINGS, FINE, NOT_RUNNING, PROBLEM
 from peer_common.toml_table import SettingsError
 
 from peer_agent import metrics, settings, status
@@ -25,26 +26,10 @@ from peer_agent.wireguard.client import WireGuard
 from peer_agent.wireguard.helper import Helper
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
-FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
-# Levels as journald reads them at the start of a line (sd-daemon(3)).
-_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
-
-
-class _JournalFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
-        # One line, whatever words of others are in it.
-        return prefix + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().format(record))
-
-
-def _log() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _run(config: Settings, arguments: argparse.Namespace) -> int:
-    _log()
+    journal.begin()
     Service(config, arguments.wireguard).run()
     return FINE
 
@@ -54,7 +39,7 @@ def _wireguard(interface: str) -> int:
         unit = f"peer-agent-wireguard@{interface}.socket"
         print(f"peer-relay agent: only systemd starts this: systemctl start {unit}", file=sys.stderr)
         return BAD_SETTINGS
-    _log()
+    journal.begin()
     Helper(WireGuard(interface)).serve(socket.socket(fileno=_FIRST_PASSED))
     return FINE
 

@@ -12,6 +12,8 @@ import struct
 import sys
 from ipaddress import ip_address
 
+from peer_common import endpoints
+
 _V4 = struct.Struct("=H2s4s")
 _V6 = struct.Struct("=H2sI16sI")
 V4_SIZE, V6_SIZE = _V4.size, _V6.size
@@ -49,8 +51,7 @@ def unpack(address: bytes) -> tuple[str, int]:
 
 def text(address: bytes) -> str:
     """Return `host:port`, with brackets around an IPv6 address."""
-    host, port = unpack(address)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return endpoints.join(*unpack(address))
 
 
 def port(address: bytes) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from peer_common import journal
+from peer_common.journal import BAD_SETTINGS, FINE, NOT_RUNNING, PROBLEM
 from peer_common.toml_table import SettingsError
 
 from peer_relay import __version__, endpoints, settings
@@ -29,21 +30,9 @@ from peer_relay.status import document as status_document
 from peer_relay.status import text as status_text
 from peer_relay.wireguard import noise
 
-FINE, PROBLEM, BAD_SETTINGS, UNREACHABLE = 0, 1, 2, 3
-# Levels as journald reads them at the start of a line (sd-daemon(3)).
-_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
-
-
-class _JournalFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
-        return prefix + super().format(record)
-
 
 def _run(arguments: argparse.Namespace) -> int:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    journal.begin()
     Service(settings.load(arguments.settings)).run()
     return FINE
 
@@ -181,4 +170,4 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_SETTINGS
     except status_client.Unreachable as error:
         print(f"peer-relay: {error}", file=sys.stderr)
-        return UNREACHABLE
+        return NOT_RUNNING

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
+from peer_common import endpoints
+
 from peer_relay import addresses
 from peer_relay.settings import Settings
 
@@ -24,7 +26,7 @@ def own(config: Settings) -> list[str]:
     Where it listens everywhere, these are the ones that the host uses towards the Internet, and the public one if that
     is the host's own.
     """
-    public = _host(config.public_endpoint)
+    public = endpoints.split(config.public_endpoint)[0] if config.public_endpoint else ""
     found: dict[str, None] = {}
     for host, port in config.listen:
         for address in _expand(host, public):
@@ -36,7 +38,7 @@ def own(config: Settings) -> list[str]:
 def inner(own_endpoints: list[str], public: str) -> str | None:
     """Return the endpoint in the relay's own network, where a router translates the public one to it."""
     for endpoint in own_endpoints:
-        if endpoint != public and any(ip_address(_host(endpoint)) in network for network in _TRANSLATED):
+        if endpoint != public and any(endpoints.literal(endpoint)[0] in network for network in _TRANSLATED):
             return endpoint
     return None
 
@@ -52,10 +54,6 @@ def _expand(host: str, public: str) -> Iterator[str]:
     with contextlib.suppress(ValueError):  # a name
         if ip_address(public).version == version and source_address(public) == public:
             yield public
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.rpartition(":")[0].strip("[]")
 
 
 def source_address(destination: str) -> str | None:

@@ -18,7 +18,7 @@ from ipaddress import (
 from pathlib import Path
 from typing import Any
 
-from peer_common import toml_table
+from peer_common import endpoints, toml_table
 from peer_common.toml_table import A_KEY, A_NAME, A_PATH, SettingsError, Table
 
 from peer_relay.addresses import pack
@@ -27,6 +27,7 @@ from peer_relay.core.device_settings import DeviceSettings
 DEFAULT_FILE = Path("/etc/peer-relay/relay.toml")
 _MAX_SOCKET_PATH = 107  # unix(7)
 _BYTES_PER_MBIT = 125_000.0
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+")  # a name, or an address
 # A relay is reached from anywhere, by either family.
 _EVERYWHERE = ["0.0.0.0", "::"]  # noqa: S104
 
@@ -99,8 +100,8 @@ def _groups(values: list[str]) -> frozenset[str]:
 def _host_port(value: str) -> tuple[str, int] | None:
     if not value:
         return None
-    host, _, port = value.rpartition(":")
-    return str(ip_address(host.strip("[]"))), toml_table.port(int(port))
+    address, port = endpoints.literal(value)
+    return str(address), port
 
 
 def _ports(values: list[int]) -> frozenset[int]:
@@ -110,8 +111,7 @@ def _ports(values: list[int]) -> frozenset[int]:
 
 
 def _endpoint(value: str) -> str:
-    parts = re.fullmatch(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", value)
-    if value and not (parts and toml_table.port(int(parts[1]))):
+    if value and not _HOST.fullmatch(endpoints.split(value)[0]):
         raise ValueError(value)
     return value
 
@@ -160,13 +160,13 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         "status_socket", str, _socket_path, "an absolute path of at most 107 bytes", "/run/peer-relay/status.sock"
     )
     metrics = relay.read(
-        "metrics_listen", str, _host_port, 'an address and a port, like "127.0.0.1:9586", or "" for none', ""
+        "metrics_listen", str, _host_port, 'an address and a port, like "[::1]:9586", or "" for none', ""
     )
     endpoint = relay.read(
         "public_endpoint", str, _endpoint, 'where devices reach the relay, like "192.0.2.1:40000"', ""
     )
     ports = relay.read("relay_ports", list, _ports, "a list of the UDP ports of all relays, like [40000, 41000]", [])
-    seen_at = [int(endpoint.rpartition(":")[2])] if endpoint else []
+    seen_at = [endpoints.split(endpoint)[1]] if endpoint else []
     edge = relay.read("edge_status_file", str, toml_table.path, A_PATH, "/run/peer-relay-ports/status.json")
     plane = relay.read("data_plane", str, toml_table.one_of(DATA_PLANES), f"one of {', '.join(DATA_PLANES)}", "auto")
     bpf = relay.read("bpf_directory", str, toml_table.path, A_PATH, "/run/peer-relay-bpf")

@@ -14,10 +14,10 @@ import signal
 import socket
 import ssl
 import sys
-from ipaddress import ip_address
 from pathlib import Path
 
-from peer_common import systemd
+from peer_common import endpoints, journal, systemd
+from peer_common.journal import FINE, PROBLEM
 
 from peer_relay_fallback.bridge import Bridge, Limits
 
@@ -32,11 +32,8 @@ class StartError(Exception):
 
 
 def _endpoint(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    address = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(text)
-    return str(address), int(port)
+    address, port = endpoints.literal(text)
+    return str(address), port
 
 
 def _count(text: str) -> int:
@@ -150,15 +147,15 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def main(words: list[str] | None = None) -> int:
     arguments = _arguments(words)
-    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
+    journal.begin(os.environ.get("LOG_LEVEL", "INFO"))
     # Nor is what strangers send instead of TLS.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_run(arguments))
     except StartError as error:
         log.error("%s", error)
-        return 1
-    return 0
+        return PROBLEM
+    return FINE
 
 
 if __name__ == "__main__":

@@ -9,34 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from peer_common import journal
+from peer_common.journal import BAD_SETTINGS, FINE, NOT_RUNNING, PROBLEM
 from peer_common.toml_table import SettingsError
 
 from port_keeper import settings, state, status
 from port_keeper.service import Service, release
 from port_keeper.settings import Settings
 
-FINE, PROBLEM, BAD_SETTINGS, NOT_RUNNING = 0, 1, 2, 3
-# Levels as journald reads them at the start of a line (sd-daemon(3)).
-_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
-
-
-class _JournalFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = _PRIORITIES.get(record.levelno, "") if "JOURNAL_STREAM" in os.environ else ""
-        return prefix + super().format(record)
-
 
 def _run(config: Settings, _arguments: argparse.Namespace) -> int:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JournalFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    journal.begin()
     Service(config).run()
     return FINE
 

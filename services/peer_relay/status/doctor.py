@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+from peer_common import endpoints
+
 _OFTEN = 10  # what happens now and then to a device that moves needs no fixing
 _RECENT = 300.0  # seconds; older attempts are history
 _NAMED = 3  # of those that share a cause
@@ -73,7 +75,7 @@ def _together(found: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _port(status: dict[str, Any]) -> str:
-    return status["listen"][0].rpartition(":")[2] if status["listen"] else "?"
+    return str(endpoints.split(status["listen"][0])[1]) if status["listen"] else "?"
 
 
 def _relay(status: dict[str, Any]) -> Iterator[Finding]:
@@ -118,7 +120,7 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
             yield _split(name, mapping["problem"])
         elif mapping["state"] != "mapped":
             yield Finding(name, "the router has not answered yet", "look again in a minute")
-    host = (status["endpoint"] or "").rpartition(":")[0]
+    host = endpoints.split(status["endpoint"])[0] if status["endpoint"] else ""
     if _IPV4.fullmatch(host) and _IPV4.fullmatch(edge["external_address"]) and host != edge["external_address"]:
         yield Finding(
             "router",

@@ -138,6 +138,7 @@ BAD_RELAY = [
     ("metrics_listen", '"9586"', "9586", "an address and a port"),
     ("metrics_listen", '"localhost:9586"', "localhost", "an address and a port"),
     ("metrics_listen", '"127.0.0.1:0"', "127.0.0.1:0", "an address and a port"),
+    ("metrics_listen", '"::1:9586"', "::1:9586", "an address and a port"),
     ("relay_ports", "[40000, 0]", "[40000, 0]", "the UDP ports of all relays"),
     ("relay_ports", '["40000"]', "['40000']", "the UDP ports of all relays"),
     ("relay_ports", "[true]", "[True]", "the UDP ports of all relays"),
