@@ -266,6 +266,17 @@ def test_what_the_table_does_not_take_is_tried_again(entries: Entries, joined: t
     assert entries.refusal(ann.record, bob.record) is None
 
 
+def test_what_the_table_did_not_take_is_no_longer_told_once_it_leads_elsewhere(
+    world: World, network: Network, entries: Entries, joined: tuple[StockDevice, StockDevice]
+) -> None:
+    ann, bob = joined
+    entries.reject({key(ann, bob): Refusal("table", "the MTU is too small")})
+    network.ways[bob.address] = NextHop(3, 1400)
+    entries.moved([bob.record.binding])
+    assert entries.follow().put[key(ann, bob)] == toward(bob, 3, 1400)
+    assert entries.refusal(ann.record, bob.record) is None
+
+
 def restarted(world: World) -> Entries:
     return Entries(world.switchboard, PORT, Network())
 

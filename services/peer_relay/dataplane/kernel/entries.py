@@ -71,7 +71,8 @@ class Entries:
                 pair = device.pairs[peer]
                 if known and known.device is device and known.pair is pair:
                     del before[key]
-                    if known.target != target or self.rejected.pop(key, None) is not None:
+                    refused = self.rejected.pop(key, None)
+                    if known.target != target or refused:
                         put[key] = known.target = target
                     self.flows[key] = known
                 else:
