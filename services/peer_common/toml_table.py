@@ -27,7 +27,7 @@ _REQUIRED = object()
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the message says where, what and how to mend it."""
+    """The settings cannot be used; the message says where, what and how to fix it."""
 
 
 def load(file: Path, maker: str, checker: str) -> tuple[dict[str, Any], bytes]:
