@@ -34,6 +34,7 @@ class Device:
     exit_node: bool
     uses_exit_node: str
     managed: bool
+    name_servers: tuple = ()
 
     def shares_group(self, other: Device) -> bool:
         return not set(self.groups).isdisjoint(other.groups)
@@ -105,6 +106,7 @@ def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=
     ]
     _refuse_shared_addresses(devices, hostvars)
     _refuse_shared_keys(devices)
+    _refuse_name_servers_elsewhere(devices, networks)
     return devices
 
 
@@ -171,6 +173,7 @@ def _device(name: str, variables, networks, reserved, registered) -> Device:
         exit_node=_boolean(variables.get("peer_exit_node", False), name, "peer_exit_node"),
         uses_exit_node=str(variables.get("peer_use_exit_node") or ""),
         managed=managed,
+        name_servers=tuple(parse_address(str(text), f"{name}: peer_dns") for text in variables.get("peer_dns") or []),
     )
 
 
@@ -219,6 +222,21 @@ def _refuse_shared_keys(devices) -> None:
             )
         if device.public_key:
             owners[device.public_key] = device.name
+
+
+def _refuse_name_servers_elsewhere(devices, networks) -> None:
+    """A name server of the interface is asked through it, and would not be reached."""
+    for device in devices:
+        if not device.name_servers:
+            continue
+        subnets = [parse_network(net) for other in devices if device.shares_group(other) for net in other.subnets]
+        exits = {network.version for network in networks if device.uses_exit_node}
+        for server in device.name_servers:
+            if server.version not in exits and not any(server in network for network in (*networks, *subnets)):
+                raise OverlayError(
+                    f"{device.name}: peer_dns: {server} is not reached through the tunnel: give an overlay address, or "
+                    "one in another device's peer_subnets, or set peer_use_exit_node to a device that reaches it"
+                )
 
 
 def _exit_node(own: Device, devices):

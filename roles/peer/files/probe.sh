@@ -59,10 +59,22 @@ agent() {
     fi
 }
 
+# Who keeps the name servers. Only systemd-resolved, where programs ask it, and openresolv can leave out those of other links.
+name_servers() {
+    if systemctl is-active --quiet systemd-resolved; then
+        grep -qs '^nameserver  *127[.]0[.]0[.]5[34]' /etc/resolv.conf || grep -qs '^hosts:.*\<resolve\>' /etc/nsswitch.conf ||
+            { echo bypassed; return; }
+        echo resolved
+    elif ! command -v resolvconf >/dev/null || resolvconf --version 2>/dev/null | grep -q openresolv; then
+        echo openresolv
+    else
+        echo others
+    fi
+}
+
 [ "$(release VERSION_ID)" != 22.04 ] || PACKAGES="$PACKAGES $PACKAGES_JAMMY"
-# Who keeps the name servers: systemd-resolved, or whatever brings resolvconf.
-resolved=$(yes_no systemctl is-active --quiet systemd-resolved)
-[ -z "$DNS" ] || [ "$resolved" = true ] || command -v resolvconf >/dev/null || PACKAGES="$PACKAGES openresolv"
+name_servers=$(name_servers)
+[ -z "$DNS" ] || [ "$name_servers" != openresolv ] || command -v resolvconf >/dev/null || PACKAGES="$PACKAGES openresolv"
 
 kernel=$(yes_no kernel_has_wireguard)
 [ "$kernel" = true ] && implementation= || implementation=wireguard-go
@@ -84,7 +96,7 @@ cat <<JSON
   "account": $(yes_no id "$ACCOUNT"),
   "agent": $(agent),
   "agent_settings": "$(base64 -w 0 "$SETTINGS" 2>/dev/null)",
-  "resolved": $resolved,
+  "name_servers": "$name_servers",
   "ipv6": $(yes_no test "$(value ipv6/conf/all/disable_ipv6 1)" = 0),
   "sysctl": {
     "net.ipv4.ip_forward": $(value ipv4/ip_forward),

@@ -34,6 +34,7 @@ _FILES = (
     "run/NetworkManager/no-stub-resolv.conf",
     "run/resolvconf/interfaces/*",
     "run/resolvconf/interface/*",
+    "etc/resolv.conf.bak",  # of before openresolv wrote it
     "etc/resolv.conf",
 )
 _SERVER = re.compile(r"^nameserver\s+(\S{1,64})", re.MULTILINE)

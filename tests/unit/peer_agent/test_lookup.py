@@ -65,6 +65,8 @@ def test_the_networks_resolvers_are_found_and_stubs_are_not(tmp_path: Path) -> N
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     assert resolver.servers(tmp_path) == ["192.168.1.1", "2001:db8::53", "10.77.1.1"]
+    (tmp_path / "etc/resolv.conf.bak").write_text("nameserver 192.168.2.1\n")
+    assert resolver.servers(tmp_path)[2:] == ["192.168.2.1", "10.77.1.1"], "what was there before the tunnel's"
 
 
 def test_the_hosts_own_way_comes_first_and_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

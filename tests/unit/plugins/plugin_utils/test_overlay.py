@@ -172,6 +172,10 @@ def test_bad_keys(bad):
         ({"peer_subnets": ["192.168.1.1/24"]}, "peer_subnets: '192.168.1.1/24' is not a network"),
         ({"peer_subnets": ["0.0.0.0/0"]}, "set peer_exit_node instead"),
         ({"peer_subnets": ["10.0.0.0/8"]}, "overlaps the overlay network 10.77.0.0/16"),
+        ({"peer_dns": ["dns.example"]}, "peer_dns: 'dns.example' is not an IP address"),
+        ({"peer_dns": ["10.77.0.999"]}, "peer_dns: '10.77.0.999' is not an IP address"),
+        ({"peer_dns": ["fe80::1%eth0"]}, "peer_dns: 'fe80::1%eth0' is not an IP address"),
+        ({"peer_dns": ["10.77.0.9", "9.9.9.9"]}, "peer_dns: 9.9.9.9 is not reached through the tunnel"),
     ],
 )
 def test_bad_variables(variables, message):
@@ -254,6 +258,25 @@ def test_bad_exit_nodes(name, message):
     text = refusal(overlay_interface, list(hosts), hosts, NETWORKS, "laptop", RELAY)
     assert text.startswith(f"laptop: peer_use_exit_node is {name}")
     assert message in text
+
+
+def test_name_servers_are_where_the_tunnel_leads():
+    """Asked through the interface, any other would never answer."""
+    servers = {"peer_dns": ["10.77.0.9", "192.168.1.1", "9.9.9.9", "2620:fe::9"], "peer_use_exit_node": "nas"}
+    nas = {"peer_subnets": ["192.168.1.0/24"], "peer_exit_node": True}
+
+    def says(networks=NETWORKS, nas=nas, **laptop):
+        hosts = inventory(laptop=servers | laptop, nas=nas)
+        try:
+            return len(overlay_devices(list(hosts), hosts, networks))
+        except AnsibleFilterError as error:
+            return str(error).split(" is not reached")[0]
+
+    assert says() == 2
+    assert says(NETWORKS[:1]) == "laptop: peer_dns: 2620:fe::9"
+    assert says(peer_use_exit_node="") == "laptop: peer_dns: 9.9.9.9"
+    assert says(peer_use_exit_node="", nas={}) == "laptop: peer_dns: 192.168.1.1"
+    assert says(peer_use_exit_node="", nas=nas | {"peer_groups": ["elsewhere"]}) == "laptop: peer_dns: 192.168.1.1"
 
 
 def test_one_subnet_behind_two_peers():
