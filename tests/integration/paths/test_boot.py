@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,9 @@ from harness.service import PORT
 from harness.topology import RELAY_V4, STRANGER_V4, Lab
 from harness.wireguard import KEEPALIVE, MTU
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "plugins"))
-from module_utils.wg_quick import Interface, render
+runpy.run_path(str(Path(__file__).parents[2] / "unit/conftest.py"))  # makes the collection importable
+
+from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg_quick import Interface, render
 
 _NAME = "relay.example"
 _UP = 5.0  # seconds
