@@ -56,8 +56,8 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         age = -1.0
     if not 0 <= age < status.STALE:
-        cure = f"is the service running? systemctl status peer-agent@{config.interface}"
-        print(f"peer-relay agent: {config.status_file} is missing, or old: {cure}", file=sys.stderr)
+        fix = f"is the service running? systemctl status peer-agent@{config.interface}"
+        print(f"peer-relay agent: {config.status_file} is missing, or old: {fix}", file=sys.stderr)
         return NOT_RUNNING
     if arguments.metrics:
         print(metrics.exposition(document), end="")
@@ -68,9 +68,9 @@ def _status(config: Settings, arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peer-relay agent", description="Chooses the path to every other device.")
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument("--interface", default="pr0", metavar="NAME", help="the WireGuard interface (%(default)s)")
-    place.add_argument("--settings", type=Path, metavar="FILE", help=f"settings ({settings.FOLDER}/INTERFACE.toml)")
+    instance = parser.add_mutually_exclusive_group()
+    instance.add_argument("--interface", default="pr0", metavar="NAME", help="the WireGuard interface (%(default)s)")
+    instance.add_argument("--settings", type=Path, metavar="FILE", help=f"settings ({settings.FOLDER}/INTERFACE.toml)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text in (
         ("run", _run, "choose paths until stopped; they stay as they are then"),

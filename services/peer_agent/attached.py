@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the agent has while its interface runs. When the interface goes, all of it goes."""
+"""What the agent has while its interface runs: sockets and drivers. All of it goes with the interface."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from peer_agent.endpoints import Endpoint
 from peer_agent.host.sockets import Sockets
-from peer_agent.path_driver import Pairs
-from peer_agent.relay_driver import Links
+from peer_agent.path_driver import PathDriver
+from peer_agent.relay_driver import RelayDriver
 from peer_agent.wireguard.interface import Interface
 
 
@@ -19,7 +19,7 @@ class Opened:
 
     interface: Interface  # as it was when last looked at
     sockets: Sockets
-    relays: Links
+    relays: RelayDriver
 
     def end(self, _now: float) -> None:
         """End what is driven; the sockets stay, for what begins next."""
@@ -30,8 +30,8 @@ class Opened:
 class Attached(Opened):
     """The interface runs, and the paths over it are looked after."""
 
-    paths: Pairs
-    place: tuple[list[Endpoint], object] | None = None  # where this device is, and how it reaches others
+    paths: PathDriver
+    location: tuple[list[Endpoint], object] | None = None  # where this device is, and how it reaches others
 
     def end(self, now: float) -> None:
         self.paths.stop(now)

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All other devices: what happens goes to the one it is about, and what the core decides is done."""
+"""Drives the paths to all other devices: tells each path selector what happens, and does what it decides."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from peer_agent import settings
-from peer_agent.core.actions import Note, PairAction, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.actions import Log, PairAction, Rekey, SendMessage, SendProbe, SetEndpoint, SetKey, SuspectRelay
 from peer_agent.core.limits import Limits
-from peer_agent.core.path_selector import Pair
-from peer_agent.core.paths import View
+from peer_agent.core.path_selector import PathSelector
+from peer_agent.core.paths import RelayView
 from peer_agent.core.refusals import Refusals
 from peer_agent.core.traffic import Bytes
 from peer_agent.endpoints import Address, Endpoint, Network
 from peer_agent.host import overlay_socket
 from peer_agent.host.probe_socket import Datagram
 from peer_agent.host.sockets import Sockets
-from peer_agent.relay_driver import Links
+from peer_agent.relay_driver import RelayDriver
 from peer_agent.wire import control
 from peer_agent.wire.probes import PING, SECRET_SIZE, Key, Keyring
 from peer_agent.wireguard.interface import Client, Interface, WireGuardError
@@ -37,39 +37,39 @@ _URGENT = 1.0  # seconds to the next thing to do, up to which it is
 class _Entry:
     """One other device."""
 
-    def __init__(self, peer: settings.Peer, address: Address, pair: Pair, views: Iterable[View]):
+    def __init__(self, peer: settings.Peer, address: Address, pair: PathSelector, views: Iterable[RelayView]):
         self.peer = peer
-        self.address = address  # where its agent is spoken to
+        self.address = address  # where signaling to its agent goes
         self.pair = pair
         self.key: Key | None = None
         self.due = 0.0
         self.hold: tuple[Endpoint, float] | None = None  # an endpoint to be set over and over, until then
         self.sample: object = None  # its counters, as they were last
-        self.said = self.heard = 0  # bytes of talk in them
-        self.told = {view.name: view for view in views}
+        self.sent = self.received = 0  # bytes of signaling in them
+        self.views = {view.name: view for view in views}
         self.path: object = None  # what the status says of it
 
 
-class Told(NamedTuple):
+class PairEntry(NamedTuple):
     """A pair, for the status."""
 
     peer: settings.Peer
-    pair: Pair
+    pair: PathSelector
 
 
-class Pairs:
+class PathDriver:
     """All pairs of this device."""
 
     def __init__(
         self,
         config: settings.Settings,
-        links: Links,
+        relays: RelayDriver,
         sockets: Sockets,
         wireguard: Client,
         refusals: Refusals,
         now: float,
     ):
-        self._sockets, self._wireguard, self._links, self._refusals = sockets, wireguard, links, refusals
+        self._sockets, self._wireguard, self._relays, self._refusals = sockets, wireguard, relays, refusals
         self._limits = Limits(now)
         self._config = config
         self._keyring: Keyring[str] = Keyring()
@@ -77,7 +77,7 @@ class Pairs:
         self._by_address: dict[Address, _Entry] = {}
         self._watching: set[str] = set()
         self._holding: set[str] = set()
-        self._told: object = None
+        self._views_told: object = None
         self._due = now
         self.changes = 0  # of what the status says
         self._network: tuple[list[Endpoint], list[Network]] = [], []
@@ -89,8 +89,8 @@ class Pairs:
         if common is None:  # nothing that either could say would arrive
             log.warning("%s: no IP version in common: its path is not looked after", peer.name)
             return
-        views = self._links.views()
-        pair = Pair(*common, views, secrets.token_bytes(SECRET_SIZE), self._config.networks, now)
+        views = self._relays.views()
+        pair = PathSelector(*common, views, secrets.token_bytes(SECRET_SIZE), self._config.networks, now)
         self._entries[peer.name] = entry = _Entry(peer, common[1], pair, views)
         self._by_address |= dict.fromkeys(peer.addresses, entry)
 
@@ -105,8 +105,8 @@ class Pairs:
         self._watching.discard(entry.peer.name)
         self._holding.discard(entry.peer.name)
 
-    def __iter__(self) -> Iterator[Told]:
-        return (Told(entry.peer, entry.pair) for entry in self._entries.values())
+    def __iter__(self) -> Iterator[PairEntry]:
+        return (PairEntry(entry.peer, entry.pair) for entry in self._entries.values())
 
     @property
     def watching(self) -> bool:
@@ -130,9 +130,9 @@ class Pairs:
         entry.due = now + delay if delay < _URGENT else math.ceil((now + delay) / _GRID) * _GRID
         (self._watching.add if entry.pair.watching else self._watching.discard)(entry.peer.name)
         path = entry.pair.path
-        told = path.kind, path.via, path.endpoint, path.why_not, path.agent
-        if told != entry.path:
-            entry.path = told
+        shown = path.kind, path.via, path.endpoint, path.why_not, path.agent
+        if shown != entry.path:
+            entry.path = shown
             self.changes += 1
 
     def _begin_anew(self, now: float, entry: _Entry) -> None:
@@ -142,7 +142,7 @@ class Pairs:
         self._add(now, entry.peer)
         self._entries[entry.peer.name].pair.network(now, *self._network)
         self._entries[entry.peer.name].due = now + _AFTER_FAULT
-        self._told = None
+        self._views_told = None
 
     def _wake(self, now: float, entry: _Entry) -> None:
         """Something has happened: do what comes of it."""
@@ -150,12 +150,12 @@ class Pairs:
         entry.due = self._due = now
 
     def received(self, now: float, datagram: Datagram) -> None:
-        """Take what came from outside the tunnel."""
-        opened = self._keyring.open(datagram.payload)
+        """Handle a datagram that came from outside the tunnel."""
+        opened = self._keyring.unseal(datagram.payload)
         if opened is None:
             return
         name, probe = opened
-        if not self._limits.probe(now, name):
+        if not self._limits.may_answer(now, name):
             self._refusals.note(now, "too_many_probes", name)
             return
         entry = self._entries[name]
@@ -163,14 +163,14 @@ class Pairs:
         self._wake(now, entry)
 
     def heard(self, now: float, payload: bytes, source: Address) -> None:
-        """Take what came through the tunnel."""
+        """Handle a datagram that came through the tunnel."""
         entry = self._by_address.get(source)
         if entry is None:
             self._refusals.note(now, "unknown_sender", source)
             return
-        weight = overlay_socket.weight(payload, source)
-        entry.heard += weight
-        if not self._limits.message(now, entry.peer.name, weight):
+        counted_bytes = overlay_socket.counted_bytes(payload, source)
+        entry.received += counted_bytes
+        if not self._limits.may_read(now, entry.peer.name, counted_bytes):
             self._refusals.note(now, "too_many_messages", entry.peer.name)
             return
         try:
@@ -181,7 +181,7 @@ class Pairs:
         entry.pair.control(now, message)
         self._wake(now, entry)
 
-    def take(self, now: float, peers: Iterable[settings.Peer]) -> None:
+    def replace_peers(self, now: float, peers: Iterable[settings.Peer]) -> None:
         """The other devices are these from now on. Those that stay notice nothing."""
         wanted = {peer.name: peer for peer in peers}
         for name, entry in list(self._entries.items()):
@@ -193,16 +193,16 @@ class Pairs:
             self._add(now, peer)
             if peer.name in self._entries:
                 self._entries[peer.name].pair.network(now, *self._network)
-        self._told = None
+        self._views_told = None
         self._due = now
         self.changes += 1
 
     def sample(self, now: float, running: Interface) -> None:
-        """Take the counters and endpoints of the [Peer]s."""
+        """Read the counters and endpoints of the [Peer]s."""
         for entry in self._entries.values():
             peer = running.peers.get(entry.peer.public_key)
             if peer:
-                sent, came = Bytes(peer.tx, entry.said), Bytes(peer.rx, entry.heard)
+                sent, came = Bytes(peer.tx, entry.sent), Bytes(peer.rx, entry.received)
                 sample = sent, came, peer.endpoint, peer.handshake
                 entry.pair.traffic(now, *sample)
                 if sample != entry.sample:
@@ -211,15 +211,15 @@ class Pairs:
 
     def relays(self, now: float) -> None:
         """Tell each pair what is new about the relays."""
-        stamp = self._links.stamp()
-        if stamp == self._told:
+        stamp = self._relays.stamp()
+        if stamp == self._views_told:
             return
-        self._told = stamp
-        for view in self._links.views():
+        self._views_told = stamp
+        for view in self._relays.views():
             for entry in self._entries.values():
-                fresh = view._replace(other_seen=self._links.seen(view.name, entry.peer.addresses[0]))
-                if entry.told.get(view.name) != fresh:
-                    entry.told[view.name] = fresh
+                fresh = view._replace(other_seen=self._relays.seen(view.name, entry.peer.addresses[0]))
+                if entry.views.get(view.name) != fresh:
+                    entry.views[view.name] = fresh
                     entry.pair.relay(now, fresh)
                     self._wake(now, entry)
 
@@ -237,7 +237,7 @@ class Pairs:
             self._wake(now, entry)
 
     def stop(self, now: float) -> None:
-        """Say goodbye."""
+        """Tell all other agents that this one ends."""
         for entry in self._entries.values():
             entry.pair.stop(now)
             self._perform(now, entry)
@@ -249,9 +249,9 @@ class Pairs:
             self._do(now, entry, entry.pair.outbox.pop(0))
 
     def _do(self, now: float, entry: _Entry, action: PairAction) -> None:
-        if isinstance(action, Send):
+        if isinstance(action, SendProbe):
             self._send(now, entry, action)
-        elif isinstance(action, Say):
+        elif isinstance(action, SendMessage):
             self._say(entry, action.message)
         elif isinstance(action, SetEndpoint):
             entry.hold = (action.endpoint, now + action.hold) if action.hold else None
@@ -261,18 +261,18 @@ class Pairs:
         elif isinstance(action, Rekey):
             entry.hold = None
             self._renew(entry, action.endpoint)
-        elif isinstance(action, Trust):
+        elif isinstance(action, SetKey):
             entry.key = action.key
             self._keyring.put(entry.peer.name, action.key)
-        elif isinstance(action, Suspect):
-            self._links.suspect(now, action.relay)
-        elif isinstance(action, Note):
+        elif isinstance(action, SuspectRelay):
+            self._relays.suspect(now, action.relay)
+        elif isinstance(action, Log):
             log.log(action.level, "%s: %s", entry.peer.name, action.text)
 
     def _say(self, entry: _Entry, message: control.Message) -> None:
         payload = control.encode(message)
         if self._sockets.overlay.send(payload, entry.address, self._config.control_port) and not message.answer:
-            entry.said += overlay_socket.weight(payload, entry.address)
+            entry.sent += overlay_socket.counted_bytes(payload, entry.address)
 
     def _set(self, entry: _Entry, endpoint: Endpoint) -> None:
         try:
@@ -291,11 +291,11 @@ class Pairs:
                 self._set(entry, entry.hold[0])
         return bool(self._holding)
 
-    def _send(self, now: float, entry: _Entry, action: Send) -> None:
+    def _send(self, now: float, entry: _Entry, action: SendProbe) -> None:
         if not entry.key:
             return
-        probe = action.probe
-        if not self._limits.send(now, entry.peer.name, action.target, action.heard, probe.full and probe.kind == PING):
+        large = action.probe.full and action.probe.kind == PING
+        if not self._limits.may_send(now, entry.peer.name, action.target, action.heard, large):
             self._refusals.note(now, "probe_limit", entry.peer.name)
             return
         try:

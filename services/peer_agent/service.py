@@ -24,13 +24,13 @@ from peer_agent.attached import Attached, Opened
 from peer_agent.core.reasons import UNCHANGEABLE
 from peer_agent.core.refusals import Refusals
 from peer_agent.endpoints import Address, Endpoint
-from peer_agent.host.addresses import Changes, Place
+from peer_agent.host.addresses import Changes, LinkKind
 from peer_agent.host.clock import Sleep, clock
-from peer_agent.host.names import Resolver, Stated
+from peer_agent.host.names import Resolver, StatedEndpoints
 from peer_agent.host.probe_socket import Datagram
 from peer_agent.host.sockets import Read, Sockets
-from peer_agent.path_driver import Pairs
-from peer_agent.relay_driver import Links
+from peer_agent.path_driver import PathDriver
+from peer_agent.relay_driver import RelayDriver
 from peer_agent.wireguard.client import Counters, WireGuard
 from peer_agent.wireguard.helper import Remote
 from peer_agent.wireguard.interface import Client, Interface, Unchangeable, WireGuardError
@@ -39,10 +39,10 @@ log = logging.getLogger("peer_agent")
 
 _LOOK = 0.2  # seconds between two looks at the interface's counters, which cost next to nothing
 _SAMPLE = 5.0  # seconds between two looks at all of WireGuard while nothing flows
-_LEAST_SAMPLE = 0.1  # while something is under way and packets move
+_MIN_SAMPLE = 0.1  # while something is under way and packets move
 _CALM_SAMPLE = 0.5  # while something is under way and none do
 _INTERFACE_AGAIN = 1.0  # seconds between two attempts to find the interface
-_SETTLE = 0.1  # seconds that a change of the network may take: it is made of many
+_DEBOUNCE = 0.1  # seconds that a change of the network may take: it is made of many
 _ADDRESSES_AGAIN = 1.0  # seconds
 _SHOWN = 8  # addresses in a line of the journal
 _STATUS = 10.0  # seconds; readers take it for gone after 60
@@ -52,7 +52,7 @@ class Service:
     """Everything that runs while `peer-relay agent run` does."""
 
     def __init__(self, config: settings.Settings, helper: str = ""):
-        """Take also the socket of the helper that has the rights over WireGuard; "": this process has them itself."""
+        """`helper` is the socket of the helper that has the rights over WireGuard; "": this process has them itself."""
         self._settings = config
         self._helper = helper
         self._selector = selectors.DefaultSelector()
@@ -60,7 +60,7 @@ class Service:
         self._counters = Counters(config.interface)
         self._changes = Changes()
         self._resolver = Resolver()
-        self._stated = Stated(config.endpoints, self._resolver)
+        self._stated = StatedEndpoints(config.endpoints, self._resolver)
         self._posted: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._wake, self._bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for sock in (self._wake, self._bell):
@@ -139,14 +139,14 @@ class Service:
         """Links, addresses or routes have changed, and others may be about to."""
         self._changes.drain()
         if self._state:
-            self._state.sockets.probe.forget()
+            self._state.sockets.probe.forget_sources()
         if self._network_due is None:
-            self._network_due = now + _SETTLE
+            self._network_due = now + _DEBOUNCE
 
     def _resolved(self, now: float) -> None:
         """The DNS has answered."""
         answers = self._resolver.answers()
-        stated = self._stated.found(answers)
+        stated = self._stated.resolved(answers)
         if self._state and self._state.relays.resolved(now, answers):
             self._begin(now, self._state.interface, self._state.sockets)
         elif stated:
@@ -182,7 +182,7 @@ class Service:
         if now >= self._look_due:
             self._look_due = now + _LOOK
             self._look(now)
-            self._stated.tick(now)
+            self._stated.look_up_if_due(now)
             self._write_status(now)
         attached = self._attached
         if attached and (now >= self._sample_due or (attached.paths.watching and self._worth_a_sample(now))):
@@ -221,7 +221,7 @@ class Service:
     def _worth_a_sample(self, now: float) -> bool:
         age = now - self._sampled_at
         moved = self._counters.read() != self._sampled_packets
-        return age >= _CALM_SAMPLE or (moved and age >= _LEAST_SAMPLE)
+        return age >= _CALM_SAMPLE or (moved and age >= _MIN_SAMPLE)
 
     def _sample(self, now: float) -> None:
         """Look at all of WireGuard."""
@@ -232,7 +232,7 @@ class Service:
             self._resolver.mark = interface.mark
             state = self._state
             fresh = not state or state.sockets.fit(interface)
-            sockets = state.sockets if state else self._open(interface)
+            sockets = state.sockets if state else self._open_sockets(interface)
         except (WireGuardError, OSError) as error:
             self._leave(f"{self._settings.interface}: {error}", UNCHANGEABLE if isinstance(error, Unchangeable) else "")
             return
@@ -244,20 +244,20 @@ class Service:
             attached.interface = interface
             attached.sample(now)
 
-    def _open(self, interface: Interface) -> Sockets:
+    def _open_sockets(self, interface: Interface) -> Sockets:
         return Sockets(self._settings, self._selector, self._probed, self._told, interface)
 
     def _begin(self, now: float, interface: Interface, sockets: Sockets) -> None:
         """Begin anew with the interface as it runs."""
         self._end(now)
-        relays = Links(self._settings, interface, sockets, self._wireguard, self._resolver, self._post, now)
+        relays = RelayDriver(self._settings, interface, sockets, self._wireguard, self._resolver, self._post, now)
         if not relays.views():
             relays.tick(now)  # looks the names up
             self._state = Opened(interface, sockets, relays)
             self._note("names", "no relay's name has an address: is the DNS reached?")
             return
         self._note("names", "")
-        paths = Pairs(self._settings, relays, sockets, self._wireguard, self._refusals, now)
+        paths = PathDriver(self._settings, relays, sockets, self._wireguard, self._refusals, now)
         self._state = Attached(interface, sockets, relays, paths)
         self._look_around(now)
 
@@ -292,15 +292,16 @@ class Service:
             return
         self._note("network", "")
         endpoints = [Endpoint.of(str(found.interface.ip), attached.interface.port) for found in addresses]
-        networks = list(dict.fromkeys(found.interface.network for found in addresses if found.place is Place.OUTSIDE))
+        outside = [found for found in addresses if found.kind is LinkKind.OUTSIDE]
+        networks = list(dict.fromkeys(found.interface.network for found in outside))
         stated = self._stated.endpoints
-        place = (endpoints, (stated, networks, attached.relays.sources()))
-        moved = place != attached.place
-        if moved and attached.place and not set(endpoints) >= set(attached.place[0]):
+        location = (endpoints, (stated, networks, attached.relays.sources()))
+        moved = location != attached.location
+        if moved and attached.location and not set(endpoints) >= set(attached.location[0]):
             attached.relays.bind_again()
         if moved:
             log.info("this device is at %s", _few([*stated, *endpoints]) or "no network")
-            attached.place = place
+            attached.location = location
             attached.paths.network(now, [*stated, *endpoints], networks)
         if moved or awake:
             attached.relays.network(now)
@@ -327,15 +328,15 @@ class Service:
         before, self._settings = self._settings, fresh
         attached = self._attached
         if attached and replace(before, peers=()) == replace(fresh, peers=()):
-            attached.relays.take(fresh.peers)
-            attached.paths.take(clock(), fresh.peers)
+            attached.relays.replace_peers(fresh.peers)
+            attached.paths.replace_peers(clock(), fresh.peers)
         else:
             self._leave("")
             self._wireguard.close()
             self._wireguard = self._find_wireguard()
             self._counters.close()
             self._counters = Counters(fresh.interface)
-            self._stated = Stated(fresh.endpoints, self._resolver)
+            self._stated = StatedEndpoints(fresh.endpoints, self._resolver)
             self._status.remove()
             self._status = status.Writer(fresh.status_file, _STATUS)
             self._interface_due = clock()

@@ -20,7 +20,7 @@ FOLDER = Path("/etc/peer-agent")
 STATUS_FOLDER = Path("/run/peer-agent")
 
 
-class Place(NamedTuple):
+class HostPort(NamedTuple):
     """An endpoint as it is written: a name or an address, and a port."""
 
     host: str
@@ -34,7 +34,7 @@ class Relay:
     name: str
     public_key: str
     addresses: tuple[Address, ...]
-    endpoints: tuple[Place, ...]  # likeliest first
+    endpoints: tuple[HostPort, ...]  # likeliest first
     fallback_url: str  # "": it has none
     fallback_fingerprint: str  # "": its certificate is one of the system's authorities
 
@@ -56,7 +56,7 @@ class Settings:
     interface: str
     addresses: tuple[Address, ...]  # of this device, inside the tunnel
     networks: tuple[Network, ...]  # what is inside the tunnel
-    endpoints: tuple[Place, ...]  # where this device can be reached, beside what it finds out
+    endpoints: tuple[HostPort, ...]  # where this device can be reached, beside what it finds out
     control_port: int
     directory_port: int
     status_file: Path
@@ -88,21 +88,21 @@ def _networks(values: list[str]) -> tuple[Network, ...]:
     return tuple(ip_network(value) for value in values)
 
 
-def _places(values: list[str]) -> tuple[Place, ...]:
-    return tuple(_place(value) for value in values)
+def _host_ports(values: list[str]) -> tuple[HostPort, ...]:
+    return tuple(_host_port(value) for value in values)
 
 
-def _place(value: str) -> Place:
+def _host_port(value: str) -> HostPort:
     parts = re.fullmatch(r"(?:([A-Za-z0-9_.-]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", value)
     if not parts:
         raise ValueError(value)
-    return Place(parts[1] or str(read_address(parts[2])), toml_table.port(int(parts[3])))
+    return HostPort(parts[1] or str(read_address(parts[2])), toml_table.port(int(parts[3])))
 
 
-def _some_places(values: list[str]) -> tuple[Place, ...]:
+def _some_host_ports(values: list[str]) -> tuple[HostPort, ...]:
     if not values:
         raise ValueError(values)
-    return _places(values)
+    return _host_ports(values)
 
 
 def _url(value: str) -> str:
@@ -149,7 +149,7 @@ def parse(content: dict[str, Any], file: Path) -> Settings:
         interface=interface,
         addresses=agent.read("addresses", list, _addresses, _OVERLAY),
         networks=agent.read("networks", list, _networks, 'a list of overlay networks, like ["10.77.0.0/16"]'),
-        endpoints=agent.read("endpoints", list, _places, _ENDPOINTS, []),
+        endpoints=agent.read("endpoints", list, _host_ports, _ENDPOINTS, []),
         control_port=agent.read("control_port", int, toml_table.port, A_PORT, 7078),
         directory_port=agent.read("directory_port", int, toml_table.port, A_PORT, 7077),
         status_file=agent.read("status_file", str, toml_table.path, A_PATH, str(STATUS_FOLDER / f"{interface}.json")),
@@ -167,7 +167,7 @@ def _relay(table: Table) -> Relay:
         name=table.read("name", str, toml_table.name, A_NAME),
         public_key=table.read("public_key", str, _key, A_KEY),
         addresses=table.read("addresses", list, _addresses, _OVERLAY),
-        endpoints=table.read("endpoints", list, _some_places, f"{_ENDPOINTS}, at least one"),
+        endpoints=table.read("endpoints", list, _some_host_ports, f"{_ENDPOINTS}, at least one"),
         fallback_url=table.read("fallback_url", str, _url, 'like "wss://relay.example:443/", or "" for none', ""),
         fallback_fingerprint=table.read(
             "fallback_fingerprint", str, _fingerprint, 'the SHA-256 of the certificate, 64 hex digits, or ""', ""

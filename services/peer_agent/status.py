@@ -14,14 +14,14 @@ from typing import Any
 from peer_common import files
 
 from peer_agent.attached import Attached
-from peer_agent.core.paths import View
+from peer_agent.core.paths import RelayView
 from peer_agent.core.reasons import NO_PATH, REASONS
-from peer_agent.path_driver import Told
+from peer_agent.path_driver import PairEntry
 from peer_agent.settings import Settings
 from peer_agent.wireguard.interface import Interface
 
 STALE = 60.0  # seconds after which the service is taken for gone
-_LARGEST = 8 << 20  # bytes
+_MAX_SIZE = 8 << 20  # bytes
 
 
 def document(
@@ -43,7 +43,7 @@ def document(
         "why_not_text": _sentence(why_not),
         "refused": dict(refused),
         "relays": [_relay(view) for view in attached.relays.views()] if attached else [],
-        "peers": [_peer(told, attached.interface, now, wall) for told in attached.paths] if attached else [],
+        "peers": [_peer(entry, attached.interface, now, wall) for entry in attached.paths] if attached else [],
     }
 
 
@@ -55,7 +55,7 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 1)
 
 
-def _relay(view: View) -> dict[str, Any]:
+def _relay(view: RelayView) -> dict[str, Any]:
     return {
         "name": view.name,
         "alive": view.alive,
@@ -66,12 +66,12 @@ def _relay(view: View) -> dict[str, Any]:
     }
 
 
-def _peer(told: Told, interface: Interface, now: float, wall: float) -> dict[str, Any]:
-    path = told.pair.path
-    peer = interface.peers.get(told.peer.public_key)
+def _peer(entry: PairEntry, interface: Interface, now: float, wall: float) -> dict[str, Any]:
+    path = entry.pair.path
+    peer = interface.peers.get(entry.peer.public_key)
     return {
-        "name": told.peer.name,
-        "addresses": [str(address) for address in told.peer.addresses],
+        "name": entry.peer.name,
+        "addresses": [str(address) for address in entry.peer.addresses],
         "path": path.kind,
         "via": path.via,
         "endpoint": str(path.endpoint) if path.endpoint else None,
@@ -89,7 +89,7 @@ def _peer(told: Told, interface: Interface, now: float, wall: float) -> dict[str
 
 def load(file: Path) -> Any:
     """Return what the service has written; raise OSError or ValueError."""
-    return json.loads(files.read(file, _LARGEST))
+    return json.loads(files.read(file, _MAX_SIZE))
 
 
 def healthy(status: dict[str, Any]) -> bool:

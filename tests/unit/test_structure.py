@@ -55,7 +55,7 @@ LAYERS = {
         "service",
         "__main__",
     ],
-    "peer_guard": ["news upkeep", "__main__"],
+    "peer_guard": ["notifications reconciler", "__main__"],
     "peer_relay_fallback": ["gate", "bridge", "__main__"],
     "port_keeper": ["lease inbox", "keeper", "settings state status", "router", "service", "__main__"],
     "firewall_restore": ["__main__"],

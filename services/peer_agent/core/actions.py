@@ -12,7 +12,7 @@ from peer_agent.wire.control import Message
 from peer_agent.wire.probes import Key, Probe
 
 
-class Send(NamedTuple):
+class SendProbe(NamedTuple):
     """Send a probe outside the tunnel, from WireGuard's port, sealed with the pair's key."""
 
     target: Endpoint
@@ -20,13 +20,13 @@ class Send(NamedTuple):
     heard: bool  # whether something authentic came from there just now
 
 
-class Trust(NamedTuple):
-    """Open and seal the pair's probes with this key from now on: `Keyring.put`."""
+class SetKey(NamedTuple):
+    """Seal and unseal the probes of this device with this key from now on: `Keyring.put`."""
 
     key: Key
 
 
-class Say(NamedTuple):
+class SendMessage(NamedTuple):
     """Send a control message to the other device, in the tunnel."""
 
     message: Message
@@ -49,13 +49,13 @@ class Rekey(NamedTuple):
     endpoint: Endpoint
 
 
-class Suspect(NamedTuple):
-    """Ask this relay at once whether it is alive: `Relays.suspect`."""
+class SuspectRelay(NamedTuple):
+    """Ask this relay at once whether it is alive: `RelayLiveness.suspect`."""
 
     relay: str
 
 
-class Note(NamedTuple):
+class Log(NamedTuple):
     """Something for the journal."""
 
     text: str
@@ -65,31 +65,31 @@ class Note(NamedTuple):
 # --- of the relays, for the whole device ------------------------------------------------------------------------------
 
 
-class Ask(NamedTuple):
+class AskDirectory(NamedTuple):
     """Send a directory request to the relay, in the tunnel."""
 
     relay: str
     nonce: bytes
 
 
-class Reach(NamedTuple):
+class SetRelayEndpoint(NamedTuple):
     """Set the endpoint of the relay's own [Peer]."""
 
     relay: str
     endpoint: Endpoint
 
 
-class Connect(NamedTuple):
-    """Open the fallback to this relay, and tell `Relays.fallback` when it is up and when it ends."""
+class OpenFallback(NamedTuple):
+    """Open the fallback to this relay, and tell `RelayLiveness.fallback` when it is up and when it ends."""
 
     relay: str
 
 
-class Disconnect(NamedTuple):
+class CloseFallback(NamedTuple):
     """Close the fallback to this relay."""
 
     relay: str
 
 
-PairAction = Send | Trust | Say | SetEndpoint | Rekey | Suspect | Note
-RelayAction = Ask | Reach | Connect | Disconnect | Note
+PairAction = SendProbe | SetKey | SendMessage | SetEndpoint | Rekey | SuspectRelay | Log
+RelayAction = AskDirectory | SetRelayEndpoint | OpenFallback | CloseFallback | Log

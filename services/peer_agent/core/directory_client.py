@@ -10,10 +10,10 @@ from peer_common import directory
 
 from peer_agent.endpoints import Address, Endpoint
 
-_MOST_ASKED = 64  # questions under way; each relay gets several a second at the most
+_MAX_PENDING = 64  # questions under way; each relay gets several a second at the most
 
 
-class Asker:
+class DirectoryClient:
     """Asks for some of the other devices at a time, in turn."""
 
     def __init__(self, targets: Iterable[Address]):
@@ -22,21 +22,21 @@ class Asker:
         self._seen: dict[tuple[str, Address], Endpoint | None] = {}
         self.changes = 0  # of what is known of others
 
-    def take(self, targets: Iterable[Address]) -> None:
+    def replace_targets(self, targets: Iterable[Address]) -> None:
         """Ask for these from now on."""
         self._targets = list(targets)
         self._seen = {key: endpoint for key, endpoint in self._seen.items() if key[1] in self._targets}
 
-    def question(self, relay: str, nonce: bytes) -> bytes:
+    def make_request(self, relay: str, nonce: bytes) -> bytes:
         """Return the datagram to send to a relay."""
         targets = self._targets[: directory.MAX_TARGETS]
         self._targets = self._targets[directory.MAX_TARGETS :] + targets
-        if len(self._asked) >= _MOST_ASKED:
+        if len(self._asked) >= _MAX_PENDING:
             del self._asked[next(iter(self._asked))]
         self._asked[nonce] = relay, targets
         return directory.write_request(nonce, targets)
 
-    def answer(self, relay: str, datagram: bytes) -> tuple[bytes, Endpoint | None] | None:
+    def read_answer(self, relay: str, datagram: bytes) -> tuple[bytes, Endpoint | None] | None:
         """Read an answer: return its nonce and where the relay sees this device, or None when nobody asked for it."""
         try:
             answer = directory.read_answer(datagram)

@@ -15,18 +15,18 @@ from collections.abc import Hashable
 from peer_agent.endpoints import Endpoint
 from peer_agent.wire.probes import SIZE
 
-BATCH = 64  # datagrams to take from one socket, before the others and what is due get their turn
+BATCH = 64  # datagrams to read from one socket, before the others and what is due get their turn
 
 _PROBE = SIZE + 28  # bytes, with the headers of IPv4 and UDP
 
 # Each the most at once, and so many more a second.
 _PAIR = 96, 0.5  # probes of one pair: a first round of 5 to each of 16 candidates, and some
 _FULL_SIZE = 24, 1.0  # pings of full size of one pair: they go to what has answered, and six tell a narrow path
-_PLACE = 100, 1.0  # to one IPv4 address or IPv6 /64 that has not answered: 20 devices behind one NAT
+_PREFIX = 100, 1.0  # to one IPv4 address or IPv6 /64 that has not answered: 20 devices behind one NAT
 _ALL = 1000, 50.0  # to all of those
 _MESSAGES = 30, 10.0  # messages from one device that are read
 _PROBES = 320, 100.0  # probes from one device that are answered: twice what its first round is
-_MOST_PLACES = 4096
+_MAX_PREFIXES = 4096
 
 
 class Bucket:
@@ -38,18 +38,18 @@ class Bucket:
         self._most, self._rate = size
         self._left, self._at = self._most, now
 
-    def pay(self, now: float, amount: float) -> None:
-        """Put something in."""
+    def credit(self, now: float, amount: float) -> None:
+        """Add to the allowance."""
         self._left = min(self._most, self._left + (now - self._at) * self._rate + amount)
         self._at = now
 
     def has(self, now: float) -> bool:
         """Whether there is one left."""
-        self.pay(now, 0.0)
+        self.credit(now, 0.0)
         return self._left >= 1.0
 
-    def take(self, now: float) -> bool:
-        """Take one; return False when there is none."""
+    def consume(self, now: float) -> bool:
+        """Spend one; return False when there is none."""
         if not self.has(now):
             return False
         self._left -= 1.0
@@ -67,7 +67,7 @@ class Limits:
 
     def __init__(self, now: float):
         self._pairs: dict[Hashable, _Pair] = {}
-        self._places: dict[tuple[int, int], Bucket] = {}
+        self._prefixes: dict[tuple[int, int], Bucket] = {}
         self._all = Bucket(now, _ALL)
 
     def _pair(self, now: float, owner: Hashable) -> _Pair:
@@ -77,38 +77,38 @@ class Limits:
         """A device that is one no more."""
         self._pairs.pop(owner, None)
 
-    def message(self, now: float, owner: Hashable, size: int) -> bool:
+    def may_read(self, now: float, owner: Hashable, size: int) -> bool:
         """A control message of so many bytes came: return whether to read it."""
         pair = self._pair(now, owner)
-        if not pair.messages.take(now):
+        if not pair.messages.consume(now):
             return False
-        pair.sending.pay(now, size / _PROBE)
+        pair.sending.credit(now, size / _PROBE)
         return True
 
-    def probe(self, now: float, owner: Hashable) -> bool:
-        """An authentic probe came: return whether to take it."""
+    def may_answer(self, now: float, owner: Hashable) -> bool:
+        """An authentic probe came: return whether to answer it."""
         pair = self._pair(now, owner)
-        if not pair.probes.take(now):
+        if not pair.probes.consume(now):
             return False
-        pair.sending.pay(now, 1.0)
+        pair.sending.credit(now, 1.0)
         return True
 
-    def send(self, now: float, owner: Hashable, target: Endpoint, heard: bool, full: bool = False) -> bool:
+    def may_send(self, now: float, owner: Hashable, target: Endpoint, heard: bool, full: bool = False) -> bool:
         """Return whether a probe may go out. Heard: something authentic came from there just now. Full: it is large."""
         pair = self._pair(now, owner)
         buckets = [pair.sending, *([pair.full] if full else [])]
-        buckets += [] if heard else [self._place(now, target), self._all]
+        buckets += [] if heard else [self._prefix(now, target), self._all]
         if not all(bucket.has(now) for bucket in buckets):
             return False
         for bucket in buckets:
-            bucket.take(now)
+            bucket.consume(now)
         return True
 
-    def _place(self, now: float, target: Endpoint) -> Bucket:
+    def _prefix(self, now: float, target: Endpoint) -> Bucket:
         address = target.address
         key = (4, int(address)) if address.version == 4 else (6, int(address) >> 64)
-        bucket = self._places.pop(key, None) or Bucket(now, _PLACE)
-        if len(self._places) >= _MOST_PLACES:
-            del self._places[next(iter(self._places))]
-        self._places[key] = bucket  # the last of all: the longest unused goes first
+        bucket = self._prefixes.pop(key, None) or Bucket(now, _PREFIX)
+        if len(self._prefixes) >= _MAX_PREFIXES:
+            del self._prefixes[next(iter(self._prefixes))]
+        self._prefixes[key] = bucket  # the last of all: the longest unused goes first
         return bucket

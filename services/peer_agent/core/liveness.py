@@ -1,20 +1,20 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether the running direct path still answers, and when to ask."""
+"""Consent freshness (RFC 7675) of the running direct path: when to ask for it, and when it has expired."""
 
 from __future__ import annotations
 
 IDLE = 5.0  # seconds between pings while no data flows: keeps the NATs' mappings, too
 _PRECEDENCE = 1.0  # seconds by which the leader is sooner: one ping and its pong are enough for both sides
-_PATIENCE = 0.7  # seconds without a pong after data has stopped: as many pings as outlast a few lost ones
-_TRIPS = 3  # round trips to wait at least
-_IDLE_PATIENCE = 3.0  # nobody suffers, and the other's agent may just start again
-_OFTEN, _SELDOM = 0.1, 0.5  # seconds between pings
+_TIMEOUT = 0.7  # seconds without a pong after data has stopped: as many pings as outlast a few lost ones
+_ROUND_TRIPS = 3  # round trips to wait at least
+_IDLE_TIMEOUT = 3.0  # nobody suffers, and the other's agent may just start again
+_URGENT_INTERVAL, _IDLE_INTERVAL = 0.1, 0.5  # seconds between pings
 _WORRY = 0.3  # seconds of suspicion after which to look for another path
 
 
-class Watch:
-    """The suspicion against one path, if there is one.
+class Liveness:
+    """Of one path, and the suspicion against it, if there is one.
 
     While no data flows, a ping of the other side's is as good as one of this side's: if the pong does not reach it, it
     leaves the path, and says so.
@@ -35,14 +35,14 @@ class Watch:
 
     def suspect(self, now: float, rtt: float | None, firm: bool = False) -> None:
         """Data has stopped, or the other may have left (firm)."""
-        self._begin(now, max(_PATIENCE, _TRIPS * (rtt or 0)))
+        self._begin(now, max(_TIMEOUT, _ROUND_TRIPS * (rtt or 0)))
         self._ping_at = now if not self.urgent else self._ping_at
         self.urgent = True
         self._firm |= firm
 
-    def tick(self, now: float) -> None:
+    def check_idle(self, now: float) -> None:
         if self._since is None and now - self._quiet_since >= self._idle:
-            self._begin(now, _IDLE_PATIENCE)
+            self._begin(now, _IDLE_TIMEOUT)
 
     def _begin(self, now: float, patience: float) -> None:
         if self._since is None:
@@ -50,17 +50,17 @@ class Watch:
             self._deadline = now + patience
         self._deadline = min(self._deadline, now + patience)
 
-    def flowed(self) -> None:
+    def note_data(self) -> None:
         """Data came over the path."""
         if not self._firm:
             self._clear()
 
-    def answered(self, now: float) -> None:
+    def note_pong(self, now: float) -> None:
         """A pong came over the path."""
         self.answered_at = self._quiet_since = now
         self._clear()
 
-    def asked(self, now: float) -> None:
+    def note_ping(self, now: float) -> None:
         """A ping came over the path: the other uses it."""
         self._quiet_since = now
 
@@ -68,17 +68,17 @@ class Watch:
         self._since = None
         self.urgent = self._firm = False
 
-    def ping(self, now: float) -> bool:
+    def should_ping(self, now: float) -> bool:
         """Whether to ping now."""
         if self._since is None or now < self._ping_at:
             return False
-        self._ping_at = now + (_OFTEN if self.urgent else _SELDOM)
+        self._ping_at = now + (_URGENT_INTERVAL if self.urgent else _IDLE_INTERVAL)
         return True
 
     def worried(self, now: float) -> bool:
         return self.urgent and self._since is not None and now - self._since >= _WORRY
 
-    def lost(self, now: float) -> bool:
+    def expired(self, now: float) -> bool:
         return self._since is not None and now >= self._deadline
 
     def due(self) -> float:

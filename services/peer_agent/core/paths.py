@@ -12,7 +12,7 @@ RELAY, FALLBACK = "relay", "fallback"  # besides the kinds of candidates: lan an
 _DISTRUST = 5.0  # seconds: more than the round trip to any relay, less than what an agent believes of one
 
 
-class View(NamedTuple):
+class RelayView(NamedTuple):
     """One relay, as this device sees it."""
 
     name: str

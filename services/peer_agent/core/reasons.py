@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from peer_agent.core.candidates import Candidates
-from peer_agent.core.paths import FALLBACK, View
-from peer_agent.core.signaling import Talk
+from peer_agent.core.paths import FALLBACK, RelayView
+from peer_agent.core.signaling import Signaling
 
 
 class Reason(NamedTuple):
     """What the name means, and what to do about it."""
 
     text: str
-    cure: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.cure}"
+        return f"{self.text}: {self.fix}"
 
 
 UNCHANGEABLE = "peers_unchangeable"
@@ -78,14 +78,14 @@ REASONS = {
 NO_PATH = frozenset(("no_relay_answers", "certificate_refused", "fallback_failed"))
 
 
-def why_not(view: View, views: Iterable[View], talk: Talk, candidates: Candidates) -> str:
+def why_not(view: RelayView, views: Iterable[RelayView], signaling: Signaling, candidates: Candidates) -> str:
     """Return the reason that a pair which takes this relay has no better path."""
     if not view.alive:
         # Of several, the certificate is what somebody has to look at.
         return min((view.failure for view in views if view.failure), default="no_relay_answers")
     if view.kind == FALLBACK:
         return "blocked_udp"
-    if not talk.key:
+    if not signaling.key:
         return "other_has_no_agent"
     if not len(candidates):
         return "no_candidates"
@@ -93,7 +93,7 @@ def why_not(view: View, views: Iterable[View], talk: Talk, candidates: Candidate
         return "narrow_path"
     if any(candidate.streak for candidate in candidates):
         return "proving"
-    return ("no_answer", "one_symmetric_nat", "symmetric_nat")[talk.symmetric]
+    return ("no_answer", "one_symmetric_nat", "symmetric_nat")[signaling.symmetric_nats]
 
 
 class Failure(NamedTuple):

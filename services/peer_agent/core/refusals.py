@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What others sent and the agent did not take: counted under a name, and told to the journal now and then."""
+"""What others sent and the agent refused: counted under a name, and told to the journal now and then."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ _TURN = 0.5  # seconds for the handshake of the side whose turn is first: a roun
 _AGAIN = (1.0, 2.0, 4.0)  # then WireGuard itself goes on, every 5 s
 
 
-class Sessions:
-    """The last handshake, and the handshake that is wanted."""
+class Rehandshake:
+    """The last handshake of one device, and the one that is wanted."""
 
     def __init__(self, leader: bool):
         self._wait = 0.0 if leader else _TURN
@@ -31,7 +31,7 @@ class Sessions:
         return self.due is not None
 
     def sample(self, stamp: int, via: str, heard: bool) -> None:
-        """Take the time of the last handshake, over which relay WireGuard sends now, and whether data came."""
+        """Note the time of the last handshake, over which relay WireGuard sends now, and whether data came."""
         steady = not self._moved and via == self._sampled_via
         if stamp != self._stamp:
             fresh = self._stamp is not None and stamp != 0
@@ -42,7 +42,7 @@ class Sessions:
             self.due = None
         self._stamp, self._sampled_via, self._moved = stamp, via, False
 
-    def moved(self, now: float, relay: str, turn: int) -> None:
+    def note_move(self, now: float, relay: str, turn: int) -> None:
         """The path is another one, over this relay, or "" for none. The turn: 0 when this side alone has data to send,
         or alone knows of the move; 1 when both have; 2 when only the other has."""
         self._moved = True
@@ -52,14 +52,14 @@ class Sessions:
         wait = self._wait + 2 * _TURN * (turn - 1) if turn else 0.0
         self.due = now + wait if unknown else None
 
-    def demand(self, now: float, relay: str) -> None:
+    def force(self, now: float, relay: str) -> None:
         """The relay is alive and yet nothing comes: it may have lost what it knew."""
         self.carrier, self._relay = "", relay
         if self.due is None:
             self._tries = 0
             self.due = now + self._wait
 
-    def attempt(self, now: float) -> bool:
+    def should_start(self, now: float) -> bool:
         """Whether to make a new handshake now."""
         if self.due is None or now < self.due:
             return False

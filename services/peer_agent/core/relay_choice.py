@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from peer_agent.core.paths import View
+from peer_agent.core.paths import RelayView
 
 _BETTER, _MARGIN = 0.8, 0.01  # a relay is worth a move when its round trip is that much shorter: share, and seconds
 _STEADY = 30.0  # seconds for which it has to be
 _UNKNOWN = 1.0  # seconds of round trip to a relay that has not answered yet
 
 
-class Choice:
+class RelayChoice:
     """Chooses; stays with a relay that works until another has been better for long."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Choice:
         self._better_since = 0.0
 
     def choose(
-        self, now: float, current: str, views: Iterable[View], theirs: dict[str, float] | None
+        self, now: float, current: str, views: Iterable[RelayView], theirs: dict[str, float] | None
     ) -> tuple[str, bool]:
         """Return the relay to take, and whether the move can wait until no data flows. `theirs`: round trips of the
         other's agent; without one the stated order decides, as it does on devices that have no agent."""

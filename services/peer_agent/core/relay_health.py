@@ -9,7 +9,7 @@ _CALM = 10.0  # seconds between questions to a relay that is well
 _BACK, _BACK_CALM = 60.0, 2.0  # seconds since its return, and between questions meanwhile
 _REMEMBERED = 600.0  # seconds for which a death counts
 # Seconds that it has to live after a death before a pair that works elsewhere goes there, doubled with each death.
-_PROBATION, _LONGEST_PROBATION = 30.0, 480.0
+_PROBATION, _MAX_PROBATION = 30.0, 480.0
 _LATE = 1.0  # seconds without an answer, after which it is suspected
 _OFTEN = 0.25  # seconds between questions to one that is suspected
 _VERDICT = 1.0  # seconds of suspicion, and a round trip, until it is dead: four questions, of which any may be answered
@@ -17,15 +17,15 @@ _DEAD, _LONG_DEAD = 1.0, 5.0  # seconds between questions to a dead one, at firs
 _LONG = 10.0
 _PROOF = 2  # answers in a row that bring it back
 _SMOOTH = 4
-_MOST_PENDING = 16
-_MOST_DEATHS = 64
+_MAX_PENDING = 16
+_MAX_DEATHS = 64
 
 
-class Health:
+class RelayHealth:
     """The questions to one relay and its answers."""
 
     def __init__(self, now: float, alive: bool = True):
-        """Take whether it is taken to be alive, until it fails to answer."""
+        """`alive`: whether it counts as alive until it fails to answer."""
         self.alive = alive
         self.steady = alive  # it is alive, and has been for long enough after it had died
         self.rtt: float | None = None
@@ -47,7 +47,7 @@ class Health:
         """Whether the last question is without an answer yet."""
         return bool(self._pending)
 
-    def tick(self, now: float) -> bool:
+    def judge(self, now: float) -> bool:
         """Judge; return whether it has died just now."""
         self._deaths = [death for death in self._deaths if now - death < _REMEMBERED]
         self.steady = self.alive and now >= self._steady_at()
@@ -59,7 +59,7 @@ class Health:
         self.hits = 0
         self._suspected_since = None
         self._dead_since = now
-        self._deaths = [*self._deaths, now][-_MOST_DEATHS:]
+        self._deaths = [*self._deaths, now][-_MAX_DEATHS:]
         self._pending.clear()
         return True
 
@@ -67,7 +67,7 @@ class Health:
         """Return when a relay that has come back is as good as any, should it live until then."""
         if not self._deaths:
             return float("-inf")
-        return self._back_at + min(_PROBATION * 2.0 ** (len(self._deaths) - 1), _LONGEST_PROBATION)
+        return self._back_at + min(_PROBATION * 2.0 ** (len(self._deaths) - 1), _MAX_PROBATION)
 
     def _calm(self, now: float) -> float:
         """Return the seconds until the next question to a relay that is well."""
@@ -79,12 +79,12 @@ class Health:
             self._suspected_since = now
         self._ask_at = min(self._ask_at, now)
 
-    def ask(self, now: float) -> bool:
+    def should_ask(self, now: float) -> bool:
         """Whether to ask now."""
         return now >= self._ask_at
 
-    def asked(self, now: float, nonce: bytes) -> None:
-        if len(self._pending) >= _MOST_PENDING:
+    def note_question(self, now: float, nonce: bytes) -> None:
+        if len(self._pending) >= _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         if not self.alive:
             kept = {other: sent for other, sent in self._pending.items() if now - sent < _LATE}
@@ -97,8 +97,8 @@ class Health:
         else:
             self._ask_at = now + (self._calm(now) if self._suspected_since is None else _OFTEN)
 
-    def answered(self, now: float, nonce: bytes) -> bool:
-        """Take an answer; return False when nothing was asked with this nonce."""
+    def note_answer(self, now: float, nonce: bytes) -> bool:
+        """Note an answer; return False when nothing was asked with this nonce."""
         sent = self._pending.pop(nonce, None)
         if sent is None:
             return False

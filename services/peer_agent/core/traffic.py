@@ -1,8 +1,8 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether data flows on the running path, by WireGuard's counters of the pair.
+"""Whether data flows on the running path, as WireGuard's counters of the [Peer] tell.
 
-They count what the agents say to each other, too, and what WireGuard does of itself (keepalives, handshakes). That
+They count the agents' signaling, too, and what WireGuard does of itself (keepalives, handshakes). That
 proves a path, but it is no data: nobody waits for more of it.
 """
 
@@ -17,13 +17,13 @@ _KEEPALIVE, _HANDSHAKE = 32, 148 + 92  # bytes
 
 
 class Bytes(NamedTuple):
-    """What a counter says, and how much of it is talk of the agents that needs no answer."""
+    """What a counter says, and how much of it is signaling that needs no answer."""
 
     all: int
-    talk: int = 0
+    signaling: int = 0
 
 
-class Flow:
+class Traffic:
     """Counters and when they grew."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Flow:
         self._asked_for = float("-inf")  # the end that was asked about
 
     def sample(self, now: float, sent: Bytes, came: Bytes, handshake: int, here: bool) -> bool:
-        """Take the counters, the time of the last handshake, and whether what came took the running path; return
-        whether anything came."""
+        """Compare the counters with the last ones; return whether anything came. `handshake` is the time of the last
+        one, `here` says whether what came took the running path."""
         known = self._sent.all >= 0 and sent.all >= self._sent.all and came.all >= self._came.all  # or a new [Peer]
         own = _KEEPALIVE + (_HANDSHAKE if handshake != self._handshake else 0)
         data_sent = known and _growth(self._sent, sent) > own
@@ -55,7 +55,7 @@ class Flow:
                 self.heard_at = now
         return heard
 
-    def silent(self, now: float) -> bool:
+    def is_silent(self, now: float) -> bool:
         """Whether what was sent is without an answer for too long, or a flow of data has ended just now."""
         if self._waiting_since is not None and now - self._waiting_since >= SILENCE:
             return True
@@ -69,9 +69,9 @@ class Flow:
         """Return for how long data was sent and none came, though probes may have been answered."""
         return now - self._unheard_since if self._unheard_since is not None else 0.0
 
-    def moved(self, now: float) -> None:
+    def note_move(self, now: float) -> None:
         """The path is another one: what was sent over the one before tells nothing."""
-        self.calm(now)
+        self.note_proof(now)
         self._unheard_since = None
 
     def turn(self, now: float) -> int:
@@ -80,12 +80,12 @@ class Flow:
             return 2
         return 1 if self._waiting_since is None or self._waiting_since - self.heard_at < _LONG else 0
 
-    def calm(self, now: float) -> None:
+    def note_proof(self, now: float) -> None:
         """The path has proven itself otherwise: what was sent may need no answer."""
         self._waiting_since = None
         self._asked_for = self.heard_at
 
-    def busy(self, now: float, seconds: float) -> bool:
+    def is_busy(self, now: float, seconds: float) -> bool:
         """Whether data has flowed lately, in whichever direction."""
         return now - max(self.sent_at, self.heard_at) < seconds
 
@@ -98,4 +98,4 @@ class Flow:
 
 def _growth(before: Bytes, after: Bytes) -> int:
     """Return by how much data has grown."""
-    return (after.all - before.all) - (after.talk - before.talk)
+    return (after.all - before.all) - (after.signaling - before.signaling)

@@ -43,7 +43,7 @@ _TIMEOUT = 2.0
 Interface = IPv4Interface | IPv6Interface
 
 
-class Place(IntEnum):
+class LinkKind(IntEnum):
     """What a link leads to; the likeliest to be reached by others first."""
 
     OUTSIDE = 0  # a network
@@ -55,7 +55,7 @@ class HostAddress(NamedTuple):
     """An address of this host."""
 
     interface: Interface
-    place: Place
+    kind: LinkKind
 
 
 class _Link(NamedTuple):
@@ -72,7 +72,7 @@ class Changes:
         self.socket.bind((0, _GROUPS))
 
     def drain(self) -> None:
-        """Take a batch of what has been told: that something has, is all that matters."""
+        """Read and forget a batch of messages: that there are any is all that matters."""
         try:
             for _ in range(BATCH):
                 self.socket.recv(_BUFFER)
@@ -102,17 +102,17 @@ def addresses(tunnel: int) -> list[HostAddress]:
             if kind == _NEW_ADDRESS
             for address in _read(body, tunnel)
         )
-    return [HostAddress(interface, _place(index, links)) for interface, index in found.items()]
+    return [HostAddress(interface, _kind_of(index, links)) for interface, index in found.items()]
 
 
-def _place(index: int, links: dict[int, _Link]) -> Place:
+def _kind_of(index: int, links: dict[int, _Link]) -> LinkKind:
     kind = links[index].kind if index in links else ""
     if kind in _TUNNELS:
-        return Place.TUNNEL
+        return LinkKind.TUNNEL
     # Addresses of services, and of nothing that packets could come in by.
     if kind == "dummy" or (kind == "bridge" and not _leads_outside(index, links.values())):
-        return Place.INSIDE
-    return Place.OUTSIDE
+        return LinkKind.INSIDE
+    return LinkKind.OUTSIDE
 
 
 def _leads_outside(bridge: int, links: Iterable[_Link]) -> bool:

@@ -58,7 +58,7 @@ class Fallback:
     """
 
     def __init__(self, url: str, fingerprint: str, mark: int, port: int, report: Report):
-        """Take the certificate's SHA-256 in hex or "", the mark of WireGuard's packets, and the port it listens on."""
+        """`fingerprint` is the certificate's SHA-256 in hex or ""; `mark` and `port` are WireGuard's."""
         self._url, self._fingerprint, self._mark, self._port = url, fingerprint, mark, port
         self._report = report
         self._loop = asyncio.new_event_loop()
@@ -115,7 +115,7 @@ class Fallback:
         url = urlsplit(self._url)
         host, port = _server(url, 443 if url.scheme == "wss" else 80, "fallback_url")
         proxy = _proxy(url)
-        sock = await _open(*(_server(proxy, 80, "the environment's proxy") if proxy else (host, port)), self._mark)
+        sock = await _dial(*(_server(proxy, 80, "the environment's proxy") if proxy else (host, port)), self._mark)
         try:
             if proxy:
                 await _tunnel(sock, proxy, host, port)
@@ -231,29 +231,29 @@ def _server(url: SplitResult, port: int, what: str) -> tuple[str, int]:
     return url.hostname, url.port or port
 
 
-async def _open(host: str, port: int, mark: int) -> socket.socket:
+async def _dial(host: str, port: int, mark: int) -> socket.socket:
     """Connect to the first address of the host that answers; raise OSError."""
     loop = asyncio.get_running_loop()
     problem: Exception = OSError(f"no address of {host} is known")
-    for place in await _places(host, port, mark):
-        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    for endpoint in await _endpoints(host, port, mark):
+        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             if mark:  # an exit node's route must not lead this into the tunnel
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.wait_for(loop.sock_connect(sock, tuple(place)), _ADDRESS_SECONDS)
+            await asyncio.wait_for(loop.sock_connect(sock, tuple(endpoint)), _ADDRESS_SECONDS)
             return sock
         except (OSError, asyncio.TimeoutError) as error:
             sock.close()
-            problem = error if str(error) else OSError(f"{place.host} port {port} does not answer")
+            problem = error if str(error) else OSError(f"{endpoint.host} port {port} does not answer")
         except BaseException:
             sock.close()
             raise
     raise problem
 
 
-async def _places(host: str, port: int, mark: int) -> list[Endpoint]:
+async def _endpoints(host: str, port: int, mark: int) -> list[Endpoint]:
     with contextlib.suppress(ValueError):
         return [Endpoint.of(host, port)]
     return await asyncio.get_running_loop().run_in_executor(None, look_up, host, port, mark)

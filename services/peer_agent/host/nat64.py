@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.settings import Place
+from peer_agent.settings import HostPort
 
 # A name that has no IPv6 address: a resolver that tells one has made it from the network's prefix.
-NAME = Place("ipv4only.arpa", 9)
+NAME = HostPort("ipv4only.arpa", 9)
 _KNOWN = tuple(int(IPv4Address(text)).to_bytes(4, "big") for text in ("192.0.0.170", "192.0.0.171"))
 _LENGTHS = (96, 64, 56, 48, 40, 32)
 _ZERO = 8  # the byte that is none of an IPv4 address's (RFC 6052 section 2.2)

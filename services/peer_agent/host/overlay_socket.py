@@ -12,18 +12,18 @@ from ipaddress import ip_address
 from peer_agent.core.limits import BATCH
 from peer_agent.endpoints import Address
 
-_LONGEST = 2048
+_MAX_DATAGRAM = 2048
 _UDP, _IP4, _IP6 = 8, 20, 40  # bytes of headers
 _TRANSPORT, _BLOCK = 32, 16  # bytes that WireGuard adds, and of which it fills up the last
 
 
-def weight(payload: bytes, address: Address) -> int:
+def counted_bytes(payload: bytes, address: Address) -> int:
     """Return how many bytes a datagram is in WireGuard's counters."""
     inner = len(payload) + _UDP + (_IP4 if address.version == 4 else _IP6)
     return _TRANSPORT + inner + -inner % _BLOCK
 
 
-class Tunnel:
+class OverlaySocket:
     """A UDP port on the tunnel's interface, for both IP versions."""
 
     def __init__(self, interface: str, port: int):
@@ -75,7 +75,7 @@ class Tunnel:
         """Hand over a batch of what has arrived at one of the sockets: datagram, source address and port."""
         with contextlib.suppress(OSError):  # none left, or an error that an earlier datagram met
             for _ in range(BATCH):
-                payload, (host, port, *_) = sock.recvfrom(_LONGEST)
+                payload, (host, port, *_) = sock.recvfrom(_MAX_DATAGRAM)
                 self.moved += 1
                 if "%" not in host:
                     handle(payload, ip_address(host), port)

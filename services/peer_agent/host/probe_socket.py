@@ -24,8 +24,8 @@ from peer_agent.endpoints import Address, Endpoint
 _SO_ATTACH_FILTER = 26
 _IP_PKTINFO, _IP_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_WANT = 8, 10, 0, 1
 _UDP = struct.Struct(">HHHH")
-_LONGEST = 2048
-_MOST_SOURCES = 1024
+_MAX_DATAGRAM = 2048
+_MAX_SOURCES = 1024
 
 # Classic BPF (linux/filter.h)
 _LOAD_IP_HEADER_SIZE, _LOAD_X, _LOAD_HALF, _LOAD_WORD = 0xB1, 0x01, 0x48, 0x40
@@ -121,7 +121,7 @@ class _Family:
         self.raw.sendmsg([header + payload], control, socket.MSG_DONTWAIT, (target.host, 0))
 
     def receive(self) -> Datagram | None:
-        packet, control, _, address = self.raw.recvmsg(_LONGEST, socket.CMSG_SPACE(20))
+        packet, control, _, address = self.raw.recvmsg(_MAX_DATAGRAM, socket.CMSG_SPACE(20))
         if self.raw.family == socket.AF_INET:
             local, packet = packet[16:20], packet[(packet[0] & 15) * 4 :]
         else:
@@ -134,12 +134,12 @@ class _Family:
         return None
 
 
-class RawPort:
+class ProbeSocket:
     """WireGuard's port, for both IP versions, as far as the host has them."""
 
     def __init__(self, port: int, mark: int, magic: bytes, tunnel: int, own: frozenset[Address], whole: bool):
-        """Take the port, the mark of WireGuard's packets, the index of the tunnel's interface and its addresses, and
-        whether IPv4 routers are forbidden to cut probes in pieces."""
+        """`mark` is that of WireGuard's packets, `tunnel` the index of its interface, `own` are its addresses; `whole`
+        forbids IPv4 routers to fragment probes."""
         self._own = own
         self._avoided: frozenset[Address] = frozenset()
         self._sources: dict[str, str] = {}  # by the target's address
@@ -173,17 +173,17 @@ class RawPort:
             source = family.source(target)
             if source == target.host or ip_address(source) in self._own | self._avoided:
                 raise OSError(errno.ELOOP, "the way leads into a tunnel, or to this host itself")
-            if len(self._sources) >= _MOST_SOURCES:  # others name as many targets as they like
-                self.forget()
+            if len(self._sources) >= _MAX_SOURCES:  # others name as many targets as they like
+                self.forget_sources()
             self._sources[target.host] = source
         return source
 
     def avoid(self, addresses: Iterable[Address]) -> None:
         """Send nothing that would leave from these addresses."""
         self._avoided = frozenset(addresses)
-        self.forget()
+        self.forget_sources()
 
-    def forget(self) -> None:
+    def forget_sources(self) -> None:
         """Ask the kernel anew for the way to each target: the routes may have changed."""
         self._sources.clear()
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from peer_agent.endpoints import Endpoint
 
-MOST_FOUND = 16  # addresses of one name
+MAX_ADDRESSES = 16  # addresses of one name
 _OWN_WAY = 1.0  # seconds that the host's own look-up has, before another is made beside it
 _ANSWER, _ALL = 1.0, 4.0  # seconds for one answer, and for all
-_MOST_SERVERS = 6
+_MAX_SERVERS = 6
 _PORT = 53
 _SIZE = 4096
 # Resolvers that the network has told, as systemd-resolved, resolvconf and NetworkManager keep them. What stands in
@@ -69,7 +69,7 @@ def _own_way(host: str, port: int, tell: Callable[[list[Endpoint]], None]) -> No
 
 
 def _endpoints(places: Iterable[tuple[str, int]]) -> Iterator[Endpoint]:
-    for host, port in list(dict.fromkeys(places))[:MOST_FOUND]:
+    for host, port in list(dict.fromkeys(places))[:MAX_ADDRESSES]:
         with contextlib.suppress(ValueError):  # a link-local address
             yield Endpoint.of(host, port)
 
@@ -81,7 +81,7 @@ def servers(root: Path) -> list[str]:
         for file in sorted(root.glob(pattern)):
             with contextlib.suppress(OSError, UnicodeError):
                 found |= dict.fromkeys(_SERVER.findall(file.read_text()))
-    return [server for server in found if _is_elsewhere(server)][:_MOST_SERVERS]
+    return [server for server in found if _is_elsewhere(server)][:_MAX_SERVERS]
 
 
 def _is_elsewhere(server: str) -> bool:
@@ -141,6 +141,6 @@ def read_answer(packet: bytes, question: Any) -> list[str] | None:
         if not same:
             return None
         records = [record for record in answer.rr if record.rtype == question.q.qtype]
-        return [str(ip_address(bytes(record.rdata.data))) for record in records[:MOST_FOUND]]
+        return [str(ip_address(bytes(record.rdata.data))) for record in records[:MAX_ADDRESSES]]
     except Exception:  # whatever the library raises at what it cannot read: it is no answer
         return None

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from peer_agent.endpoints import Address, Endpoint
 from peer_agent.host import addresses
-from peer_agent.host.addresses import HostAddress, Place
-from peer_agent.host.overlay_socket import Tunnel
-from peer_agent.host.probe_socket import Datagram, RawPort
+from peer_agent.host.addresses import HostAddress, LinkKind
+from peer_agent.host.overlay_socket import OverlaySocket
+from peer_agent.host.probe_socket import Datagram, ProbeSocket
 from peer_agent.settings import Settings
 from peer_agent.wire.probes import MAGIC
 from peer_agent.wireguard.interface import Interface
@@ -46,7 +46,7 @@ class Sockets:
         self._selector = selector
         self._probed, self._heard = probed, heard
         self._folder = Path("/sys/class/net", settings.interface)
-        self._open(interface, self._shape_of(interface))
+        self._open_sockets(interface, self._shape_of(interface))
 
     def fit(self, interface: Interface) -> bool:
         """Open others if the interface is another one; return whether they are others. Raise OSError as above: there
@@ -55,22 +55,22 @@ class Sockets:
         if shape == self._shape:
             return False
         self.close()
-        self._open(interface, shape)
+        self._open_sockets(interface, shape)
         return True
 
     def _shape_of(self, interface: Interface) -> tuple[int, int, int]:
         return socket.if_nametoindex(self._settings.interface), interface.port, interface.mark
 
-    def _open(self, interface: Interface, shape: tuple[int, int, int]) -> None:
+    def _open_sockets(self, interface: Interface, shape: tuple[int, int, int]) -> None:
         if not interface.port:
             raise OSError("the interface is down")
         self._index = shape[0]
         own = frozenset(self._settings.addresses)
         # wireguard-go's socket forbids routers to cut its packets in pieces, the kernel's WireGuard does not.
         whole = (self._folder / "tun_flags").exists()
-        self.probe = RawPort(interface.port, interface.mark, MAGIC, self._index, own, whole)
+        self.probe = ProbeSocket(interface.port, interface.mark, MAGIC, self._index, own, whole)
         try:
-            self.overlay = Tunnel(self._settings.interface, self._settings.control_port)
+            self.overlay = OverlaySocket(self._settings.interface, self._settings.control_port)
         except OSError:
             self.probe.close()
             raise
@@ -119,9 +119,9 @@ class Sockets:
         self.probe.avoid(())
         first = {self.source(target) for target in _ANYWHERE}
         found = [
-            each._replace(place=Place.OUTSIDE) if str(each.interface.ip) in first else each
+            each._replace(kind=LinkKind.OUTSIDE) if str(each.interface.ip) in first else each
             for each in addresses.addresses(self._index)
         ]
-        self.probe.avoid(each.interface.ip for each in found if each.place is Place.TUNNEL)
-        usable = [each for each in found if each.place is not Place.TUNNEL]
-        return sorted(usable, key=lambda each: (str(each.interface.ip) not in first, each.place))
+        self.probe.avoid(each.interface.ip for each in found if each.kind is LinkKind.TUNNEL)
+        usable = [each for each in found if each.kind is not LinkKind.TUNNEL]
+        return sorted(usable, key=lambda each: (str(each.interface.ip) not in first, each.kind))

@@ -15,10 +15,10 @@ from peer_agent.wire.probes import SECRET_SIZE
 
 SIZE = 1000  # fits the smallest tunnel whole
 VERSION = 1
-MOST_CANDIDATES = 12
-_MOST_RELAYS = 16
-_LONGEST_NAME = 64
-_LONGEST_TRIP = 60.0
+MAX_CANDIDATES = 12
+_MAX_RELAYS = 16
+_MAX_NAME_LENGTH = 64
+_MAX_ROUND_TRIP = 60.0
 
 
 class MessageError(ValueError):
@@ -44,11 +44,11 @@ _FLAGS = ("symmetric", "answer", "punch", "left", "bye", "full")
 
 def encode(message: Message) -> bytes:
     """Return the datagram, with as many relays as it takes."""
-    relays = {name: round(rtt, 4) for name, rtt in [*message.relays.items()][:_MOST_RELAYS]}
+    relays = {name: round(rtt, 4) for name, rtt in [*message.relays.items()][:_MAX_RELAYS]}
     document: dict[str, object] = {
         "v": VERSION,
         "key": base64.b64encode(message.secret).decode(),
-        "candidates": [str(endpoint) for endpoint in message.candidates[:MOST_CANDIDATES]],
+        "candidates": [str(endpoint) for endpoint in message.candidates[:MAX_CANDIDATES]],
         "relays": relays,
     }
     document |= {flag: True for flag in _FLAGS if getattr(message, flag)}
@@ -89,7 +89,7 @@ def _candidates(value: object) -> tuple[Endpoint, ...]:
     if not isinstance(value, list):
         raise MessageError("candidates: not a list")
     result: dict[Endpoint, None] = {}
-    for text in value[:MOST_CANDIDATES]:
+    for text in value[:MAX_CANDIDATES]:
         with contextlib.suppress(ValueError):
             endpoint = Endpoint.parse(text if isinstance(text, str) else "")
             if str(endpoint) == text:  # the one form that agents write: what stands for another address is none
@@ -102,6 +102,6 @@ def _relays(value: object) -> dict[str, float]:
         raise MessageError("relays: not an object")
     return {
         name: float(rtt)
-        for name, rtt in [*value.items()][:_MOST_RELAYS]
-        if len(name) <= _LONGEST_NAME and type(rtt) in (int, float) and 0 <= rtt < _LONGEST_TRIP
+        for name, rtt in [*value.items()][:_MAX_RELAYS]
+        if len(name) <= _MAX_NAME_LENGTH and type(rtt) in (int, float) and 0 <= rtt < _MAX_ROUND_TRIP
     }

@@ -67,7 +67,7 @@ class Key:
         body = _BODY.pack(MAGIC, probe.kind, flags, self.hint, probe.number)
         return (body + self._mac(body)).ljust(full_size if _padded(probe) else SIZE, b"\0")
 
-    def open(self, datagram: bytes) -> Probe | None:
+    def unseal(self, datagram: bytes) -> Probe | None:
         """Return what the other side says, or None when it did not send this."""
         head = datagram[:SIZE]
         if len(head) != SIZE or not hmac.compare_digest(self._mac(head[:-16]), head[-16:]):
@@ -101,10 +101,10 @@ class Keyring(Generic[Owner]):
             self._hints[owner] = key.hint
             self._by_hint.setdefault(key.hint, {})[owner] = key
 
-    def open(self, datagram: bytes) -> tuple[Owner, Probe] | None:
+    def unseal(self, datagram: bytes) -> tuple[Owner, Probe] | None:
         """Return whose probe this is and what it says."""
         for owner, key in self._by_hint.get(bytes(datagram[6:8]), {}).items():
-            probe = key.open(datagram)
+            probe = key.unseal(datagram)
             if probe is not None:
                 return owner, probe
         return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.wireguard.interface import Interface, Malformed, Peer, WireGuardError, endpoint, interface
+from peer_agent.wireguard.interface import Interface, Malformed, Peer, WireGuardError, make_interface, read_endpoint
 from peer_agent.wireguard.netlink import Kernel
 from peer_agent.wireguard.uapi import Userspace
 
@@ -37,7 +37,7 @@ def parse(dump: str) -> Interface:
         _private, _public, port, mark = lines[0].split("\t")
         peers = (_peer(*line.split("\t")) for line in lines[1:])
         number = 0 if mark == "off" else int(mark, 0)
-        return interface(int(port), number, {peer.public_key: peer for peer in peers})
+        return make_interface(int(port), number, {peer.public_key: peer for peer in peers})
     except (ValueError, TypeError, IndexError):
         raise Malformed("the answer of wg show dump") from None
 
@@ -46,7 +46,7 @@ def _peer(key: str, preshared: str, place: str, allowed: str, handshake: str, rx
     return Peer(
         key,
         preshared != _NONE,
-        None if place == _NONE else endpoint(place),
+        None if place == _NONE else read_endpoint(place),
         "" if allowed == _NONE else allowed,
         int(handshake),
         int(rx),
@@ -85,7 +85,7 @@ class WireGuard:
     def __init__(self, name: str):
         self.name = name
         self._direct: Userspace | Kernel | None = None
-        self._strange = False  # what is said there could not be read
+        self._unreadable = False  # what is said there could not be read
 
     def close(self) -> None:
         if self._direct:
@@ -94,10 +94,10 @@ class WireGuard:
 
     @staticmethod
     def problem() -> str:
-        """Return what is missing, and the cure, or ""."""
+        """Return what is missing, and the fix, or ""."""
         return "" if shutil.which("wg") else _NO_TOOL
 
-    def _straight(self, do: Callable[[Userspace | Kernel], _Result]) -> _Result | None:
+    def _directly(self, do: Callable[[Userspace | Kernel], _Result]) -> _Result | None:
         """Do something without `wg`; return None when that cannot be done."""
         for _ in range(2):  # the connection may be one to an interface that has gone and come
             self._direct = self._direct or _connect(self.name)
@@ -131,33 +131,33 @@ class WireGuard:
     def show(self) -> Interface:
         """Return the interface; raise WireGuardError when it is not there."""
         try:
-            found = None if self._strange else self._straight(lambda direct: direct.show())
+            found = None if self._unreadable else self._directly(lambda direct: direct.show())
         except Malformed as error:
             log.warning("%s: %s is not in the form that is known: asking wg from now on", self.name, error)
-            self._strange, found = True, None
+            self._unreadable, found = True, None
         try:
             return found or parse(self._run("show", self.name, "dump"))
         except Malformed as error:
             raise WireGuardError(f"{error} is not in the form that is known") from None
 
-    def set_endpoint(self, public_key: str, place: Endpoint) -> None:
+    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
         """Set the endpoint of a peer."""
 
         def do(direct: Userspace | Kernel) -> bool:
-            direct.set_endpoint(public_key, place)
+            direct.set_endpoint(public_key, endpoint)
             return True
 
         # `wg` would add a [Peer] that is there no more.
-        if not self._straight(do) and public_key in self.show().peers:
-            self._run("set", self.name, "peer", public_key, "endpoint", str(place))
+        if not self._directly(do) and public_key in self.show().peers:
+            self._run("set", self.name, "peer", public_key, "endpoint", str(endpoint))
 
-    def renew(self, public_key: str, place: Endpoint) -> None:
+    def renew(self, public_key: str, endpoint: Endpoint) -> None:
         """Remove the peer and add it again as it was: its session ends, and its next packet asks for another."""
         peer = self.show().peers.get(public_key)
         if not peer:
             return
         # In one call, so that no packet finds the peer gone. Routes are not the peer's: they stay.
-        words = ["peer", public_key, "remove", "peer", public_key, "endpoint", str(place)]
+        words = ["peer", public_key, "remove", "peer", public_key, "endpoint", str(endpoint)]
         words += ["persistent-keepalive", str(peer.keepalive), "allowed-ips", peer.allowed]
         secret = self._preshared(public_key) if peer.preshared else ""
         if secret:

@@ -28,8 +28,8 @@ from peer_agent.wireguard.interface import Client, Interface, Peer, Unchangeable
 
 log = logging.getLogger("peer_agent")
 
-_LONGEST_QUESTION = 256
-_LONGEST_ANSWER = 16 << 20
+_MAX_QUESTION = 256
+_MAX_ANSWER = 16 << 20
 _TIMEOUT = 8.0  # seconds: more than `wg` gets; twice of it is less than the watchdog gives the agent
 
 
@@ -79,7 +79,7 @@ class Helper:
                 log.info("the agent's connection has ended: %s", error)
 
     def converse(self, connection: socket.socket) -> None:
-        lines = _Lines(connection, _LONGEST_QUESTION)
+        lines = _Lines(connection, _MAX_QUESTION)
         while question := lines.read():
             connection.sendall(json.dumps(self.answer(question), separators=(",", ":")).encode() + b"\n")
 
@@ -101,11 +101,11 @@ class Helper:
         if verb == "bind" and not words:
             self._wireguard.bind_again(self._show().port)
         elif verb in ("endpoint", "renew"):
-            key, place = words
+            key, endpoint = words
             if key not in self._keys and key not in self._show().peers:
                 raise WireGuardError("no [Peer] has this key")
             do = self._wireguard.set_endpoint if verb == "endpoint" else self._wireguard.renew
-            do(key, Endpoint.parse(place))
+            do(key, Endpoint.parse(endpoint))
         else:
             raise ValueError(verb)
         return {}
@@ -136,11 +136,11 @@ class Remote:
         except (KeyError, TypeError, ValueError):
             raise WireGuardError("the helper's answer is not in the form that is known") from None
 
-    def set_endpoint(self, public_key: str, place: Endpoint) -> None:
-        self._ask(f"endpoint {public_key} {place}")
+    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
+        self._ask(f"endpoint {public_key} {endpoint}")
 
-    def renew(self, public_key: str, place: Endpoint) -> None:
-        self._ask(f"renew {public_key} {place}")
+    def renew(self, public_key: str, endpoint: Endpoint) -> None:
+        self._ask(f"renew {public_key} {endpoint}")
 
     def bind_again(self, _port: int) -> None:
         self._ask("bind")
@@ -172,7 +172,7 @@ class Remote:
             self._connection = connection
             connection.connect(self._path)
         self._connection.sendall(question)
-        line = _Lines(self._connection, _LONGEST_ANSWER).read()
+        line = _Lines(self._connection, _MAX_ANSWER).read()
         if not line:
             raise ConnectionResetError("the helper has closed the connection")
         return line

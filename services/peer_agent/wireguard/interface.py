@@ -55,16 +55,16 @@ class Client(Protocol):
 
     def show(self) -> Interface: ...
 
-    def set_endpoint(self, public_key: str, place: Endpoint, /) -> None: ...
+    def set_endpoint(self, public_key: str, endpoint: Endpoint, /) -> None: ...
 
-    def renew(self, public_key: str, place: Endpoint, /) -> None: ...
+    def renew(self, public_key: str, endpoint: Endpoint, /) -> None: ...
 
     def bind_again(self, port: int, /) -> None: ...
 
     def close(self) -> None: ...
 
 
-def endpoint(text: str) -> Endpoint | None:
+def read_endpoint(text: str) -> Endpoint | None:
     """Read an endpoint; None for one that the agent would not choose: a link-local one, or port 0.
 
     WireGuard goes wherever the other's packets come from, so that is for the other to say.
@@ -72,7 +72,7 @@ def endpoint(text: str) -> Endpoint | None:
     return None if "%" in text or text.endswith(":0") else Endpoint.parse(text)
 
 
-def interface(port: int, mark: int, peers: dict[str, Peer]) -> Interface:
+def make_interface(port: int, mark: int, peers: dict[str, Peer]) -> Interface:
     """Return the interface; raise ValueError for numbers that it cannot have."""
     if not 0 <= port < 1 << 16 or not 0 <= mark < 1 << 32:
         raise ValueError("a port or a mark out of range")

@@ -55,9 +55,9 @@ class Kernel:
     def show(self) -> Interface:
         return parse(self._ask(self._family, _GET_DEVICE, _DUMP, self._name))
 
-    def set_endpoint(self, public_key: str, place: Endpoint) -> None:
+    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
         peer = attribute(_KEY, base64.b64decode(public_key))
-        peer += attribute(_FLAGS, _U32.pack(_UPDATE_ONLY)) + attribute(_ENDPOINT, sockaddr(place))
+        peer += attribute(_FLAGS, _U32.pack(_UPDATE_ONLY)) + attribute(_ENDPOINT, sockaddr(endpoint))
         peers = attribute(_PEERS | _NESTED, attribute(_NESTED, peer))
         list(self._ask(self._family, _SET_DEVICE, _ACKNOWLEDGE, self._name + peers))
 
@@ -98,7 +98,7 @@ class Kernel:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Take a datagram apart: type, flags, sequence number and body of each message."""
+    """Split a datagram: type, flags, sequence number and body of each message."""
     while len(data) >= _HEADER.size:
         size, kind, flags, number, _ = _HEADER.unpack_from(data)
         if not _HEADER.size <= size <= len(data):
@@ -108,7 +108,7 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Take attributes apart; raise Malformed."""
+    """Split attributes; raise Malformed."""
     start, end = 0, len(data)
     while start < end:
         if end - start < _ATTRIBUTE.size:
@@ -125,11 +125,11 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return _ATTRIBUTE.pack(size, kind) + payload + bytes(-size % 4)
 
 
-def sockaddr(place: Endpoint) -> bytes:
-    address = place.address
+def sockaddr(endpoint: Endpoint) -> bytes:
+    address = endpoint.address
     if address.version == 4:
-        return _U16.pack(socket.AF_INET) + _IP4.pack(place.port, address.packed) + bytes(8)
-    return _U16.pack(socket.AF_INET6) + _IP6.pack(place.port, 0, address.packed) + _U32.pack(0)
+        return _U16.pack(socket.AF_INET) + _IP4.pack(endpoint.port, address.packed) + bytes(8)
+    return _U16.pack(socket.AF_INET6) + _IP6.pack(endpoint.port, 0, address.packed) + _U32.pack(0)
 
 
 def parse(answer: Iterable[bytes]) -> Interface:

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.wireguard.interface import Interface, Malformed, Peer, Unchangeable, endpoint, interface
+from peer_agent.wireguard.interface import Interface, Malformed, Peer, Unchangeable, make_interface, read_endpoint
 
 _FOLDER = Path("/var/run/wireguard")
 _TIMEOUT = 1.0
@@ -42,8 +42,8 @@ class Userspace:
     def show(self) -> Interface:
         return parse(self._ask("get=1\n\n"))
 
-    def set_endpoint(self, public_key: str, place: Endpoint) -> None:
-        self._ask(f"set=1\npublic_key={_hex(public_key)}\nupdate_only=true\nendpoint={place}\n\n")
+    def set_endpoint(self, public_key: str, endpoint: Endpoint) -> None:
+        self._ask(f"set=1\npublic_key={_hex(public_key)}\nupdate_only=true\nendpoint={endpoint}\n\n")
 
     def _refuse_unchangeable(self) -> None:
         """Try a change that is none: whoever knows changes of [Peer]s takes it."""
@@ -83,7 +83,7 @@ def parse(answer: str) -> Interface:
             elif key != "private_key":
                 (peers[-1][0] if peers else own)[key] = value
         found = [_peer(fields, allowed) for fields, allowed in peers]
-        return interface(
+        return make_interface(
             int(own.get("listen_port", "0")), int(own.get("fwmark", "0")), {peer.public_key: peer for peer in found}
         )
     except (ValueError, KeyError, IndexError):
@@ -94,7 +94,7 @@ def _peer(fields: dict[str, str], allowed: list[str]) -> Peer:
     return Peer(
         _base64(fields["public_key"]),
         fields.get("preshared_key", _NO_KEY) != _NO_KEY,
-        endpoint(fields["endpoint"]) if "endpoint" in fields else None,
+        read_endpoint(fields["endpoint"]) if "endpoint" in fields else None,
         ",".join(allowed),
         int(fields.get("last_handshake_time_sec", "0")),
         int(fields.get("rx_bytes", "0")),

@@ -25,7 +25,7 @@ AGENT_MESSAGE = encode(Message(bytes(32), (Endpoint("192.0.2.1", 1),), {"relay":
 
 
 def agent_probe(data: bytes) -> None:
-    probe = AGENT_KEYS[0].open(data)
+    probe = AGENT_KEYS[0].unseal(data)
     assert probe is None or data == AGENT_KEYS[1].seal(probe)
 
 

@@ -71,7 +71,7 @@ class _Discard(logging.Handler):
 def _running():
     """The service of this process: what it is, and not what it has heard, lasts from one input to the next."""
     os.environ["PEER_AGENT_STRICT"] = "1"
-    from agent_shell import Run
+    from agent_run import Run
 
     made = Run(Path(tempfile.mkdtemp(prefix="fuzz-agent-")), pytest.MonkeyPatch())
     log = logging.getLogger("peer_agent")
@@ -114,7 +114,7 @@ def agent_service(data: bytes) -> None:
             service._told(run.now, _answer(run, choices), _RELAY, 7077)
         elif rule == 2:
             number += choices.number(256)
-            key = probes.Key(_SECRET, pair._talk._secret, not pair._leader)
+            key = probes.Key(_SECRET, pair._signaling._secret, not pair._leader)
             probe = probes.Probe(1 + choices.number(2), number, *(bool(choices.number(2)) for _ in range(2)))
             address = str(choices.address())
             for _ in range(choices.of([1, 1, 50])):
@@ -128,7 +128,7 @@ def agent_service(data: bytes) -> None:
     for told in service._attached.paths:
         assert len(told.pair._candidates) <= 16
         assert len(told.pair._candidates._pending) <= 256
-    assert len(service._attached.paths._limits._places) <= limits._MOST_PLACES
+    assert len(service._attached.paths._limits._prefixes) <= limits._MAX_PREFIXES
     spent = run.now - begun
     allowance = 2 * (limits._PAIR[0] + spent * limits._PAIR[1]) * (probes.SIZE + _HEADERS)
     large = 2 * (limits._FULL_SIZE[0] + spent * limits._FULL_SIZE[1]) * (1452 + _HEADERS)

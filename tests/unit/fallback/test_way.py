@@ -127,7 +127,7 @@ def test_closing_outlives_a_swallowed_cancellation(monkeypatch: pytest.MonkeyPat
             await asyncio.sleep(60)
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(fallback, "_open", swallow)
+    monkeypatch.setattr(fallback, "_dial", swallow)
     monkeypatch.setattr(fallback, "_CANCEL_AGAIN", 0.1)
     made = Fallback("wss://relay.example/", "", 0, 9, lambda *_: None)
     assert begun.wait(5)

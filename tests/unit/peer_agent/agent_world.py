@@ -11,11 +11,23 @@ from typing import Any, NamedTuple
 
 from agent_net import Net, Packet, Router
 from agent_wireguard import Data, Initiation, Peer, Response, weight
-from peer_agent.core.actions import Ask, Connect, Disconnect, Note, Reach, Rekey, Say, Send, SetEndpoint, Suspect, Trust
+from peer_agent.core.actions import (
+    AskDirectory,
+    CloseFallback,
+    Log,
+    OpenFallback,
+    Rekey,
+    SendMessage,
+    SendProbe,
+    SetEndpoint,
+    SetKey,
+    SetRelayEndpoint,
+    SuspectRelay,
+)
 from peer_agent.core.limits import Limits
-from peer_agent.core.path_selector import Pair
-from peer_agent.core.paths import View
-from peer_agent.core.relay_liveness import Relay, Relays
+from peer_agent.core.path_selector import PathSelector
+from peer_agent.core.paths import RelayView
+from peer_agent.core.relay_liveness import Relay, RelayLiveness
 from peer_agent.core.traffic import Bytes
 from peer_agent.endpoints import Endpoint
 from peer_agent.wire import control
@@ -135,8 +147,8 @@ class Device:
     def receive(self, packet: Packet) -> None:
         message = packet.content
         if isinstance(message, bytes):
-            opened = self.keys.open(message) if self.runs else None
-            if opened and self.limits.probe(self.world.now, self.other.name):
+            opened = self.keys.unseal(message) if self.runs else None
+            if opened and self.limits.may_answer(self.world.now, self.other.name):
                 opened[0].probed(self.world.now, opened[1], packet.source, packet.target.host)
                 self._drain()
         elif isinstance(message, Directory):
@@ -157,7 +169,7 @@ class Device:
         if isinstance(content, bytes):
             if self.runs:
                 self.heard += weight(content)
-                if not self.limits.message(self.world.now, self.other.name, weight(content)):
+                if not self.limits.may_read(self.world.now, self.other.name, weight(content)):
                     return
                 self.pair.control(self.world.now, control.decode(content))
                 self._drain()
@@ -176,11 +188,11 @@ class Device:
         self._life += 1
         now = self.world.now
         relays = [Relay(relay.name, relay.endpoint, relay.fallback) for relay in self.world.relays.values()]
-        self.relays = Relays(relays, now)
-        self._views: dict[str, View] = {view.name: view for view in self.relays.views()}
+        self.relays = RelayLiveness(relays, now)
+        self._views: dict[str, RelayView] = {view.name: view for view in self.relays.views()}
         self._seen: dict[str, Endpoint | None] = {}
         secret = hashlib.sha256(f"{self.name}{self._life}{now}".encode()).digest()
-        self.pair = Pair(self.overlay, self.other.overlay, self._views.values(), secret, [OVERLAY], now)
+        self.pair = PathSelector(self.overlay, self.other.overlay, self._views.values(), secret, [OVERLAY], now)
         self.keys = Keyring()
         self.limits = Limits(now)
         self.pair_key = None
@@ -251,18 +263,18 @@ class Device:
     def _do(self, action: Any) -> None:
         now = self.world.now
         match action:
-            case Send(target, probe, heard):
-                if not self.pair_key or not self.limits.send(
+            case SendProbe(target, probe, heard):
+                if not self.pair_key or not self.limits.may_send(
                     now, self.other.name, target, heard, probe.full and probe.kind == PING
                 ):
                     return
                 datagram = self.pair_key.seal(probe, FULL_SIZE)
                 self.sent_bytes += len(datagram) + HEADERS
                 self.send(target, datagram, len(datagram) + HEADERS)
-            case Trust(key):
+            case SetKey(key):
                 self.pair_key = key
                 self.keys.put(self.pair, key)
-            case Say(message):
+            case SendMessage(message):
                 content = control.encode(message)
                 self.sent_bytes += len(content) + 60
                 self.peer.send(content)
@@ -275,17 +287,17 @@ class Device:
                 self._holds = None
                 self.peer.reset()
                 self.peer.endpoint = endpoint
-            case Suspect(relay):
+            case SuspectRelay(relay):
                 self.relays.suspect(now, relay)
-            case Ask(relay, nonce):
+            case AskDirectory(relay, nonce):
                 self.send(self.reach[relay], Directory(self.name, nonce), 200)
-            case Reach(relay, endpoint):
+            case SetRelayEndpoint(relay, endpoint):
                 self.reach[relay] = endpoint
-            case Connect(relay):
+            case OpenFallback(relay):
                 self.world.clock.at(now + 0.3, lambda: self._connected(relay))
-            case Disconnect(relay):
+            case CloseFallback(relay):
                 self.fallback.pop(relay, None)
-            case Note(text):
+            case Log(text):
                 self.notes.append(f"{now - 1000:.2f} {text}")
 
     def _hold(self, token: object, endpoint: Endpoint, until: float, first: bool = True) -> None:

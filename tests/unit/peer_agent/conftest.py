@@ -16,7 +16,7 @@ os.environ["PEER_AGENT_STRICT"] = "1"  # a fault is one, also where the service 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """The service, with a clock that the test turns."""
-    from agent_shell import Run
+    from agent_run import Run
 
     made = Run(tmp_path, monkeypatch)
     yield made

@@ -7,9 +7,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from agent_world import behind_nats
-from peer_agent.core.actions import PairAction, Send
+from peer_agent.core.actions import PairAction, SendProbe
 from peer_agent.core.candidates import DIRECT, LAN, Candidates
-from peer_agent.core.nomination import Trials
+from peer_agent.core.nomination import Nomination
 from peer_agent.endpoints import Endpoint
 
 OVERLAY = ip_network("10.77.0.0/16")
@@ -30,26 +30,26 @@ def trial(trips: dict[Endpoint, float], direct: Endpoint | None = None, seconds:
     outbox: list[PairAction] = []
     candidates = Candidates([OVERLAY])
     candidates.classify([ip_network("10.42.0.0/16")])
-    candidates.tell(trips)
-    trials = Trials(candidates, True, outbox)
+    candidates.set_signaled(trips)
+    nomination = Nomination(candidates, True, outbox)
     running = candidates.get(direct) if direct else None
     if running:
         running.rtt = trips[direct]
     now, pings, answers = 0.0, 0, []
-    trials.punching.begin(now)
+    nomination.hole_punching.begin_round(now)
     while now < seconds:
-        trials.tick(now, running)
+        nomination.advance(now, running)
         for action in outbox:
-            assert isinstance(action, Send)
+            assert isinstance(action, SendProbe)
             pings += 1
             answers.append((now + trips[action.target], action.probe.number, action.target))
         outbox.clear()
-        if trials.nominee:
-            return trials.nominee.kind, pings
+        if nomination.nominee:
+            return nomination.nominee.kind, pings
         now += 0.02
         for answer in [answer for answer in answers if answer[0] <= now]:
             answers.remove(answer)
-            candidates.pong(answer[0], *answer[1:])
+            candidates.match_pong(answer[0], *answer[1:])
         candidates.expire(now)
     return None, pings
 

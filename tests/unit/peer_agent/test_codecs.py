@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_agent.endpoints import Endpoint
-from peer_agent.wire.control import MOST_CANDIDATES, SIZE, Message, MessageError, decode, encode
+from peer_agent.wire.control import MAX_CANDIDATES, SIZE, Message, MessageError, decode, encode
 from peer_agent.wire.probes import PING, Key, Keyring, Probe, Window, new_number
 
 SECRET = bytes(range(32))
@@ -46,7 +46,7 @@ def test_ipv4_in_ipv6_is_ipv4() -> None:
 messages = st.builds(
     Message,
     st.binary(min_size=32, max_size=32),
-    st.lists(endpoints, max_size=MOST_CANDIDATES, unique=True).map(tuple),
+    st.lists(endpoints, max_size=MAX_CANDIDATES, unique=True).map(tuple),
     st.dictionaries(st.text(max_size=20), st.integers(0, 50000).map(lambda number: number / 1000), max_size=5),
     *[st.booleans()] * 5,
 )
@@ -134,9 +134,9 @@ def test_keyring_finds_the_owner_and_forgets_old_keys() -> None:
     for number, secret in enumerate(secrets):
         ring.put(number, Key(SECRET, secret, True))
     for number, secret in enumerate(secrets):
-        assert ring.open(Key(secret, SECRET, False).seal(probe)) == (number, probe)
+        assert ring.unseal(Key(secret, SECRET, False).seal(probe)) == (number, probe)
     ring.put(5, Key(SECRET, bytes(32), True))
-    assert ring.open(Key(secrets[5], SECRET, False).seal(probe)) is None
+    assert ring.unseal(Key(secrets[5], SECRET, False).seal(probe)) is None
     ring.put(6, None)
-    assert ring.open(Key(secrets[6], SECRET, False).seal(probe)) is None
-    assert ring.open(b"") is None
+    assert ring.unseal(Key(secrets[6], SECRET, False).seal(probe)) is None
+    assert ring.unseal(b"") is None

@@ -92,7 +92,7 @@ def test_each_reason_says_what_to_do() -> None:
     for name, reason in REASONS.items():
         assert re.fullmatch("[a-z_]+", name)
         assert reason.text
-        assert reason.cure
+        assert reason.fix
         assert len(str(reason)) < 200, "one line of a table"
     assert REASONS.keys() > NO_PATH
 
@@ -115,8 +115,8 @@ def test_what_a_fallback_was_reached_by_is_forgotten() -> None:
     for port in range(20000, 21000):  # each connection of the fallback's has another
         device.pair.relay(world.now, udp._replace(endpoint=Endpoint("127.0.0.1", port), fallback=True))
         device.pair.relay(world.now, udp)
-    assert len(device.pair._ways) < 10
-    assert {view.endpoint for view in device.pair._views.values()} <= device.pair._ways.keys()
+    assert len(device.pair._relay_endpoints) < 10
+    assert {view.endpoint for view in device.pair._views.values()} <= device.pair._relay_endpoints.keys()
 
 
 # --- stock devices ----------------------------------------------------------------------------------------------------

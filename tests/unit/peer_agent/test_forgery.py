@@ -105,14 +105,14 @@ def test_only_the_other_sides_probes_open(noise: bytes, own: bytes, other: bytes
     probe = Probe(PING, 7, True)
     datagram = theirs.seal(probe)
     assert len(datagram) == SIZE
-    assert key.open(datagram) == probe
-    assert key.open(key.seal(probe)) is None, "one's own, sent back"
-    assert key.open(noise) is None
-    assert key.open(Key(bytes(32), bytes(range(32)), False).seal(probe)) is None
+    assert key.unseal(datagram) == probe
+    assert key.unseal(key.seal(probe)) is None, "one's own, sent back"
+    assert key.unseal(noise) is None
+    assert key.unseal(Key(bytes(32), bytes(range(32)), False).seal(probe)) is None
     for position in range(SIZE):
         broken = bytearray(datagram)
         broken[position] ^= 1
-        assert key.open(bytes(broken)) is None
+        assert key.unseal(bytes(broken)) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from([PING, PONG]), st.integers(0, 400), st.booleans(), st.integers(1, 4))))
@@ -146,7 +146,7 @@ def test_a_device_that_forges_the_pongs_of_another_host_proves_nothing(world: Wo
     """It holds the key and sees the pings that do reach it, but not those to the address that it names."""
     a, b = world.devices.values()
     victim = Endpoint("192.168.1.77", 9)  # in the network of a, where a path goes before any other
-    told = Message(b.pair._talk._secret, (victim,), full=full, punch=True)
+    told = Message(b.pair._signaling._secret, (victim,), full=full, punch=True)
     named = last = 0
     for _ in range(100):
         a.pair.control(world.now, told)

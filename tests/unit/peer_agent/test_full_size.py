@@ -103,10 +103,10 @@ def test_a_ping_of_full_size_is_whole_or_nothing() -> None:
     ping = Probe(PING, 1, True, True)
     datagram = sender.seal(ping, FULL_SIZE)
     assert len(datagram) == FULL_SIZE
-    assert receiver.open(datagram) == ping
-    assert receiver.open(datagram[:32]) is None
-    assert receiver.open(sender.seal(Probe(PING, 1, True)) + b"\0") is None
+    assert receiver.unseal(datagram) == ping
+    assert receiver.unseal(datagram[:32]) is None
+    assert receiver.unseal(sender.seal(Probe(PING, 1, True)) + b"\0") is None
     pong = sender.seal(Probe(PONG, 1, True, True), FULL_SIZE)
     assert len(pong) == 32
-    assert receiver.open(pong) == Probe(PONG, 1, True, True)
-    assert receiver.open(pong + b"\0") is None
+    assert receiver.unseal(pong) == Probe(PONG, 1, True, True)
+    assert receiver.unseal(pong + b"\0") is None

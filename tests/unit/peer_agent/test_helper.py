@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_shell import NAS, ONE, PC, RELAYS, WireGuard
+from agent_run import NAS, ONE, PC, RELAYS, WireGuard
 from hypothesis import given
 from hypothesis import strategies as st
 from peer_agent.endpoints import Endpoint

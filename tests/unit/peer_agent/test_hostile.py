@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent_net import Packet
-from agent_shell import NAS, Run
+from agent_run import NAS, Run
 from agent_world import behind_nats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +24,10 @@ from peer_agent.core.limits import BATCH, Bucket, Limits
 from peer_agent.core.refusals import Refusals
 from peer_agent.endpoints import Endpoint, read_address, usable
 from peer_agent.host import addresses
-from peer_agent.host.overlay_socket import Tunnel
-from peer_agent.host.probe_socket import Datagram, RawPort
+from peer_agent.host.overlay_socket import OverlaySocket
+from peer_agent.host.probe_socket import Datagram, ProbeSocket
 from peer_agent.wire import control
-from peer_agent.wire.control import MOST_CANDIDATES, Message
+from peer_agent.wire.control import MAX_CANDIDATES, Message
 from peer_agent.wire.probes import PING, Key, Probe
 from peer_agent.wireguard import client, netlink, uapi
 from peer_agent.wireguard.interface import Malformed
@@ -204,13 +204,13 @@ class _Endless:
 
 
 def _raw(handled: list) -> None:
-    port = RawPort.__new__(RawPort)
+    port = ProbeSocket.__new__(ProbeSocket)
     port._families = {4: type("Family", (), {"receive": lambda _: Datagram(b"x", Endpoint("192.0.2.1", 1), "")})()}
     port.receive(_Endless(), handled.append)
 
 
 def _tunnel(handled: list) -> None:
-    tunnel = Tunnel.__new__(Tunnel)
+    tunnel = OverlaySocket.__new__(OverlaySocket)
     tunnel.moved = 0
     tunnel.receive(_Endless(), lambda *datagram: handled.append(datagram))
 
@@ -233,11 +233,11 @@ def test_a_flood_of_changes_of_the_network_gets_one_batch_at_a_time() -> None:
 
 def test_a_bucket_fills_up_again() -> None:
     bucket = Bucket(0.0, (3, 0.5))
-    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
-    assert not bucket.take(1.9)
-    assert bucket.take(2.1)
-    bucket.pay(2.1, 100.0)
-    assert [bucket.take(2.1) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.consume(0.0) for _ in range(4)] == [True, True, True, False]
+    assert not bucket.consume(1.9)
+    assert bucket.consume(2.1)
+    bucket.credit(2.1, 100.0)
+    assert [bucket.consume(2.1) for _ in range(4)] == [True, True, True, False]
 
 
 class Attack:
@@ -254,13 +254,13 @@ class Attack:
 
     def shout(self, name: str, places: list[Endpoint]) -> None:
         """One device says where it would be; the agent would like to probe all of it, five times."""
-        datagram = control.encode(Message(SECRET, tuple(places[:MOST_CANDIDATES]), punch=True))
+        datagram = control.encode(Message(SECRET, tuple(places[:MAX_CANDIDATES]), punch=True))
         size = len(datagram) + 28 + 32
         now = self.world.now
-        if self.limits.message(now, name, size):
+        if self.limits.may_read(now, name, size):
             self.came += size
             for place in places * 5:
-                if self.limits.send(now, name, place, heard=False):
+                if self.limits.may_send(now, name, place, heard=False):
                     self.sent[place.host] = self.sent.get(place.host, 0) + 1
 
     @property
@@ -275,7 +275,7 @@ def test_a_device_that_names_a_third_party_wins_no_bytes() -> None:
     for second in range(600):
         attack.shout("device0", [Endpoint("192.0.2.1", 1000 + 12 * second + number) for number in range(12)])
         attack.world.clock.now += 1
-    assert attack.all <= limits._PLACE[0] + 600 * limits._PLACE[1]
+    assert attack.all <= limits._PREFIX[0] + 600 * limits._PREFIX[1]
     assert attack.all * _PROBE < attack.came
 
 
@@ -285,7 +285,7 @@ def test_devices_that_conspire_against_one_address_win_no_more() -> None:
         for index, name in enumerate(attack.names):
             attack.shout(name, [Endpoint("192.0.2.1", 1 + 240 * second + 12 * index + number) for number in range(12)])
         attack.world.clock.now += 1
-    assert attack.all <= limits._PLACE[0] + 30 * limits._PLACE[1] + 1
+    assert attack.all <= limits._PREFIX[0] + 30 * limits._PREFIX[1] + 1
 
 
 def test_a_whole_subnet_is_one_address_in_ipv6_and_many_share_one_bound() -> None:
@@ -295,7 +295,7 @@ def test_a_whole_subnet_is_one_address_in_ipv6_and_many_share_one_bound() -> Non
             hosts = [f"2001:db8::{second:x}:{index:x}:{number:x}" for number in range(12)]
             attack.shout(name, [Endpoint.of(host, 1) for host in hosts])
         attack.world.clock.now += 1
-    assert attack.all <= limits._PLACE[0] + 20 * limits._PLACE[1] + 1
+    assert attack.all <= limits._PREFIX[0] + 20 * limits._PREFIX[1] + 1
     attack.sent.clear()
     attack.world.clock.now += 100
     for second in range(20):
@@ -307,17 +307,19 @@ def test_a_whole_subnet_is_one_address_in_ipv6_and_many_share_one_bound() -> Non
 
 def test_what_is_remembered_is_bounded() -> None:
     world = Limits(0.0)
-    for number in range(limits._MOST_PLACES + 100):
-        world.send(2.0 * number, "a", Endpoint.of(f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1", 1), heard=False)
-    assert len(world._places) <= limits._MOST_PLACES
+    for number in range(limits._MAX_PREFIXES + 100):
+        world.may_send(
+            2.0 * number, "a", Endpoint.of(f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1", 1), heard=False
+        )
+    assert len(world._prefixes) <= limits._MAX_PREFIXES
 
 
 def test_large_probes_are_few_even_to_what_has_answered() -> None:
     """Whoever forges the pongs of an address that is not its own has large pings sent there."""
     world, sent = Limits(0.0), 0
     for tick in range(1000):
-        world.probe(tick / 10, "a")
-        sent += world.send(tick / 10, "a", Endpoint("192.0.2.1", 9), heard=True, full=True)
+        world.may_answer(tick / 10, "a")
+        sent += world.may_send(tick / 10, "a", Endpoint("192.0.2.1", 9), heard=True, full=True)
     assert sent <= limits._FULL_SIZE[0] + 100 * limits._FULL_SIZE[1] + 1
 
 
@@ -327,9 +329,9 @@ def test_nobody_starves_a_path_that_works() -> None:
     for second in range(60):
         for name in range(50):
             for port in range(1, 13):
-                limits_.send(float(second), f"device{name}", Endpoint(bob.host, port), heard=False)
-        assert limits_.send(float(second), "bob", bob, heard=True)
-        limits_.probe(float(second), "bob")
+                limits_.may_send(float(second), f"device{name}", Endpoint(bob.host, port), heard=False)
+        assert limits_.may_send(float(second), "bob", bob, heard=True)
+        limits_.may_answer(float(second), "bob")
 
 
 def test_a_forged_source_is_answered_once_and_gets_no_more_than_came_in() -> None:
@@ -339,7 +341,7 @@ def test_a_forged_source_is_answered_once_and_gets_no_more_than_came_in() -> Non
     a = world.devices["a"]
     world.net.keep_log = True
     world.net.log.clear()
-    key = Key(world.devices["b"].pair._talk._secret, a.pair._talk._secret, not a.pair._leader)
+    key = Key(world.devices["b"].pair._signaling._secret, a.pair._signaling._secret, not a.pair._leader)
     came = 0
     for number in range(2000):
         source = Endpoint(VICTIMS[number % 200], 1000 + number)
@@ -369,13 +371,13 @@ def test_ways_to_relays_are_forgotten_when_there_are_many(run: Run) -> None:
     view = run.service._attached.relays.views()[0]
     for port in range(1024, 3024):
         pair.relay(run.now, view._replace(endpoint=Endpoint("127.0.0.1", port), fallback=True))
-    assert len(pair._ways) <= 20
-    assert pair._ways[Endpoint("127.0.0.1", 3023)] == view.name
-    assert run.service._attached.relays.views()[1].endpoint in pair._ways
+    assert len(pair._relay_endpoints) <= 20
+    assert pair._relay_endpoints[Endpoint("127.0.0.1", 3023)] == view.name
+    assert run.service._attached.relays.views()[1].endpoint in pair._relay_endpoints
 
 
 def test_the_ways_to_targets_are_forgotten_when_there_are_many() -> None:
-    port = RawPort.__new__(RawPort)
+    port = ProbeSocket.__new__(ProbeSocket)
     port._own, port._avoided, port._sources = frozenset(), frozenset(), {}
     port._families = {4: type("Family", (), {"source": lambda _, target: "192.0.2.250"})()}
     for number in range(5000):

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from peer_agent.endpoints import Endpoint
-from peer_agent.host.names import Places
-from peer_agent.settings import Place
+from peer_agent.host.names import RelayEndpoints
+from peer_agent.settings import HostPort
 
-NAME, INNER = Place("relay.example", 40000), Place("192.168.1.10", 40000)
+NAME, INNER = HostPort("relay.example", 40000), HostPort("192.168.1.10", 40000)
 OLD, NEW, SIX = Endpoint("192.0.2.1", 40000), Endpoint("192.0.2.2", 40000), Endpoint("2001:db8::1", 40000)
 LITERAL = Endpoint("192.168.1.10", 40000)
 
@@ -18,30 +18,30 @@ def anywhere(_: Endpoint) -> bool:
 
 
 def test_a_name_waits_for_its_address() -> None:
-    places = Places([NAME], None, {})
+    places = RelayEndpoints([NAME], None, {})
     assert places.current is None
     assert places.names == [NAME]
-    assert not places.found(NAME, [])
-    assert places.found(NAME, [OLD])
+    assert not places.resolved(NAME, [])
+    assert places.resolved(NAME, [OLD])
     assert places.current == OLD
 
 
 def test_what_works_stays() -> None:
-    places = Places([NAME, INNER], LITERAL, {NAME: [OLD]})
-    assert not places.found(NAME, [NEW])
+    places = RelayEndpoints([NAME, INNER], LITERAL, {NAME: [OLD]})
+    assert not places.resolved(NAME, [NEW])
     assert places.current == LITERAL
 
 
 def test_a_new_address_of_the_name_in_use() -> None:
-    places = Places([NAME, INNER], OLD, {NAME: [OLD]})
-    assert places.found(NAME, [SIX, NEW])
+    places = RelayEndpoints([NAME, INNER], OLD, {NAME: [OLD]})
+    assert places.resolved(NAME, [SIX, NEW])
     assert places.current == NEW, "the same IP version, although the other one comes first"
-    assert not places.found(NAME, []), "a name without an address loses nothing"
+    assert not places.resolved(NAME, []), "a name without an address loses nothing"
     assert places.current == NEW
 
 
 def test_the_next_one_in_turn() -> None:
-    places = Places([NAME, INNER], OLD, {NAME: [SIX, OLD]})
+    places = RelayEndpoints([NAME, INNER], OLD, {NAME: [SIX, OLD]})
     assert places.next(anywhere)
     assert places.current == LITERAL
     assert places.next(anywhere)
@@ -53,6 +53,6 @@ def test_the_next_one_in_turn() -> None:
 
 
 def test_names_of_others_mean_nothing() -> None:
-    places = Places([INNER], None, {})
+    places = RelayEndpoints([INNER], None, {})
     assert places.current == LITERAL
-    assert not places.found(NAME, [OLD])
+    assert not places.resolved(NAME, [OLD])

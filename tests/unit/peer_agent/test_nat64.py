@@ -9,8 +9,8 @@ from ipaddress import IPv6Network
 import pytest
 from peer_agent.endpoints import Endpoint
 from peer_agent.host import nat64
-from peer_agent.host.names import Places
-from peer_agent.settings import Place
+from peer_agent.host.names import RelayEndpoints
+from peer_agent.settings import HostPort
 
 RELAY = Endpoint("192.0.2.33", 40000)
 # RFC 6052 section 2.4, with the same address.
@@ -45,7 +45,7 @@ def test_what_is_made_of_nothing_known_is_no_prefix() -> None:
 def test_only_an_address_that_cannot_be_used_goes_through_it() -> None:
     prefix = IPv6Network("64:ff9b::/96")
     through = Endpoint("64:ff9b::c000:221", 40000)
-    places = Places([Place(*RELAY)], RELAY, {})
+    places = RelayEndpoints([HostPort(*RELAY)], RELAY, {})
     assert not places.next(lambda _: True, [prefix]), "IPv4 works"
     assert not places.next(lambda endpoint: endpoint.address.version == 6), "no NAT64 is known"
     assert places.next(lambda endpoint: endpoint.address.version == 6, [prefix])

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from peer_agent.settings import Place, load, parse
+from peer_agent.settings import HostPort, load, parse
 from peer_common.toml_table import SettingsError
 
 FILE = Path("/etc/peer-agent/pr0.toml")
@@ -38,7 +38,7 @@ def test_good_settings() -> None:
     assert settings.status_file == Path("/run/peer-agent/pr0.json")
     assert (settings.control_port, settings.directory_port) == (7078, 7077)
     relay = settings.relays[0]
-    assert relay.endpoints == (Place("relay.example", 40000), Place("2001:db8::1", 40000))
+    assert relay.endpoints == (HostPort("relay.example", 40000), HostPort("2001:db8::1", 40000))
     assert relay.fallback_fingerprint == "ab" * 32
     assert settings.peers[0].addresses == (ip_address("10.77.1.2"), ip_address("fd77::2"))
 

@@ -20,7 +20,7 @@ from peer_agent import service, settings
 from peer_agent.core.reasons import Failure
 from peer_agent.endpoints import Endpoint
 from peer_agent.host import clock
-from peer_agent.host.addresses import HostAddress, Place
+from peer_agent.host.addresses import HostAddress, LinkKind
 from peer_agent.wireguard.interface import Interface, Peer, Unchangeable, WireGuardError
 from peer_common import directory
 
@@ -119,7 +119,7 @@ class Probes:
     def send(self, _payload: bytes, _target: Endpoint) -> None:
         pass
 
-    def forget(self) -> None:
+    def forget_sources(self) -> None:
         pass
 
 
@@ -143,7 +143,7 @@ class Sockets:
         return self.host
 
     def addresses(self) -> list[Any]:
-        return [HostAddress(ip_interface(f"{self.host}/24"), Place.OUTSIDE)]
+        return [HostAddress(ip_interface(f"{self.host}/24"), LinkKind.OUTSIDE)]
 
 
 class Fallback:

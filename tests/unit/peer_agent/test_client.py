@@ -336,7 +336,7 @@ def test_checksum() -> None:
 def test_wg_adds_no_peer_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither wireguard-go nor the kernel answers, and the helper still knows the key of a device that was revoked."""
     wireguard, done = client.WireGuard("pr0"), []
-    monkeypatch.setattr(wireguard, "_straight", lambda _do: None)
+    monkeypatch.setattr(wireguard, "_directly", lambda _do: None)
 
     def run(*words: str) -> str:
         done.append(words)

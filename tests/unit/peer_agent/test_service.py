@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from agent_shell import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
+from agent_run import NAS, ONE, PC, RELAYS, TV, TWO, Fallback, Run
 from peer_agent import metrics, service, status
 from peer_agent.core.reasons import Failure
 from peer_agent.endpoints import Endpoint
 from peer_agent.host import clock, nat64
-from peer_agent.host.names import Stated
-from peer_agent.settings import Place
+from peer_agent.host.names import StatedEndpoints
+from peer_agent.settings import HostPort
 
 # --- the interface ----------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ def test_the_end_of_an_earlier_fallback_is_no_way_to_a_relay(run: Run) -> None:
     run.advance(0.5)
     assert run.wireguard.endpoints[ONE] == RELAYS[ONE]
     assert run.wireguard.endpoints[NAS] == RELAYS[ONE]
-    assert run.service._attached.relays._links["one"].fallback, "UDP was blocked, and may still be"
+    assert run.service._attached.relays._entries["one"].fallback, "UDP was blocked, and may still be"
 
 
 def test_without_a_session_another_endpoint_gets_a_new_handshake(run: Run) -> None:
@@ -253,10 +253,10 @@ def test_a_refused_certificate_is_said(run: Run, monkeypatch: pytest.MonkeyPatch
 
 class Resolver:
     def __init__(self) -> None:
-        self.known: dict[Place, list[Endpoint]] = {}
-        self.asked: list[Place] = []
+        self.known: dict[HostPort, list[Endpoint]] = {}
+        self.asked: list[HostPort] = []
 
-    def ask(self, place: Place) -> None:
+    def ask(self, place: HostPort) -> None:
         self.asked.append(place)
 
 
@@ -273,7 +273,7 @@ def test_a_relay_whose_name_has_no_address_is_named(run: Run, monkeypatch: pytes
     run.wireguard.endpoints[TWO] = None
     run.reload()
     links = run.service._attached.relays
-    name = Place("two.example", 40000)
+    name = HostPort("two.example", 40000)
     assert [view.name for view in links.views()] == ["one"]
     assert not links.resolved(run.now, [(name, [])])
     run.advance(1)
@@ -283,21 +283,21 @@ def test_a_relay_whose_name_has_no_address_is_named(run: Run, monkeypatch: pytes
 
 
 def test_this_devices_own_name_is_looked_up_again() -> None:
-    name, literal = Place("home.example", 51820), Place("192.0.2.7", 51820)
+    name, literal = HostPort("home.example", 51820), HostPort("192.0.2.7", 51820)
     resolver = Resolver()
-    stated = Stated([name, literal], resolver)
+    stated = StatedEndpoints([name, literal], resolver)
     assert stated.endpoints == [Endpoint("192.0.2.7", 51820)]
-    stated.tick(1000)
-    stated.tick(1001)
+    stated.look_up_if_due(1000)
+    stated.look_up_if_due(1001)
     assert resolver.asked == [name]
     old, new = Endpoint("192.0.2.1", 51820), Endpoint("192.0.2.2", 51820)
-    assert stated.found([(name, [old]), (Place("other.example", 1), [new])])
+    assert stated.resolved([(name, [old]), (HostPort("other.example", 1), [new])])
     assert stated.endpoints == [old, Endpoint("192.0.2.7", 51820)]
-    assert not stated.found([(name, [])])
+    assert not stated.resolved([(name, [])])
     stated.network()
-    stated.tick(1002)
+    stated.look_up_if_due(1002)
     assert resolver.asked == [name, name]
-    assert stated.found([(name, [new])])
+    assert stated.resolved([(name, [new])])
     assert stated.endpoints[0] == new
 
 
@@ -305,7 +305,7 @@ def test_this_devices_own_name_is_looked_up_again() -> None:
 
 
 def test_ipv4_literals_in_a_network_of_ipv6_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Place] = []
+    asked: list[HostPort] = []
     monkeypatch.setattr(run.service._resolver, "ask", asked.append)
     monkeypatch.setattr(run.sockets, "source", lambda target: "2001:db8::2" if target.address.version == 6 else "")
     run.advance(1)

@@ -1,6 +1,6 @@
 # Copyright: The homelab.peer_relay contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kernel's news of what is removed: policy rules, routes, and what is in the packet filter (netlink groups)."""
+"""The kernel's notifications (netlink groups) of removed rules and routes, and of changes of the packet filter."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ HEADER = struct.Struct("=IHHII")
 SIZE = 1 << 18
 
 
-class News:
+class Notifications:
+    """Those that concern one interface."""
+
     def __init__(self, interface: str):
         self.interface = interface
         self.route = _listen(socket.NETLINK_ROUTE, ROUTE_GROUPS)
         self.filter = _listen(NETLINK_NETFILTER, NFTABLES_GROUPS)
 
     def wait(self, seconds: float) -> bool:
-        """Whether something may have been removed; returns then, or when the time is over."""
+        """Return whether something may have been removed: then, or when the time is over."""
         ready, _, _ = select.select([self.route, self.filter], [], [], seconds)
         concerns = [self._concerns(source) for source in ready]  # reads all of them
         return any(concerns)
@@ -41,7 +43,7 @@ class News:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found = True  # some news were lost
+                found = True  # some were lost
                 continue
             if source is self.filter:
                 # The table's own name, or that of iptables' chain.
@@ -64,7 +66,7 @@ class News:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of each netlink message."""
+    """Return type and body of each netlink message."""
     position = 0
     while position + HEADER.size <= len(data):
         length, kind, _flags, _number, _port = HEADER.unpack_from(data, position)

@@ -24,16 +24,18 @@ FILTER = re.compile(r"nft --file (\S+)")
 FORWARD = re.compile(r"(ip6?tables(?:-nft|-legacy)?) -w -I (FORWARD .*)")
 
 
-class Upkeep:
+class Reconciler:
+    """Of one interface."""
+
     def __init__(self, interface: str):
         self.interface = interface
         self.table = ""  # as nft lists it right after it was loaded
         self.table_file: int | None = None  # when its file was changed
 
     def put_back(self) -> list[str]:
-        """Put back what is missing; its names, for people. CalledProcessError when that fails."""
+        """Put back what is missing and return its names, for people; raise CalledProcessError when that fails."""
         done = []
-        with _locked():
+        with _Locked():
             for command in self._hooks():
                 name = self._missing(command)
                 if name:
@@ -52,7 +54,7 @@ class Upkeep:
         return [hook[1].replace("%i", self.interface) for hook in found if hook]
 
     def _missing(self, command: str) -> str:
-        """The name of what the command sets up, when that is not there."""
+        """Return the name of what the command sets up, when that is not there; else ""."""
         if found := RULE.search(command):
             version, priority, interface = found[1], int(found[2]), found[3] or ""
             rules = _ask("ip", "-j", f"-{version}", "rule", "show", "priority", str(priority))
@@ -94,7 +96,7 @@ def _run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, check=False, capture_output=True, text=True)  # noqa: S603
 
 
-class _locked:
+class _Locked:
     """While the collection's module changes the interface, its file is not yet what is to be."""
 
     def __enter__(self) -> None:

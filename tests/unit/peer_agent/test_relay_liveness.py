@@ -8,10 +8,10 @@ import random
 from collections.abc import Callable
 
 import pytest
-from peer_agent.core.actions import Ask, Connect, Disconnect, Reach
-from peer_agent.core.paths import View
-from peer_agent.core.relay_choice import Choice
-from peer_agent.core.relay_liveness import Relay, Relays
+from peer_agent.core.actions import AskDirectory, CloseFallback, OpenFallback, SetRelayEndpoint
+from peer_agent.core.paths import RelayView
+from peer_agent.core.relay_choice import RelayChoice
+from peer_agent.core.relay_liveness import Relay, RelayLiveness
 from peer_agent.endpoints import Endpoint
 
 PLACES = [Endpoint(f"203.0.113.{number}", 40000) for number in range(1, 4)]
@@ -32,7 +32,7 @@ class Run:
         self.now = 1000.0
         self.answers = answers
         self.trips = trips or {}
-        self.relays = Relays((Relay(f"relay{n}", PLACES[n], True) for n in range(count)), self.now)
+        self.relays = RelayLiveness((Relay(f"relay{n}", PLACES[n], True) for n in range(count)), self.now)
         self.reach = {f"relay{n}": PLACES[n] for n in range(count)}
         self.asked: list[tuple[float, str]] = []
         self.connects: list[str] = []
@@ -51,19 +51,19 @@ class Run:
 
     def _do(self, action: object) -> None:
         match action:
-            case Ask(name, nonce):
+            case AskDirectory(name, nonce):
                 self.asked.append((self.now, name))
                 if self.answers(name, self.reach[name] != LOCAL):
                     self._answers.append((self.now + self.trips.get(name, TRIP), name, nonce))
                     self._answers.sort()
-            case Reach(name, endpoint):
+            case SetRelayEndpoint(name, endpoint):
                 self.reach[name] = endpoint
-            case Connect(name):
+            case OpenFallback(name):
                 self.connects.append(name)
-            case Disconnect(name):
+            case CloseFallback(name):
                 self.connects.append(f"-{name}")
 
-    def view(self, name: str = "relay0") -> View:
+    def view(self, name: str = "relay0") -> RelayView:
         return next(view for view in self.relays.views() if view.name == name)
 
 
@@ -102,7 +102,7 @@ def test_suspicion_without_a_cause_costs_some_questions_only() -> None:
 
 def test_one_lucky_answer_brings_no_relay_back() -> None:
     run = Run(1, lambda name, udp: False)
-    run.relays = Relays([Relay("relay0", PLACES[0], False)], run.now)
+    run.relays = RelayLiveness([Relay("relay0", PLACES[0], False)], run.now)
     run.run(5)
     assert not run.view().alive
     lucky = iter([True])
@@ -134,7 +134,7 @@ def test_an_idle_pair_stays_away_from_a_relay_that_dies_again_and_again(seed: in
     randomness = random.Random(seed)
     run = Run(2, trips={"relay0": 0.01, "relay1": 0.1})
     run.run(5)
-    choice, at, returns, dies = Choice(), "relay0", 0, run.now
+    choice, at, returns, dies = RelayChoice(), "relay0", 0, run.now
     run.answers = lambda name, udp: name != "relay0" or not dies <= run.now < dies + 5
     start = run.now
     while run.now < start + 600:
@@ -205,7 +205,7 @@ def test_a_fallback_that_stood_is_opened_again_at_once() -> None:
 
 def test_after_a_restart_the_fallback_is_opened_at_once_unless_udp_works() -> None:
     run = Run(2, lambda name, udp: not udp)
-    run.relays = Relays((Relay(f"relay{n}", PLACES[n], True) for n in range(2)), run.now, "relay1")
+    run.relays = RelayLiveness((Relay(f"relay{n}", PLACES[n], True) for n in range(2)), run.now, "relay1")
     run.run(0.1)
     assert run.connects == ["relay1"]
     run.relays.fallback(run.now, "relay1", LOCAL)
@@ -248,10 +248,10 @@ def test_answers_to_nothing_are_told_apart() -> None:
 # --- choice -----------------------------------------------------------------------------------------------------------
 
 
-def views(*trips: float | None, dead: str = "", fallback: str = "", flapping: str = "") -> list[View]:
+def views(*trips: float | None, dead: str = "", fallback: str = "", flapping: str = "") -> list[RelayView]:
     names = [f"relay{number}" for number in range(len(trips))]
     return [
-        View(name, PLACES[n], name not in dead, name in fallback, trips[n], steady=name not in flapping)
+        RelayView(name, PLACES[n], name not in dead, name in fallback, trips[n], steady=name not in flapping)
         for n, name in enumerate(names)
     ]
 
@@ -276,12 +276,12 @@ THEIRS = {"relay0": 0.01, "relay1": 0.01, "relay2": 0.01}
         (views(0.1, 0.2, 0.2, dead="relay0"), {"relay1": 5.01, "relay2": 0.1}, "relay2"),
     ],
 )
-def test_choice(among: list[View], theirs: dict[str, float] | None, best: str) -> None:
-    assert Choice().choose(0.0, "relay0", among, theirs)[0] == best
+def test_choice(among: list[RelayView], theirs: dict[str, float] | None, best: str) -> None:
+    assert RelayChoice().choose(0.0, "relay0", among, theirs)[0] == best
 
 
 def test_a_relay_that_works_is_kept_until_another_is_much_better_for_long() -> None:
-    choice = Choice()
+    choice = RelayChoice()
     for second in range(100):
         assert choice.choose(second, "relay0", views(0.1, 0.09), THEIRS)[0] == "relay0"
     for second in range(100, 130):
