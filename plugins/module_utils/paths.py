@@ -8,7 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentPath, AgentStatus
+from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import (
+    MAX_TEXT_LENGTH,
+    AgentPath,
+    AgentStatus,
+)
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import (
     REJECT_AFTER,
     RunningInterface,
@@ -30,6 +34,14 @@ def parse_ping(text: str) -> float | None:
     # "rtt min/avg/max/mdev = 0.5/0.6/0.7/0.1 ms", or "round-trip ..." from BusyBox
     found = re.search(r"^(?:rtt|round-trip) [a-z/]+ = [0-9.]+/([0-9]+(?:\.[0-9]+)?)/", text, re.MULTILINE)
     return float(found[1]) if found else None
+
+
+def parse_guard(text: str) -> dict:
+    """What systemd says of the unit peer-guard."""
+    said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    if said.get("ActiveState") != "active":
+        return {"state": "stopped", "text": ""}
+    return {"state": "running", "text": "".join(filter(str.isprintable, said.get("StatusText", "")))[:MAX_TEXT_LENGTH]}
 
 
 def find_peer(running: RunningInterface, addresses: list) -> RunningPeer | None:

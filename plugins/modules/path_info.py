@@ -191,15 +191,29 @@ agent:
       type: list
       elements: str
       sample: []
+guard:
+  description: What keeps this device's rules, routes and packet filter in place.
+  type: dict
+  returned: success
+  contains:
+    state:
+      description: V(running), V(stopped), or V(absent) where none is needed.
+      type: str
+      sample: running
+    text:
+      description: What it has put back so far. Empty when it does not run.
+      type: str
+      sample: "Put back 2 times, last at 2026-11-05 06:12:40: rule 4 28786"
 """
 
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentError, load
-from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_guard, parse_ping
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import WireGuardError, parse_dump
 
 AT_ONCE = 256  # pings; so that silent addresses, which take the whole time, do not wait for each other
@@ -212,6 +226,13 @@ def round_trip(ping: str, interface: str, address: str, count: int, timeout: int
     except subprocess.TimeoutExpired:
         return None
     return parse_ping(done.stdout)
+
+
+def guard(module: AnsibleModule, interface: str) -> dict:
+    unit = f"peer-guard@{interface}.service"
+    if not Path("/etc/systemd/system", unit).exists():
+        return {"state": "absent", "text": ""}
+    return parse_guard(module.run_command(["systemctl", "show", "-p", "ActiveState", "-p", "StatusText", unit])[1])
 
 
 def main() -> None:
@@ -276,6 +297,7 @@ def main() -> None:
             "state": "running" if agent else "gone" if status else "absent",
             "problems": list(agent.problems) if agent else [],
         },
+        guard=guard(module, interface),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.overlay_targets import overlay_targets
 from ansible_collections.homelab.peer_relay.plugins.filter.path_rows import path_rows
 from ansible_collections.homelab.peer_relay.plugins.module_utils.agent_status import AgentPath, AgentStatus
-from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_ping
+from ansible_collections.homelab.peer_relay.plugins.module_utils.paths import Device, judge, parse_guard, parse_ping
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import RunningInterface, RunningPeer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,3 +139,10 @@ def test_rows_tell_who_was_not_reached():
         ("tv", "anybody", True, False),
     ]
     assert [row["reason"] for row in rows[2:]] == ["no route", "Ansible did not reach it"]
+
+
+def test_what_systemd_says_of_the_guard():
+    said = "ActiveState=active\nStatusText=Put back 2 times, last at noon: rule 4 28786=\x1b[2J\n"
+    assert parse_guard(said) == {"state": "running", "text": "Put back 2 times, last at noon: rule 4 28786=[2J"}
+    assert parse_guard("ActiveState=failed\nStatusText=Put back 2 times\n") == {"state": "stopped", "text": ""}
+    assert parse_guard("") == {"state": "stopped", "text": ""}, "no systemd"
