@@ -65,7 +65,7 @@ class RelayDriver:
         self._port = config.directory_port
         self._nat64 = nat64.prefixes(resolver.known.get(nat64.NAME, ()))
         self._entries: dict[str, _Entry] = {}
-        carrier = ""
+        in_fallback = ""
         for relay in config.relays:
             peer = running.peers.get(relay.public_key)
             current = peer.endpoint if peer else None
@@ -75,7 +75,7 @@ class RelayDriver:
             if entry.endpoints.current and (left or current is None):
                 self._reach(now, entry, entry.endpoints.current)
             if entry.endpoints.current and left:
-                carrier = relay.name if relay.fallback_url else carrier
+                in_fallback = relay.name if relay.fallback_url else in_fallback
         self._by_address = {address: relay.name for relay in config.relays for address in relay.addresses}
         self._directory = DirectoryClient(peer.addresses[0] for peer in config.peers)
         self._mark, self._listen_port = running.mark, running.port
@@ -84,7 +84,7 @@ class RelayDriver:
             for name, entry in self._entries.items()
             if entry.endpoints.current
         ]
-        self._core = RelayLiveness(ready, now, carrier)
+        self._core = RelayLiveness(ready, now, in_fallback)
         self._due = now
         self._reached = False  # any relay
         self._views = self._core.views()

@@ -41,14 +41,15 @@ class Liveness:
         self._firm |= firm
 
     def check_idle(self, now: float) -> None:
+        """Begin to ask when nothing was heard for long."""
         if self._since is None and now - self._quiet_since >= self._idle:
             self._begin(now, _IDLE_TIMEOUT)
 
-    def _begin(self, now: float, patience: float) -> None:
+    def _begin(self, now: float, timeout: float) -> None:
         if self._since is None:
             self._since = self._ping_at = now
-            self._deadline = now + patience
-        self._deadline = min(self._deadline, now + patience)
+            self._deadline = now + timeout
+        self._deadline = min(self._deadline, now + timeout)
 
     def note_data(self) -> None:
         """Data came over the path."""
@@ -76,9 +77,11 @@ class Liveness:
         return True
 
     def worried(self, now: float) -> bool:
+        """Whether to look for another path meanwhile."""
         return self.urgent and self._since is not None and now - self._since >= _WORRY
 
     def expired(self, now: float) -> bool:
+        """Whether to leave the path."""
         return self._since is not None and now >= self._deadline
 
     def due(self) -> float:

@@ -51,11 +51,11 @@ class Nomination:
             for candidate in rivals:
                 self.send_ping(now, candidate, direct)
         if self._leader:
-            self._try(now, rivals, direct)
+            self._check_rivals(now, rivals, direct)
         if self.nominee:
-            self._pursue(now, self.nominee, direct)
+            self._check_nominee(now, self.nominee, direct)
 
-    def _try(self, now: float, rivals: list[Candidate], direct: Candidate | None) -> None:
+    def _check_rivals(self, now: float, rivals: list[Candidate], direct: Candidate | None) -> None:
         """Go on with the candidates that have begun to prove themselves, and pick the best that has."""
         proven = []
         for candidate in rivals:
@@ -83,7 +83,7 @@ class Nomination:
             self.send_ping(now, candidate, direct)
         self._nominated_at = now
 
-    def _pursue(self, now: float, nominee: Candidate, direct: Candidate | None) -> None:
+    def _check_nominee(self, now: float, nominee: Candidate, direct: Candidate | None) -> None:
         """Go on until both sides are ready."""
         if now - self._nominated_at > _NOMINATION_TIMEOUT:
             nominee.forget()

@@ -176,7 +176,7 @@ class PathSelector:
             self._send_ping(now, direct)
         if self._liveness.worried(now):
             self._suspect(now)
-        if self._traffic.unheard(now) >= _CHECK_DIRECT_AFTER and self._silence.may_ask(now):
+        if self._traffic.unheard(now) >= _CHECK_DIRECT_AFTER and self._silence.is_due(now):
             self._check(now)
         if direct is self._direct:  # it has not been left just now
             self._check_full_size(now, direct)
@@ -270,7 +270,7 @@ class PathSelector:
             self._send_message(now, answer=True)
         if self._traffic.is_silent(now):
             self._suspect(now)
-        if self._signaling.key and self._traffic.unanswered(now) >= _CHECK_AFTER and self._silence.may_ask(now):
+        if self._signaling.key and self._traffic.unanswered(now) >= _CHECK_AFTER and self._silence.is_due(now):
             self._check(now)
 
     def _go_relay(self, now: float, name: str) -> None:

@@ -36,23 +36,23 @@ class Relay(NamedTuple):
 class RelayLiveness:
     """All relays, in their stated order. `outbox` holds what is to be done."""
 
-    def __init__(self, relays: Iterable[Relay], now: float, carrier: str = ""):
-        """`carrier` is the relay whose fallback an earlier run has left in use: no relay has answered over UDP then."""
+    def __init__(self, relays: Iterable[Relay], now: float, in_fallback: str = ""):
+        """`in_fallback` is the relay whose fallback an earlier run has left in use: none has answered over UDP then."""
         self.outbox: list[RelayAction] = []
         self._relays = {relay.name: relay for relay in relays}
-        self._udp_health = {name: RelayHealth(now, alive=not carrier) for name in self._relays}
+        self._udp_health = {name: RelayHealth(now, alive=not in_fallback) for name in self._relays}
         self._seen: dict[str, Endpoint | None] = {}
         self._failures: dict[str, str] = {}
         self._nonce = 0
         self._fallback_relay = ""  # the relay whose fallback is open, or is being opened
         self._last_fallback = ""  # the one before
-        self._stood_fallback = carrier  # the one before, if it stood for a while: what has cut it off may be over
+        self._stood_fallback = in_fallback  # the one before, if it stood for a while: what has cut it off may be over
         self._fallback_endpoint: Endpoint | None = None  # this device's end of it, once it is up
         self._fallback_health = RelayHealth(now)  # over it
         self._begun_at = float("-inf")
         self._connect_at = now
         self._attempt_at = now
-        self._attempt_ends: float | None = None  # while the carrier's own [Peer] is on UDP for an attempt
+        self._attempt_ends: float | None = None  # while its relay's own [Peer] is on UDP for an attempt
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -32,8 +32,8 @@ class Silence:
         """Return when to try the next thing; asks: the other may be asked itself."""
         return min(self._suspect_at, self._ask_at) if asks else self._suspect_at
 
-    def may_ask(self, now: float) -> bool:
-        """Whether it is time to ask the other again."""
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to ask the other again, or to do without."""
         return now >= self._ask_at
 
     def should_ask(self, now: float) -> bool:
