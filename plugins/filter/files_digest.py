@@ -37,6 +37,7 @@ RETURN = r"""
 _value:
   description: The digest in hexadecimal.
   type: str
+  sample: 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824
 """
 
 import hashlib
