@@ -15,7 +15,7 @@ test: ## Everything below, one after the other, with a table of times at the end
 setup: ## Install what the tests need: Debian packages, and Python tools and collections into build/
 	@tests/lab/setup
 
-lint: ## Style: ruff, shellcheck, yamllint, ansible-lint
+lint: ## Style and types: ruff, mypy, shellcheck, yamllint, ansible-lint
 	@tests/checks/lint
 
 sanity: ## Ansible's own checks: ansible-test, Galaxy's importer, documentation, changelog, installation

@@ -33,6 +33,7 @@ present() {
 
 # As the filter files_digest has it: the files, and whatever is not as the role makes it.
 digest() {
+    : "${PATHS:?}" # find looks at everything where it is told nothing
     {
         find $PATHS ! \( -type d -perm 755 -user 0 ! -empty -o -type f -user 0 \) -print
         find $PATHS -type f -printf '%m %p\n' -exec sha256sum {} +

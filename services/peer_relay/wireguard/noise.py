@@ -92,6 +92,8 @@ def tai64n(unix_time: float) -> bytes:
 
 def tai64n_to_unix(label: bytes) -> float:
     """Return the Unix time in seconds of a TAI64N label."""
+    seconds: int
+    nanoseconds: int
     seconds, nanoseconds = struct.unpack(">QI", label)
     return seconds - _TAI64_EPOCH + nanoseconds / 1e9
 
