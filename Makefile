@@ -39,8 +39,9 @@ molecule: ## The roles on containers behind real NAT routers
 bench: ## Speed and memory, side by side with others
 	@build/venv/bin/python -m pytest tests/bench
 
-reference: ## Write the tables of variables in the roles' READMEs from their argument specs
+reference: ## Write what is made of other files: tables in the roles' READMEs, peer-relay's manual page and completion
 	@build/venv/bin/python tests/checks/reference.py
+	@build/venv/bin/python tests/checks/manual.py
 
 clean: ## Remove the lab's containers, and everything below build/
 	@tests/lab/clean

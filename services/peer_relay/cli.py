@@ -136,7 +136,9 @@ def _count(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peer-relay", description="A relay for stock WireGuard devices.")
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--settings", type=Path, default=settings.DEFAULT_FILE, help="settings file (%(default)s)")
+    parser.add_argument(
+        "--settings", type=Path, default=settings.DEFAULT_FILE, metavar="FILE", help="settings file (%(default)s)"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text, has_json in (
         ("run", _run, "forward until stopped", False),
@@ -155,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "probe":
             command.add_argument("--count", type=_count, default=1, help="how many (%(default)s)")
     keygen = commands.add_parser("keygen", help="make a private key unless there is one; print the public key")
-    keygen.add_argument("file", type=Path)
+    keygen.add_argument("file", type=Path, help="where the private key is, or is to be")
     keygen.set_defaults(function=_keygen)
     return parser
 

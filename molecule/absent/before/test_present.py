@@ -16,7 +16,9 @@ def test_the_overlay_works():
     ("name", "left"),
     [
         ("relay", ["/etc/peer-relay/private.key", "peer-relay:", "peer-relay.service", ":40000", "homelab.peer_relay"]),
+        ("relay", ["/man/man1/peer-relay.1", "/bash-completion/completions/peer-relay"]),
         ("laptop", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "peer-agent@pr0.service"]),
+        ("laptop", ["/man/man1/peer-relay.1", "/bash-completion/completions/peer-relay"]),
         ("home", ["/etc/wireguard/pr0.key", "wg-quick@pr0.service", "interface pr0", "masquerade"]),
     ],
 )
