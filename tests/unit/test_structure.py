@@ -4,6 +4,7 @@
 """What several files of the collection say must agree."""
 
 import ast
+import fnmatch
 import re
 import subprocess
 import sys
@@ -150,6 +151,35 @@ def test_what_runs_on_the_control_node_asks_for_no_sudo():
     assert len(local) >= 6
     for path, task in local:
         assert (task.get("vars") or {}).get("ansible_become") is False, f"{path}: {task.get('name')}"
+
+
+def repository() -> tuple[list[str], set[str]]:
+    """The paths of the repository's files and folders, and the names of the folders."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=False, capture_output=True, text=True).stdout.split()
+    listed = listed or [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+    folders = {parent.as_posix() for path in map(Path, listed) for parent in path.parents} - {"."}
+    return [*listed, *folders], {Path(folder).name for folder in folders}
+
+
+# From one of the folders at the top, also in a command; by its end, in the letters of code; or a program's file alone.
+TOP = "docs|examples|molecule|playbooks|plugins|roles|services|tests"
+PATHS = re.compile(rf"(?<![\w./-])((?:{TOP})/[\w./*-]*[\w*])|`((?:[\w.*-]+/)*[\w.*-]+)/?(?:::\w+| [^`\n]*)?`")
+
+
+def test_every_path_that_the_documents_name_is_there():
+    """With `*` as in a shell. Those of CONTRIBUTING's examples are for its readers to write."""
+    there, folders = repository()
+    missing, named = [], 0
+    for document in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]:
+        for whole, end in PATHS.findall(document.read_text(encoding="utf-8")):
+            path, file = whole or end, end.endswith((".py", ".bpf", ".c"))
+            if "hello" in path or not (whole or file or ("/" in end and end.partition("/")[0] in folders)):
+                continue
+            named += 1
+            if not any(fnmatch.fnmatchcase(f"/{known}", f"/{path}" if whole else f"*/{path}") for known in there):
+                missing.append(f"{document.name}: {path}")
+    assert named > 50
+    assert not missing
 
 
 def test_every_test_that_the_documents_name_is_there():
