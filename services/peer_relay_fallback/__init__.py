@@ -4,5 +4,5 @@
 
 To the relay each connection is one more source address on loopback.
 
-Imports run one way: gate <- bridge <- __main__; the pipe itself is peer_common's, as the devices' agent has the other end.
+Imports run one way: gate <- bridge <- __main__; the pipe is peer_common's, since the devices' agent has the other end.
 """
