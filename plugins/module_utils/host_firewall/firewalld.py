@@ -52,9 +52,11 @@ def read_firewalld(run: Run, zone: str) -> Firewalld:
     default = run([program[0], "--get-default-zone"]).strip()
     now = runtime.zones if running else permanent.zones
     bound = {name: zone for zone, settings in now.items() for name in settings.get("interfaces", [])}
-    interfaces = {name: bound.get(name, default) for name in _interfaces(run)}
+    names = _interfaces(run)
+    interfaces = {name: bound.get(name, default) for name in (bound if names is None else names)}
+    others = [default] if names is None else []  # where interfaces are that firewalld does not name
     senders = [zone for zone, settings in now.items() if settings.get("sources") and settings.get("target") not in SHUT]
-    zones = (zone,) if zone else tuple(dict.fromkeys([*interfaces.values(), *senders])) or (default,)
+    zones = (zone,) if zone else tuple(dict.fromkeys([*interfaces.values(), *others, *senders])) or (default,)
     for name in zones:
         if name not in permanent.zones or (running and name not in runtime.zones):
             known = ", ".join(sorted(permanent.zones))
@@ -62,12 +64,12 @@ def read_firewalld(run: Run, zone: str) -> Firewalld:
     return Firewalld(running, zones, permanent, runtime, interfaces)
 
 
-def _interfaces(run: Run) -> list[str]:
-    """Those by which others may reach the host."""
+def _interfaces(run: Run) -> list[str] | None:
+    """Those by which others may reach the host; None without iproute2."""
     try:
         links = json.loads(run(["ip", "-j", "address", "show", "scope", "global"]) or "[]")
     except (CommandError, ValueError):
-        return []
+        return None
     return [link["ifname"] for link in links if link.get("ifname", "lo") != "lo" and link.get("addr_info")]
 
 

@@ -163,11 +163,11 @@ ADDRESSES = json.dumps(
 )
 
 
-def host(zone: str = "") -> Firewalld:
+def host(zone: str = "", iproute2: bool = True) -> Firewalld:
     outputs = {"--state": "running\n", "--get-default-zone": "public\n", "--list-all-zones": ALL_ZONES}
 
     def run(argv: list[str], stdin: str = "") -> str:
-        if argv[0] == "ip":
+        if argv[0] == "ip" and iproute2:
             return ADDRESSES
         if argv[-1] not in outputs:
             raise CommandError("INVALID_SERVICE")
@@ -185,6 +185,11 @@ def test_the_port_goes_into_the_zone_of_every_interface_and_of_senders_that_are_
     assert placed == opened == ["--zone=drop", "--zone=external", "--zone=friends"]
     assert plan.found == ("40000/udp is open already in zone public", "40000/udp is open already in zone trusted")
     assert closed_interfaces(found, [RELAY]) == []
+
+
+def test_without_iproute2_the_port_goes_into_every_zone_that_has_an_interface() -> None:
+    assert set(host(iproute2=False).zones) == set(host().zones)
+    assert host("external", iproute2=False).zones == ("external",)
 
 
 def test_a_zone_that_is_named_is_told_which_interfaces_it_is_not_for() -> None:
