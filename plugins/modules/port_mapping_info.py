@@ -177,9 +177,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import discovery, routes, stun
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.http import same_host
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.address import same_host
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Client, MappingError
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp_client import UpnpClient
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp.client import UpnpClient
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.verdict import no_address, verdict
 
 

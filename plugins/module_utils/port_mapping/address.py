@@ -36,3 +36,11 @@ def parse_address(value: str | bytes) -> IPAddress:
 def canonical_address(value: str | bytes) -> str:
     """Return the one text of the address, which holds nothing but the address; raise ValueError as parse_address."""
     return str(parse_address(value))
+
+
+def same_host(one: str, other: str) -> bool:
+    """Tell whether two texts are the same address, zones aside."""
+    try:
+        return parse_address(one.partition("%")[0]) == parse_address(other.partition("%")[0])
+    except ValueError:
+        return False

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import natpmp_client, pcp_client, routes, upnp_client
+from . import routes
 from .deadline import within
 from .mapping import Client, MappingError, Unreachable
+from .natpmp import client as natpmp_client
+from .pcp import client as pcp_client
+from .upnp import client as upnp_client
 
 # From the one that says most about failures and restarts to the one that says least.
 METHODS = ["pcp", "nat-pmp", "upnp"]

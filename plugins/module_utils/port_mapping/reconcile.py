@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from .http import same_host
+from .address import same_host
 from .leases import LeaseFile, RecordedLease
 from .mapping import Client, Conflict, Granted, HolderUnknown, Life, Wanted
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
-from .address import parse_address
-from .http import same_host
+from .address import parse_address, same_host
 
 # Ranges for documentation count as public: no real router has such an address.
 _RANGES = {

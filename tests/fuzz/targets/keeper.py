@@ -20,8 +20,12 @@ from port_keeper import status
 from port_keeper.lease import Mapping
 from port_keeper.router import Router
 from port_keeper.settings import Settings
-from port_mapping import http, natpmp_client, pcp_client, routes, ssdp, stun, tries, upnp_search
+from port_mapping import routes, stun
 from port_mapping.mapping import Malformed, MappingError, Unreachable, Wanted
+from port_mapping.natpmp import client as natpmp_client
+from port_mapping.pcp import client as pcp_client
+from port_mapping.upnp import http, ssdp, tries
+from port_mapping.upnp import search as upnp_search
 
 from targets.choices import Choices
 from targets.keeper_files import STATUS_HEAD, WORLD

@@ -10,22 +10,18 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    http,
-    igd,
-    natpmp_client,
-    pcp_client,
-    ssdp,
-    stun,
-    upnp_client,
-    upnp_gateway,
-)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import stun
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import (
     Malformed,
     MappingError,
     Unreachable,
     Wanted,
 )
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.natpmp import client as natpmp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.pcp import client as pcp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import client as upnp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import gateway as upnp_gateway
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import http, igd, ssdp
 
 from targets.target import Target
 

@@ -4,12 +4,9 @@
 """The modules port_mapping and port_mapping_info: options, results, and what makes them fail."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    routes,
-    stun,
-    upnp_client,
-)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import routes, stun
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import client as upnp_client
 from ansible_collections.homelab.peer_relay.plugins.modules import port_mapping, port_mapping_info
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping import upnp_router
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import (

@@ -6,14 +6,12 @@
 import ipaddress
 import struct
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    natpmp_client,
-    nonce,
-    pcp_client,
-    routes,
-    upnp_search,
-)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import routes
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.natpmp import client as natpmp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.pcp import client as pcp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.pcp import nonce
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import search as upnp_search
 
 ROUTER, HOST, OTHER = "192.168.7.1", "192.168.7.10", "192.168.7.11"
 ROUTER_V6, HOST_V6 = "fe80::1%eth0", "2001:db8:1::10"

@@ -4,8 +4,9 @@
 """Which protocol is chosen, and what is said when there is none."""
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import discovery, routes, upnp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import discovery, routes
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import client as upnp_client
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping.mapping_router import (
     HOST,
     HOST_V6,

@@ -8,15 +8,13 @@ import stat
 from dataclasses import replace
 
 import pytest
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    natpmp_client,
-    pcp_client,
-    reconcile,
-    upnp_client,
-)
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import reconcile
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.leases import LeaseFile
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Conflict, Wanted
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.natpmp import client as natpmp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.pcp import client as pcp_client
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.reconcile import Reconciler
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import client as upnp_client
 from ansible_collections.homelab.peer_relay.tests.unit.plugins.module_utils.port_mapping import (
     mapping_router,
     upnp_router,

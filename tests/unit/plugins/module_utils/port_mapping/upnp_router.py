@@ -3,14 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A stand-in for the network and its UPnP gateways; it answers as miniupnpd 2.3.1 does."""
 
-from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping import (
-    http,
-    markup,
-    ssdp,
-    upnp_client,
-    upnp_gateway,
-)
 from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.mapping import Unreachable
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import client as upnp_client
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import gateway as upnp_gateway
+from ansible_collections.homelab.peer_relay.plugins.module_utils.port_mapping.upnp import http, markup, ssdp
 
 GATEWAY = "urn:schemas-upnp-org:device:InternetGatewayDevice:"
 URN = "urn:schemas-upnp-org:service:"
