@@ -286,7 +286,7 @@ VARIABLES = {
 # Computed from truths and numbers alone, or from words of the role's own.
 DERIVED = {"ansible_managed", "__peer_agent_capabilities", "__peer_sysctls", "__relay_capabilities"}
 # Shown to a person, and written nowhere.
-SHOWN = {"port_forward/templates/manual.txt.j2"}
+SHOWN = {"port_forward/templates/manual.txt.j2", "peer/templates/relay_fault.txt.j2"}
 
 
 @functools.cache
