@@ -21,7 +21,7 @@ ALWAYS = {
     "Check the options",
     "Look at the host",
     "Check the host and the options",
-    "Make the key on the device",
+    "Create the key on the device",
     "Open the way to the relay",
     "Sum up",
 }
@@ -63,9 +63,9 @@ def test_a_tag_chooses_a_part_of_a_role_and_what_others_depend_on(listed):
     found = {tag: listed("--tags", tag) for tag in sorted(TAGS)}
     assert set().union(*found.values()) == everything
     assert all(ALWAYS <= tasks < everything for tasks in found.values())
-    relay = {"Install the libraries from the distribution", "Write the settings", "Apply what does not run yet"}
-    assert relay & found["relay_install"] == {"Install the libraries from the distribution"}
-    assert relay & found["relay_configure"] == {"Write the settings", "Apply what does not run yet"}
+    relay = {"Install the libraries", "Write the settings", "Apply pending changes"}
+    assert relay & found["relay_install"] == {"Install the libraries"}
+    assert relay & found["relay_configure"] == {"Write the settings", "Apply pending changes"}
     assert not relay & found["peer_configure"]
     device = "Put the device into the overlay, or take it out"
     assert device in found["peer_install"] & found["peer_configure"]

@@ -196,3 +196,23 @@ def test_every_test_that_the_documents_name_is_there():
         if not (ROOT / file).is_file() or f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")
     ]
     assert not missing
+
+
+VERBS = """
+Apply Ask Attach Change Check Choose Close Compare Configure Create Disable Enable Fail Find Forward Insist Install
+Judge Load Look Move Note Open Ping Prepare Probe Raise Read Refuse Reload Remove Report Restart Restore Restrict
+Save Say Set Show Start Stop Sum Tell Translate Unload Wait Write
+"""
+
+
+def test_task_names_are_a_verb_and_an_object():
+    """Of verbs that mean one thing, see CONTRIBUTING.md; and an object that is named."""
+    files = [*(ROOT / "roles").glob("*/tasks/**/*.yml"), *(ROOT / "playbooks").glob("**/*.yml")]
+    names = {
+        (path.relative_to(ROOT).as_posix(), entry["name"])
+        for path in files
+        for entry in tasks_of(yaml.safe_load(path.read_text(encoding="utf-8")) or [])
+    }
+    assert len(names) > 200
+    assert not [name for name in names if name[1].split()[0] not in VERBS.split()]
+    assert not [name for name in names if re.match(r"\w+ (it|its|them|they|this)\b", name[1])]
