@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.homelab.peer_relay.plugins.filter.files_digest import files_digest
 
-PROBE = Path(__file__).resolve().parents[3] / "roles/peer/files/probe.sh"
+PROBE = Path(__file__).resolve().parents[4] / "roles/peer/files/probe.sh"
 CODE = {"package/__init__.py": "", "package/inner/text.py": "# ä\n", "other.py": "a\n"}
 
 
