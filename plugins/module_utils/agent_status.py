@@ -9,10 +9,13 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FOLDER = "/run/peer-agent"
 STALE = 60  # seconds after which the agent is taken for gone: it writes every 10
-LARGEST = 8 * 1024 * 1024  # bytes
+MAX_SIZE = 8 * 1024 * 1024  # bytes
 MAX_TEXT_LENGTH = 1000  # characters of a text
 PATHS = ("lan", "direct", "relay", "fallback")
 
@@ -67,9 +70,9 @@ def _read(path: str) -> bytes | None:
     with os.fdopen(file, "rb") as stream:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise AgentError("not a file")
-        text = stream.read(LARGEST + 1)
-    if len(text) > LARGEST:
-        raise AgentError(f"larger than {LARGEST} bytes")
+        text = stream.read(MAX_SIZE + 1)
+    if len(text) > MAX_SIZE:
+        raise AgentError(f"larger than {MAX_SIZE} bytes")
     return text
 
 
@@ -111,17 +114,17 @@ def _path(peer: dict, where: str) -> AgentPath:
     )
 
 
-def _a(kind: type, value, where: str):
+def _a(kind: type[T], value: object, where: str) -> T:
     if not isinstance(value, kind):
         raise AgentError(f"{where}: not a {kind.__name__}")
     return value
 
 
-def _field(document: dict, key: str, kind: type, where: str = ""):
+def _field(document: dict, key: str, kind: type[T], where: str = "") -> T:
     return _a(kind, document.get(key), f"{where}.{key}" if where else key)
 
 
-def _text(value, where: str) -> str:
+def _text(value: object, where: str) -> str:
     text = _a(str, value, where)
     if len(text) > MAX_TEXT_LENGTH or not text.isprintable():
         raise AgentError(f"{where}: not a line of text")

@@ -114,7 +114,7 @@ def _seen(relay: str, device: Device) -> AgentPath:
     return AgentPath("relay", relay, 0, reason, REASONS[reason].format(interface=device.interface))
 
 
-def _relay_of(peer, device: Device) -> tuple[str, RunningPeer | None]:
+def _relay_of(peer: RunningPeer | None, device: Device) -> tuple[str, RunningPeer | None]:
     """The relay by which the peer is reached, or else the first one, and its name."""
     found = [(name, find_peer(device.running, [address])) for address, name in device.relays.items()]
     relays = [(name, relay) for name, relay in found if relay]
@@ -122,7 +122,9 @@ def _relay_of(peer, device: Device) -> tuple[str, RunningPeer | None]:
     return next(by, relays[0] if relays else ("", None))
 
 
-def _fault(name: str, interface: str, peer, relay, silent: list, age) -> tuple[str, str]:
+def _fault(
+    name: str, interface: str, peer: RunningPeer | None, relay: RunningPeer | None, silent: list, age: int | None
+) -> tuple[str, str]:
     if not silent:
         return "", ""
     if peer is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .wg import REJECT_AFTER, RunningInterface, WireGuardError, format_endpoint, parse_endpoint
+from .wg import REJECT_AFTER, RunningInterface, RunningPeer, WireGuardError, format_endpoint, parse_endpoint
 from .wg_quick import (
     DEFAULT_ROUTES,
     EXIT_TABLE,
@@ -17,6 +18,7 @@ from .wg_quick import (
     SECOND_EXIT,
     SUBNET_METRIC,
     Interface,
+    Peer,
     Route,
     Rule,
     Written,
@@ -25,6 +27,8 @@ from .wg_quick import (
     routes_of,
     rules_of,
 )
+
+Resolve = Callable[[str], list]  # the addresses of a name; raises WireGuardError
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def running_from(wireguard: RunningInterface, link: dict, routes: list, rules: d
     return Running(wireguard, link["mtu"], frozenset(addresses), frozenset(ours), frozenset(present), weak)
 
 
-def literals(wanted: Interface, written: Written, resolve) -> dict:
+def literals(wanted: Interface, written: Written, resolve: Resolve) -> dict:
     """For each endpoint by name, one with an address of it: what the file has already, as long as that is not wrong."""
     found = {}
     for endpoint in wanted.names:
@@ -85,7 +89,7 @@ def literals(wanted: Interface, written: Written, resolve) -> dict:
     return found
 
 
-def _look_up(endpoint: str, resolve) -> list:
+def _look_up(endpoint: str, resolve: Resolve) -> list:
     host, port = parse_endpoint(endpoint)
     try:
         return [format_endpoint(address, port) for address in resolve(host)]
@@ -93,10 +97,12 @@ def _look_up(endpoint: str, resolve) -> list:
         return []
 
 
-def plan(wanted: Interface, running: Running, written: Written, public_key: str, now: float, resolve) -> list[Step]:
+def plan(
+    wanted: Interface, running: Running, written: Written, public_key: str, now: float, resolve: Resolve
+) -> list[Step]:
     """The steps in order: undo what went away, then the peers, then what came.
 
-    public_key is that of the wanted private key; resolve turns a name into its addresses, or raises WireGuardError.
+    public_key is that of the wanted private key.
     """
     device = wanted.name
     unhook, hook = _hook_steps(wanted, written)
@@ -120,7 +126,7 @@ def plan(wanted: Interface, running: Running, written: Written, public_key: str,
     return [*steps, *route_additions, *rule_additions, *hook]
 
 
-def _hook_steps(wanted: Interface, written: Written):
+def _hook_steps(wanted: Interface, written: Written) -> tuple[list[Step], list[Step]]:
     """A hook that went away is undone by the line for going down that went with it; a new one is run."""
     gone = [line for line in written.pre_down if line not in wanted.pre_down and not _is_routing(line)]
     new = [line for line in wanted.post_up if line not in written.post_up]
@@ -138,7 +144,7 @@ def _hook(line: str, device: str) -> Step:
     return Step(("bash", "-c", command), f"ran {command}")
 
 
-def _rule_steps(wanted: Interface, running: Running):
+def _rule_steps(wanted: Interface, running: Running) -> tuple[list[Step], list[Step]]:
     expected = {(rule.version, rule.priority): rule for rule in rules_of(wanted, wanted.name)}
     removals = [
         _rule_step(
@@ -162,7 +168,7 @@ def _rule_step(rule: Rule, verb: str) -> Step:
     return Step(tuple(rule.command(verb)), f"IPv{rule.version} rule {rule.priority} {done}")
 
 
-def _address_steps(wanted: Interface, running: Running):
+def _address_steps(wanted: Interface, running: Running) -> tuple[list[Step], list[Step], set[int]]:
     expected = {str(ipaddress.ip_interface(address)) for address in wanted.addresses}
     gone, new = sorted(running.addresses - expected), sorted(expected - running.addresses)
     removals = [Step(("ip", "address", "del", a, "dev", wanted.name), f"address {a} removed") for a in gone]
@@ -171,7 +177,7 @@ def _address_steps(wanted: Interface, running: Running):
     return removals, additions, {ipaddress.ip_interface(address).version for address in gone}
 
 
-def _route_steps(wanted: Interface, running: Running, renewed_families):
+def _route_steps(wanted: Interface, running: Running, renewed_families: set[int]) -> tuple[list[Step], list[Step]]:
     expected = {_key(route): route for route in routes_of(wanted)}
     removals = []
     for key in sorted(running.prefixes - set(expected)):
@@ -191,7 +197,9 @@ def _key(route: Route) -> str:
     return f"{route.prefix} dev {NOWHERE}" if route.nowhere else route.prefix
 
 
-def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, now: float, resolve) -> list[Step]:
+def _peer_steps(
+    wanted: Interface, running: RunningInterface, written: Written, now: float, resolve: Resolve
+) -> list[Step]:
     """One `wg set` with every peer that differs, so that a network moves from one peer to another at once."""
     command, changes = [], []
     for key in sorted(set(running.peers) - {peer.public_key for peer in wanted.peers}):
@@ -228,7 +236,7 @@ def _peer_steps(wanted: Interface, running: RunningInterface, written: Written, 
     return [Step(("wg", "set", wanted.name, *command), "; ".join(changes))] if command else []
 
 
-def _name_steps(wanted: Interface, written: Written, resolve) -> list[Step]:
+def _name_steps(wanted: Interface, written: Written, resolve: Resolve) -> list[Step]:
     return [
         Step(("bash", "-c", line.replace("%i", wanted.name)), f"looking {endpoint} up until it has an address")
         for endpoint, line in name_hooks(wanted).items()
@@ -236,7 +244,7 @@ def _name_steps(wanted: Interface, written: Written, resolve) -> list[Step]:
     ]
 
 
-def _wants_endpoint(peer, before, wanted: Interface, written: Written, now: float) -> bool:
+def _wants_endpoint(peer: Peer, before: RunningPeer | None, wanted: Interface, written: Written, now: float) -> bool:
     """A live session has found its way, by roaming too: leave it, unless it is the configured endpoint that changed."""
     if before is None or not before.endpoint:
         return True
@@ -246,7 +254,7 @@ def _wants_endpoint(peer, before, wanted: Interface, written: Written, now: floa
     return written.endpoints.get(peer.public_key) != (peer.endpoint, peer.inner_endpoint) or not live
 
 
-def _choose(peer, current: str, in_use: list, resolve, written: Written) -> str:
+def _choose(peer: Peer, current: str, in_use: list[str], resolve: Resolve, written: Written) -> str:
     """The address to set, or nothing when the current one is right: it is among those of the name, or the inner one.
 
     The relay sees a device at one source address: prefer what the other peers of this interface use.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import (
@@ -278,14 +278,14 @@ def render(interface: Interface) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _setting(name: str, value) -> str:
+def _setting(name: str, value: object) -> str:
     text = _comment(f"{name} =", value)
     if "#" in text:
         raise WireGuardError(f"{name} {shown(value)}: wg-quick ignores all from '#' on: leave it out")
     return text
 
 
-def _comment(start: str, value) -> str:
+def _comment(start: str, value: object) -> str:
     try:
         return f"{start} {one_line(value)}"
     except ValueError as error:
@@ -304,7 +304,7 @@ class Written:
     names: dict = field(default_factory=dict)  # of the peers, by public key, where the file is ours
     literals: dict = field(default_factory=dict)  # of endpoints by name
 
-    def owner(self, allowed_ips) -> str:
+    def owner(self, allowed_ips: Iterable[str]) -> str:
         """The public key of the peer that has an endpoint and just these networks behind it, or nothing."""
         wanted = set(allowed_ips)
         return next((key for key in self.endpoints if self.allowed_ips.get(key) == wanted), "")
@@ -383,7 +383,7 @@ def _refuse_doubles(peers: tuple) -> None:
             owners[prefix] = peer.name
 
 
-def _canonical(parse, text: str, where: str, example: str) -> str:
+def _canonical(parse: Callable[[str], object], text: str, where: str, example: str) -> str:
     try:
         return str(parse(text))
     except ValueError as error:

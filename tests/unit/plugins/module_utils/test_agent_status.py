@@ -79,7 +79,7 @@ def test_no_agent(file):
         (json.dumps(STATUS | {"problems": [7]}).encode(), "problems: not a str"),
         (json.dumps(STATUS | {"why_not": ["x"]}).encode(), "why_not: not a str"),
         (json.dumps(STATUS | {"why_not_text": "a\nb"}).encode(), "why_not_text: not a line of text"),
-        (b" " * (agent_status.LARGEST + 1), "larger than"),
+        (b" " * (agent_status.MAX_SIZE + 1), "larger than"),
     ],
 )
 def test_garbage_is_refused_by_name(file, content, reason):
