@@ -67,7 +67,7 @@ def test_a_tag_chooses_a_part_of_a_role_and_what_others_depend_on(listed):
     assert relay & found["relay_install"] == {"Install the libraries"}
     assert relay & found["relay_configure"] == {"Write the settings", "Apply pending changes"}
     assert not relay & found["peer_configure"]
-    device = "Put the device into the overlay, or take it out"
+    device = "Set up or remove the device"
     assert device in found["peer_install"] & found["peer_configure"]
     assert device not in found["relay_configure"] | found["firewall_configure"]
 
