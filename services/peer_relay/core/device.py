@@ -204,7 +204,7 @@ class Device:
     def route(self, index: int, now: float) -> Route | None:
         """Return what the device may send under receiver `index`; None when there is nothing, or no longer."""
         route = self.routes.get(index)
-        return route if route and route.expires > now else None
+        return route if route is not None and route.expires > now else None
 
     def add_route(self, index: int, peer: Device, expires: float, confirmed: bool) -> int | None:
         """Let this device send to `peer` under receiver `index`; the pair's route that ends first makes room.

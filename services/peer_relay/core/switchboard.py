@@ -159,7 +159,7 @@ class Switchboard:
         if device is None or (binding := device.binding) is None or binding.local != local:
             return None
         route = device.routes.get(index)
-        return self._follow(device, route, count, size, now) if route else None
+        return None if route is None else self._follow(device, route, count, size, now)
 
     def _follow(self, device: Device, route: Route, count: int, size: int, now: float) -> Binding | None:
         """Count transport messages on a route and return where they go; None when they may not, or nobody is there."""
@@ -225,7 +225,7 @@ class Switchboard:
 
     def _transport(self, datagram: bytes, source: bytes, local: bytes, device: Device | None, now: float) -> None:
         index = packets.receiver_index(datagram)
-        if device and (route := device.route(index, now)):
+        if device is not None and (route := device.route(index, now)) is not None:
             binding = self._follow(device, route, 1, len(datagram), now)
             if binding is None:
                 raise Refused("rate_limited" if route.pair.peer.binding else "destination_not_bound")
