@@ -283,7 +283,7 @@ def _covers(value: Any, port: int) -> bool:
     if isinstance(value, dict) and isinstance(value.get("range"), list) and len(value["range"]) == 2:
         low, high = value["range"]
         return isinstance(low, int) and isinstance(high, int) and low <= port <= high
-    return value == port
+    return bool(value == port)
 
 
 def _is_link(value: Any, link: str) -> bool:

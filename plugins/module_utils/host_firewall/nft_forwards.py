@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .conntrack import Connection, forget_connections
 from .nft import Packet, Ruleset, fate
@@ -56,7 +56,7 @@ class Request(NamedTuple):
         return [forward for forward in self.forwards if "ipv4" in forward.families]
 
 
-def make_request(settings: dict) -> Request:
+def make_request(settings: dict[str, Any]) -> Request:
     return Request(**{**settings, "forwards": [Forward(**forward) for forward in settings["forwards"]]})
 
 

@@ -151,7 +151,7 @@ def local_address(gateway: str, family: int) -> str:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
                     target = (_ANYWHERE_V6, 9)
             sock.connect(target)  # sends nothing
-            address = sock.getsockname()[0]
+            address = str(sock.getsockname()[0])
     except OSError as error:
         raise Unreachable(
             f"the gateway {gateway} cannot be reached by IPv{family} ({error.strerror}): name the router's address"

@@ -10,6 +10,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ..deadline import left
 from ..mapping import Malformed
@@ -92,7 +93,7 @@ class _Socket:
             else:
                 self._sock.send(message)
 
-    def _name(self, sender: tuple) -> str:
+    def _name(self, sender: tuple[Any, ...]) -> str:
         """Return the sender's address: of a router as it was given, of others with the zone they are in."""
         if not self._group:
             return self._destination
