@@ -67,12 +67,16 @@ _value:
     rate_limit_mbit:
       description: How much the relay forwards for it, in Mbit/s. V(0) is without a limit.
       type: float
+    expires:
+      description: The moment from which on it is let in no more, in ISO 8601. Empty for never.
+      type: str
   sample:
     - name: laptop
       public_key: 0mFYUC4FrPFJcVbk6nbhVmSu4aYzNwNEyYJnu4aHYnk=
       addresses: [10.77.12.34, "fd77:7065:6572::a:b:c:d"]
       groups: [default]
       rate_limit_mbit: 0
+      expires: ""
 """
 
 from ansible.errors import AnsibleFilterError
@@ -91,6 +95,7 @@ def overlay_devices(hosts, hostvars, networks, relay_addresses=None, registered=
             "addresses": list(device.addresses),
             "groups": list(device.groups),
             "rate_limit_mbit": device.rate_limit_mbit,
+            "expires": device.expires,
         }
         for device in devices
         if device.public_key

@@ -10,9 +10,10 @@ version_added: 1.3.0
 author:
   - The homelab.peer_relay contributors (@homelab)
 description:
-  - Picks the relays and devices that Ansible is to reach, by the state that they are to have.
+  - Picks the relays and devices that Ansible is to reach, by the state that they are to have. Or else the devices that
+    it does not reach, whose tasks are for the control node.
   - Made for C(hosts) of a play, whose output then has no line for the others.
-positional: hostvars, group, state
+positional: hostvars, group, state, managed
 options:
   _input:
     description: The variable C(groups). It needs neither C(relays) nor C(peers).
@@ -30,6 +31,10 @@ options:
     description: The C(relay_state) or C(peer_state) of the hosts to pick. Without it, any.
     type: str
     choices: [present, absent]
+  managed:
+    description: The C(peer_managed) of the devices to pick.
+    type: bool
+    default: true
 seealso:
   - plugin: homelab.peer_relay.overlay_relays
     plugin_type: filter
@@ -59,12 +64,12 @@ NOBODY = "all:!all"
 VARIABLES = {"relays": "relay_state", "peers": "peer_state"}
 
 
-def overlay_hosts(groups, hostvars, group=None, state=None):
+def overlay_hosts(groups, hostvars, group=None, state=None, managed=True):
     chosen = [
         host
         for name, variable in VARIABLES.items()
         if group in (None, name)
-        for host in in_state(groups.get(name) or [], hostvars, variable, state)
+        for host in in_state(groups.get(name) or [], hostvars, variable, state, managed)
     ]
     return list(dict.fromkeys(chosen)) or [NOBODY]
 

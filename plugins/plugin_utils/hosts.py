@@ -9,6 +9,9 @@ import re
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from .expiry import has_expired
+from .names import OverlayError
+
 NOT_REACHED = "Ansible did not reach it"
 
 
@@ -17,17 +20,26 @@ def is_managed(hostvars, name) -> bool:
     return name not in hostvars or boolean(hostvars[name].get("peer_managed", True))
 
 
-def in_state(hosts, hostvars, variable, state=None) -> list[str]:
-    """The hosts whose variable, peer_state or relay_state, is the state, without devices that are not managed.
+def in_state(hosts, hostvars, variable, state=None, managed=True) -> list[str]:
+    """The hosts whose variable, peer_state or relay_state, is the state, and the devices managed or not.
 
     What is not absent is taken for present: the roles refuse other words.
     """
     return [
         str(host)
         for host in hosts
-        if (variable != "peer_state" or is_managed(hostvars, host))
-        and (state is None or (hostvars.get(host, {}).get(variable, "present") == "absent") == (state == "absent"))
+        if (variable != "peer_state" or is_managed(hostvars, host) == managed)
+        and (state is None or _is_absent(hostvars.get(host, {}), variable, str(host)) == (state == "absent"))
     ]
+
+
+def _is_absent(variables, variable, host) -> bool:
+    if variables.get(variable, "present") == "absent":
+        return True
+    try:
+        return variable == "peer_state" and has_expired(variables.get("peer_expires"), host)
+    except OverlayError:
+        return False  # the check of the inventory says so
 
 
 def expected(hosts, hostvars) -> list[str]:

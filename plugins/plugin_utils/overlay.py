@@ -14,6 +14,7 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.address import 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import NO_KEY, is_key
 
+from .expiry import has_expired, parse_expiry
 from .hosts import fact_fault
 from .names import OverlayError, parse_name
 
@@ -26,7 +27,7 @@ class Device:
     """A host of the group peers."""
 
     name: str
-    public_key: str  # empty while the device has not made its key
+    public_key: str  # empty while it has not been made
     addresses: tuple
     groups: tuple
     rate_limit_mbit: float
@@ -34,6 +35,7 @@ class Device:
     exit_node: bool
     uses_exit_node: str
     managed: bool
+    expires: str  # ISO 8601, in UTC; empty for one that stays
     name_servers: tuple = ()
 
     def shares_group(self, other: Device) -> bool:
@@ -103,6 +105,7 @@ def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=
         _device(str(host), variables_of(host, hostvars), networks, reserved, registered)
         for host in sorted(hosts, key=str)
         if hostvars[host].get("peer_state", "present") != "absent"
+        and not has_expired(hostvars[host].get("peer_expires"), str(host))
     ]
     _refuse_shared_addresses(devices, hostvars)
     _refuse_shared_keys(devices)
@@ -155,11 +158,6 @@ def _peer(who: dict, relay: dict, allowed_ips, keepalive: int) -> dict:
 def _device(name: str, variables, networks, reserved, registered) -> Device:
     managed = _boolean(variables.get("peer_managed", True), name, "peer_managed")
     key = str(variables.get("peer_public_key") or registered.get(name) or "")
-    if not key and not managed:
-        raise OverlayError(
-            f"{name}: peer_managed is false and there is no peer_public_key: copy the public key from the device's "
-            "WireGuard app into the inventory"
-        )
     groups = variables.get("peer_groups", ["default"])
     if isinstance(groups, str) or not groups:
         raise OverlayError(f"{name}: peer_groups is {groups!r}: give a list of at least one name, such as [default]")
@@ -173,6 +171,7 @@ def _device(name: str, variables, networks, reserved, registered) -> Device:
         exit_node=_boolean(variables.get("peer_exit_node", False), name, "peer_exit_node"),
         uses_exit_node=str(variables.get("peer_use_exit_node") or ""),
         managed=managed,
+        expires=_expires(variables.get("peer_expires"), name, managed),
         name_servers=tuple(parse_address(str(text), f"{name}: peer_dns") for text in variables.get("peer_dns") or []),
     )
 
@@ -277,6 +276,16 @@ def _rate_limit(value, name: str) -> float:
     if not 0 <= limit < float("inf"):
         raise OverlayError(f"{name}: peer_rate_limit_mbit is {value!r}: give Mbit/s, or 0 for no limit")
     return int(limit) if limit == int(limit) else limit
+
+
+def _expires(value, name: str, managed: bool) -> str:
+    moment = parse_expiry(value, name)
+    if moment and managed:
+        raise OverlayError(
+            f"{name}: peer_expires is for a device with peer_managed: false: set peer_state of this one to absent in "
+            "time"
+        )
+    return moment.isoformat() if moment else ""
 
 
 def _subnet(text: str, name: str, networks) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import signal
@@ -70,6 +71,15 @@ def _bind_error(error: OSError) -> StartError:
     return StartError(where)
 
 
+def _expired(config: Settings, wall: float) -> frozenset[str]:
+    return frozenset(device.name for device in config.devices if device.expires <= wall)
+
+
+def _next_expiry(config: Settings, wall: float) -> float:
+    """Seconds until the next device expires."""
+    return min((device.expires - wall for device in config.devices if device.expires > wall), default=math.inf)
+
+
 class Service:
     """Everything that runs while `peer-relay run` does."""
 
@@ -81,7 +91,8 @@ class Service:
         self._started = time.monotonic()
         private = settings.read_private_key(config.private_key_file)
         self._switchboard = Switchboard(RelayPeer(Identity(private), config.addresses), config.relay_ports)
-        self._switchboard.apply(config.devices)
+        self._expired: frozenset[str] = frozenset()
+        self._apply_devices(config, time.time())
         self._switchboard.own.probes.since = tai64n(time.time())  # which of them a run before answered is not known
         self._plane = UserspacePlane(self._switchboard, self._faults)
         self._plane.adopt(systemd.kept())
@@ -214,7 +225,11 @@ class Service:
 
     def _tick(self, now: float) -> None:
         self._tick_due = now + 1.0  # whatever happens
-        self._tick_due = now + self._switchboard.tick(now, time.time())
+        wall = time.time()
+        if self._expired != _expired(self._settings, wall):
+            self._apply_devices(self._settings, wall)
+        self._tick_due = now + self._switchboard.tick(now, wall)
+        self._tick_due = min(self._tick_due, now + _next_expiry(self._settings, wall))
         self._plane.flush()
 
     def _drain(self, sock: BatchSocket) -> None:
@@ -295,11 +310,19 @@ class Service:
     def _apply(self, config: Settings) -> None:
         self._switchboard.own.addresses = config.addresses
         self._switchboard.expect_relays(config.relay_ports)
-        self._switchboard.apply(config.devices)
+        self._apply_devices(config, time.time())
         self._use_kernel(config)
         self._settings = config
         self._save_due = 0.0
         log.info("settings taken over: %d devices on %s", len(config.devices), ", ".join(self._listening()))
+
+    def _apply_devices(self, config: Settings, wall: float) -> None:
+        """Let in the devices that have not expired, also after the clock was set back, and say who has."""
+        expired = _expired(config, wall)
+        self._switchboard.apply(device for device in config.devices if device.name not in expired)
+        for name in sorted(expired - self._expired):
+            log.info("%s: has expired, and is let in no more", name)
+        self._expired = expired
 
     def _move_status(self, config: Settings) -> None:
         current = self._settings
@@ -374,6 +397,7 @@ class Service:
             "data_plane_wanted": self._settings.data_plane,
             "data_plane_reason": self._kernel.reason or None,
             "kernel": self._kernel.document(),
+            "expiring": status_document.expiring(self._settings.devices, time.time()),
             "healthy": self._settings_error is None,
             "problems": self._problems(),
             "listen": self._listening(),

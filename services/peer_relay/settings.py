@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -66,6 +68,14 @@ def _rate(value: int | float) -> float:
     if not 0 <= value < 1e9:
         raise ValueError(value)
     return value * _BYTES_PER_MBIT
+
+
+def _unix_time(value: datetime | None) -> float:
+    if value is None:
+        return math.inf
+    if value.tzinfo is None:
+        raise ValueError(value)
+    return value.timestamp()
 
 
 def _literals(values: list[str]) -> tuple[str, ...]:
@@ -133,7 +143,8 @@ _RELAY_KEYS = (
     "bpf_directory",
 )
 DATA_PLANES = ("auto", "userspace", "kernel")
-_DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit")
+_A_TIME = "a time with its zone, like 2026-12-31T18:00:00+01:00"
+_DEVICE_KEYS = ("name", "public_key", "addresses", "groups", "rate_limit_mbit", "expires")
 
 
 def load(file: Path) -> Settings:
@@ -227,6 +238,9 @@ def _device(table: Table, networks: tuple[Network, ...]) -> DeviceSettings:
         addresses=table.read("addresses", list, _addresses, 'a list of overlay addresses, like ["10.77.0.2"]'),
         groups=table.read("groups", list, _groups, "a list of group names, at least one", ["default"]),
         rate_limit=table.read("rate_limit_mbit", (int, float), _rate, "Mbit/s, 0 for no limit", 0),
+        expires=table.read(
+            "expires", datetime, _unix_time, "a time with its zone, like 2026-12-31T18:00:00+01:00", None
+        ),
     )
     for address in device.addresses:
         _inside(table, address, networks)

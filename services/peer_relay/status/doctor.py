@@ -13,6 +13,7 @@ from peer_common import endpoints
 
 _OFTEN = 10  # what happens now and then to a device that moves needs no fixing
 _RECENT = 300.0  # seconds; older attempts are history
+_EXPIRES_SOON = 7 * 86400.0  # seconds
 _NAMED = 3  # of those that share a cause
 _IPV4 = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
@@ -31,7 +32,7 @@ class Finding(NamedTuple):
 
 def findings(status: dict[str, Any]) -> list[Finding]:
     """Return all findings, the relay's own first, then the router's, then the devices', then the pairs'."""
-    return [*_relay(status), *_router(status), *traffic(status)]
+    return [*_relay(status), *_router(status), *_expiring(status), *traffic(status)]
 
 
 def traffic(status: dict[str, Any]) -> list[Finding]:
@@ -136,6 +137,23 @@ def _router(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 _SILENT_FIX = "is it switched off, or without PersistentKeepalive = 25 on its relay peer?"
+
+
+def _expiring(status: dict[str, Any]) -> Iterator[Finding]:
+    for device in status["expiring"]:
+        left = device["left_seconds"]
+        if left <= 0:
+            yield Finding(
+                device["name"],
+                f"has expired on {device['expires']}, and is let in no more",
+                "take it out of the inventory or give it another peer_expires, and run site",
+            )
+        elif left < _EXPIRES_SOON:
+            yield Finding(
+                device["name"],
+                f"expires in {left / 86400:.1f} days, on {device['expires']}",
+                "nothing, or give it another peer_expires and run site",
+            )
 
 
 def _silence(device: dict[str, Any]) -> float | None:

@@ -8,11 +8,14 @@ It is built between the packets, in short steps; each device and each pair is to
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from peer_relay import addresses
 from peer_relay.core.device import NEVER, Device, Pair
+from peer_relay.core.device_settings import DeviceSettings
 from peer_relay.core.switchboard import Switchboard
 from peer_relay.slices import Steps
 from peer_relay.wireguard.session import REJECT_AFTER
@@ -70,6 +73,19 @@ def _device(device: Device, now: float) -> dict[str, Any]:
         "refused_peer": _refused_peer(device),
         "key_used_at": [addresses.text(place) for place in device.twins.found(now) or ()],
     }
+
+
+def expiring(devices: Iterable[DeviceSettings], wall: float) -> list[dict[str, Any]]:
+    """Return which devices have an end, when, and in how many seconds: below 0 for those that have expired."""
+    return [
+        {
+            "name": device.name,
+            "expires": datetime.fromtimestamp(device.expires, timezone.utc).isoformat(),
+            "left_seconds": round(device.expires - wall, 3),
+        }
+        for device in devices
+        if device.expires != math.inf
+    ]
 
 
 def _refused_peer(device: Device) -> str | None:

@@ -36,6 +36,8 @@ def _families(status: dict[str, Any]) -> Iterator[str]:
     uptime = status["uptime_seconds"]
     yield from _single("peer_relay_uptime_seconds", GAUGE, "Seconds since the start", uptime)
     yield from _device_families([({"device": device["name"]}, device) for device in status["devices"]])
+    ends = [({"device": device["name"]}, device["left_seconds"]) for device in status["expiring"]]
+    yield from _family("peer_relay_device_expires_in_seconds", GAUGE, "Time until the device is let in no more", ends)
     probes = status["probes_answered"]
     yield from _single("peer_relay_probes_answered_total", COUNTER, "Reachability probes that were answered", probes)
     yield from _kernel_families(status)

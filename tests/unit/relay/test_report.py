@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from peer_common import packets
 from peer_relay.core import probe
+from peer_relay.core.device_settings import DeviceSettings
 from peer_relay.slices import finish
 from peer_relay.status import doctor as status_doctor
 from peer_relay.status import document as status_document
@@ -32,6 +33,7 @@ def status(world: World, **more: Any) -> dict[str, Any]:
         "data_plane_reason": None,
         "kernel": None,
         "healthy": True,
+        "expiring": [],
         "problems": [],
         "uptime_seconds": 5.0,
         "listen": ["0.0.0.0:40000"],
@@ -424,3 +426,25 @@ def test_sizes(count: int, text: str) -> None:
 )
 def test_ages(age: float | None, text: str) -> None:
     assert status_text._age(age) == text
+
+
+def test_guests_that_have_gone_or_are_about_to_are_told():
+    guest = {"name": "visitor", "expires": "2026-12-31T18:00:00+00:00"}
+    late, soon, later = ({**guest, "left_seconds": left} for left in (-1, 3 * 86400, 8 * 86400))
+    for entry, problem in ((late, "has expired on 2026-12-31T18:00:00+00:00"), (soon, "expires in 3.0 days")):
+        (finding,) = status_doctor.findings(status(World()) | {"expiring": [entry]})
+        assert finding.subject == "visitor"
+        assert finding.problem.startswith(problem)
+        assert "peer_expires" in finding.fix
+    assert status_doctor.findings(status(World()) | {"expiring": [later]}) == []
+    text = metrics.exposition(status(World()) | {"expiring": [soon]}).decode()
+    assert 'peer_relay_device_expires_in_seconds{device="visitor"} 259200.0' in text
+
+
+def test_the_document_says_who_has_an_end():
+    key = bytes(range(32))
+    stays = DeviceSettings("nas", key, ())
+    goes = DeviceSettings("visitor", key, (), expires=1_798_740_000.0)
+    assert status_document.expiring([stays, goes], 1_798_739_990.5) == [
+        {"name": "visitor", "expires": "2026-12-31T18:00:00+00:00", "left_seconds": 9.5}
+    ]

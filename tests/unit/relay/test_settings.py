@@ -176,6 +176,10 @@ BAD_DEVICE = [
     ("groups", '[""]', "['']", "group names"),
     ("groups", '"default"', "default", "a list"),
     ("rate_limit_mbit", "-1", "-1", "Mbit/s"),
+    ("expires", "2026-12-31T18:00:00", "2026-12-31T18:00:00", "a time with its zone"),
+    ("expires", "2026-12-31", "2026", "a time with its zone"),
+    ("expires", '"2026-12-31T18:00:00Z"', "2026-12-31T18:00:00Z", "a time with its zone"),
+    ("expires", "1798740000", "1798740000", "a time with its zone"),
     ("rate_limit_mbit", "nan", "nan", "Mbit/s"),
     ("rate_limit_mbit", "inf", "inf", "Mbit/s"),
     ("rate_limit_mbit", "true", "True", "Mbit/s"),
@@ -257,3 +261,10 @@ def test_missing_private_key_says_how_to_make_one(tmp_path: Path) -> None:
     file = tmp_path / "private.key"
     with pytest.raises(SettingsError, match=f"peer-relay keygen {file} makes one"):
         settings.read_private_key(file)
+
+
+def test_an_expiry_is_a_moment(load):
+    (device,) = load(toml(None, DEVICE | {"expires": "2026-12-31T19:00:00+01:00"})).devices
+    assert device.expires == 1_798_740_000.0
+    (device,) = load(toml(None, DEVICE)).devices
+    assert device.expires == float("inf")

@@ -69,7 +69,7 @@ def test_devices_carry_what_the_relay_wants():
     nas = devices[1]
     assert nas["groups"] == ["a", "b"]
     assert nas["rate_limit_mbit"] == 20
-    assert set(nas) == {"name", "public_key", "addresses", "groups", "rate_limit_mbit"}
+    assert set(nas) == {"name", "public_key", "addresses", "groups", "rate_limit_mbit", "expires"}
     assert [ipaddress.ip_address(a).version for a in nas["addresses"]] == [4, 6]
 
 
@@ -196,9 +196,10 @@ def test_a_fresh_key_beats_the_registered_one():
     assert overlay_devices(["nas"], hosts, NETWORKS, None, {"nas": key(7)})[0]["public_key"] == key(1)
 
 
-def test_an_unmanaged_device_needs_its_key():
+def test_an_unmanaged_device_is_left_out_until_its_profile_has_a_key():
     hosts = {"phone": {"peer_managed": False}}
-    assert refusal(overlay_devices, ["phone"], hosts, NETWORKS).startswith("phone: peer_managed is false")
+    assert overlay_devices(["phone"], hosts, NETWORKS) == []
+    assert overlay_missing(["phone"], hosts, NETWORKS) == ["phone"]
 
 
 def test_an_interface_has_the_relay_and_its_groups_peers():
