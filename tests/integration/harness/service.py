@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from harness.netns import Namespace
@@ -31,9 +32,14 @@ class Registration:
     addresses: list[str]
     groups: list[str] = field(default_factory=lambda: ["default"])
     rate_limit_mbit: float = 0
+    expires: datetime | None = None
 
     def toml(self) -> str:
-        return "[[device]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        return "[[device]]\n" + "".join(
+            f"{key} = {value.isoformat() if isinstance(value, datetime) else json.dumps(value)}\n"
+            for key, value in values.items()
+        )
 
 
 class Relay:
