@@ -29,7 +29,7 @@ def key(number: int) -> str:
 
 KEYS = {"laptop": key(1), "nas": key(2), "phone": key(3), "oslo": key(91), "rome": key(92)}
 CHECKS = ("relay/preflight",)
-ON_CONTROL_NODE = ("peer/profile_key", "peer/profile")  # for devices that Ansible does not reach
+ON_CONTROL_NODE = ("peer/profile_key", "peer/profile", "peer/profile_absent")  # for devices that Ansible does not reach
 FACTS = {
     "peer/keys": {
         "peer_public_key": "{{ stand_in_keys[inventory_hostname] }}",
