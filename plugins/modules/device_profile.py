@@ -72,8 +72,8 @@ options:
     default: true
   vault:
     description:
-      - Whether the files are encrypted with the vault password of the run. There are no pictures then, O(show) makes the
-        QR code.
+      - Whether the files are encrypted with the vault password of the run. There are no pictures then, O(show) makes
+        the QR code.
     type: bool
     default: false
   show:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
 
-from .overlay import OverlayError
+from .names import OverlayError
 from .profiles import NO_KEY_YET, private_key_of
 
 PICTURES = (".png", ".svg")

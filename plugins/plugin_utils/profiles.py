@@ -21,7 +21,8 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.written import 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from .overlay import Device, OverlayError, interface_of
+from .names import OverlayError
+from .overlay import Device, interface_of
 
 # What a tunnel's name may be, which is the file's: that of an interface of Linux.
 _TUNNEL = re.compile(r"[A-Za-z0-9_=+.-]{1,15}")

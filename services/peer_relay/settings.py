@@ -110,8 +110,10 @@ def _groups(values: list[str]) -> frozenset[str]:
 def _host_port(value: str) -> tuple[str, int] | None:
     if not value:
         return None
-    address, port = endpoints.literal(value)
-    return str(address), port
+    # Up to 1.2 an IPv6 address needed no brackets here: an inventory that worked goes on working.
+    host, _, port = value.rpartition(":")
+    address, number = endpoints.literal(endpoints.join(host.strip("[]"), 0)[:-1] + port)
+    return str(address), number
 
 
 def _ports(values: list[int]) -> frozenset[int]:

@@ -138,7 +138,6 @@ BAD_RELAY = [
     ("metrics_listen", '"9586"', "9586", "an address and a port"),
     ("metrics_listen", '"localhost:9586"', "localhost", "an address and a port"),
     ("metrics_listen", '"127.0.0.1:0"', "127.0.0.1:0", "an address and a port"),
-    ("metrics_listen", '"::1:9586"', "::1:9586", "an address and a port"),
     ("relay_ports", "[40000, 0]", "[40000, 0]", "the UDP ports of all relays"),
     ("relay_ports", '["40000"]', "['40000']", "the UDP ports of all relays"),
     ("relay_ports", "[true]", "[True]", "the UDP ports of all relays"),
@@ -268,3 +267,7 @@ def test_an_expiry_is_a_moment(load):
     assert device.expires == 1_798_740_000.0
     (device,) = load(toml(None, DEVICE)).devices
     assert device.expires == float("inf")
+
+
+def test_metrics_may_listen_on_an_address_without_brackets_as_up_to_1_2(load):
+    assert load(toml({"metrics_listen": '"::1:9586"'})).metrics_listen == ("::1", 9586)
