@@ -28,6 +28,10 @@ options:
     type: list
     elements: dict
     required: true
+seealso:
+  - module: homelab.peer_relay.device_profile
+  - plugin: homelab.peer_relay.overlay_interface
+    plugin_type: filter
 """
 
 EXAMPLES = r"""

@@ -134,4 +134,5 @@ forgotten:
   description: Whether the private key is on the device alone, and was made here.
   type: bool
   returned: when O(state=present)
+  sample: false
 """

@@ -10,7 +10,7 @@ import io
 try:
     import segno
 except ImportError:
-    segno = None
+    segno = None  # type: ignore[assignment]
 
 MISSING = "QR codes need the Python library segno on the control node: apt install python3-segno, or pip install segno"
 MAX_BYTES = 2953  # ISO/IEC 18004: version 40, error correction L, bytes

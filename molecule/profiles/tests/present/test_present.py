@@ -58,7 +58,7 @@ def test_private_keys_are_in_the_profiles_alone() -> None:
 
 
 def test_a_stale_profile_is_told() -> None:
-    said = attempt("converge.yml", "-i", "changed.yml").stdout
+    said = attempt("converge.yml", "-i", "changed/hosts.yml").stdout
     assert "phone's profile is stale (phone-oslo: home has another AllowedIPs" in said
     assert "10.43.0.0" not in profile("phone-oslo")
     assert attempt("converge.yml").returncode == 0
