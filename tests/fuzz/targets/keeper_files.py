@@ -73,6 +73,7 @@ def keeper_status(data: bytes) -> None:
 
 
 STATUS_HEAD = {
+    "expiring": [{"name": "visitor", "expires": "2026-12-31T18:00:00+00:00", "left_seconds": 9.5}],
     "version": "1.0.0",
     "name": "relay",
     "data_plane": "userspace",
