@@ -61,4 +61,3 @@ def test_a_stale_profile_is_told() -> None:
     said = attempt("converge.yml", "-i", "changed/hosts.yml").stdout
     assert "phone's profile is stale (phone-oslo: home has another AllowedIPs" in said
     assert "10.43.0.0" not in profile("phone-oslo")
-    assert attempt("converge.yml").returncode == 0
