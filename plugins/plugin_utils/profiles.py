@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
 from ansible_collections.homelab.peer_relay.plugins.module_utils.written import one_line
 
-# Ansible requires this library for its vault.
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
 from .names import OverlayError
 from .overlay import Device, interface_of
 
@@ -154,11 +150,18 @@ def _sections(text: str) -> dict[str, dict[str, str]]:
 
 def new_key() -> str:
     """A private key, as `wg genkey` makes it (RFC 7748)."""
+    # Ansible requires this library for its vault; its checks of imports go without.
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
     raw = X25519PrivateKey.generate().private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
     return base64.b64encode(raw).decode()
 
 
 def public_key_of(private_key: str) -> str:
     """What `wg pubkey` says of it."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     key = X25519PrivateKey.from_private_bytes(base64.b64decode(private_key))
     return base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()

@@ -6,12 +6,18 @@
 from __future__ import annotations
 
 import io
+from importlib import import_module
+from typing import Any
 
-try:
-    import segno
-except ImportError:
-    segno = None  # type: ignore[assignment]
 
+def _library() -> Any:
+    try:
+        return import_module("segno")
+    except ImportError:
+        return None
+
+
+segno = _library()
 MISSING = "QR codes need the Python library segno on the control node: apt install python3-segno, or pip install segno"
 MAX_BYTES = 2953  # ISO/IEC 18004: version 40, error correction L, bytes
 _MARGIN = 4  # modules that the standard wants empty around the code

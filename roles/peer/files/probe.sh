@@ -34,6 +34,7 @@ present() {
 # As the filter files_digest has it: the files, and whatever is not as the role makes it.
 digest() {
     : "${PATHS:?}" # find looks at everything where it is told nothing
+    # shellcheck disable=SC2086 # a list of words
     {
         find $PATHS ! \( -type d -perm 755 -user 0 ! -empty -o -type f -user 0 \) -print
         find $PATHS -type f -printf '%m %p\n' -exec sha256sum {} +
@@ -84,7 +85,7 @@ cat <<JSON
   "system": "$(release ID)",
   "version": "$(release VERSION_ID)",
   "distribution": "$(release PRETTY_NAME)",
-  "init": "$([ -d /run/systemd/system ] && echo systemd || cat /proc/1/comm)",
+  "init": "$(if [ -d /run/systemd/system ]; then echo systemd; else cat /proc/1/comm; fi)",
   "ip": $(yes_no command -v ip),
   "kernel": $kernel,
   "release": "$(uname -r)",
