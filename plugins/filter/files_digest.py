@@ -51,8 +51,8 @@ def files_digest(files, directories=None):
     wanted = {file["path"]: (file["content"], int(file.get("mode", "0644"), 8)) for file in files}
     for directory, contents in (directories or {}).items():
         wanted |= {f"{directory}/{name}": (content, 0o644) for name, content in contents.items()}
-    lines = [f"{mode:o} {path}\n" for path, (_, mode) in wanted.items()]
-    lines += [f"{digest(content)}  {path}\n" for path, (content, _) in wanted.items()]
+    lines = [f"{mode:o} {path}\n" for path, (_content, mode) in wanted.items()]
+    lines += [f"{digest(content)}  {path}\n" for path, (content, _mode) in wanted.items()]
     return digest("".join(sorted(lines)))
 
 

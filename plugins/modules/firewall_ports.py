@@ -84,8 +84,6 @@ options:
     description: The port that the controller connects to, which counts when no SSH server is recognized.
     type: int
 seealso:
-  - plugin: homelab.peer_relay.firewall
-    plugin_type: role
   - module: homelab.peer_relay.forwarding_info
 """
 

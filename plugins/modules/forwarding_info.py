@@ -40,8 +40,6 @@ options:
     required: true
 seealso:
   - module: homelab.peer_relay.firewall_ports
-  - plugin: homelab.peer_relay.peer
-    plugin_type: role
 """
 
 EXAMPLES = r"""

@@ -31,8 +31,6 @@ notes:
   - Nothing but Python is needed on the host.
 seealso:
   - module: homelab.peer_relay.port_mapping_info
-  - plugin: homelab.peer_relay.port_forward
-    plugin_type: role
 """
 
 EXAMPLES = r"""

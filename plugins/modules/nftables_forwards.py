@@ -35,8 +35,6 @@ options:
     type: str
     default: ""
 seealso:
-  - plugin: homelab.peer_relay.port_forward
-    plugin_type: role
   - module: homelab.peer_relay.openwrt_forwards
   - module: homelab.peer_relay.port_mapping
 """

@@ -40,8 +40,6 @@ options:
     type: str
     default: lan
 seealso:
-  - plugin: homelab.peer_relay.port_forward
-    plugin_type: role
   - module: homelab.peer_relay.nftables_forwards
   - module: homelab.peer_relay.port_mapping
 """

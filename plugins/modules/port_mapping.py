@@ -85,8 +85,6 @@ notes:
   - Runs on the host that the mapping is for. Routers map ports for the host that asks only.
 seealso:
   - module: homelab.peer_relay.port_mapping_info
-  - plugin: homelab.peer_relay.port_forward
-    plugin_type: role
   - module: homelab.peer_relay.nftables_forwards
 """
 

@@ -33,8 +33,6 @@ attributes:
 seealso:
   - module: homelab.peer_relay.path_info
   - module: homelab.peer_relay.relay_probe
-  - plugin: homelab.peer_relay.relay
-    plugin_type: role
 """
 
 EXAMPLES = r"""

@@ -142,8 +142,6 @@ seealso:
   - module: homelab.peer_relay.wireguard_key
   - plugin: homelab.peer_relay.overlay_interface
     plugin_type: filter
-  - plugin: homelab.peer_relay.peer
-    plugin_type: role
 """
 
 EXAMPLES = r"""

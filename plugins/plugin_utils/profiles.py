@@ -143,7 +143,7 @@ def _sections(text: str) -> dict[str, dict[str, str]]:
             name = comment
             sections[name] = {}
         elif "=" in line and not line.startswith("PrivateKey"):
-            field, _, value = line.partition("=")
+            field, value = line.split("=", 1)
             sections[name][field.strip()] = value.strip()
     return sections
 
