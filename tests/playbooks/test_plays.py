@@ -46,7 +46,8 @@ PHONE = {"peer_managed": False, "peer_public_key": KEYS["phone"]}
 
 def stand_in(name: str) -> list[dict]:
     """The tasks of one: it asks the host something, and leaves the role's facts."""
-    said = f"RAN {name} on {{{{ inventory_hostname }}}}"
+    # What is done for a device on the control node is no run on it.
+    said = f"{'WROTE' if name in ON_CONTROL_NODE else 'RAN'} {name} on {{{{ inventory_hostname }}}}"
     tasks: list[dict] = [{"ansible.builtin.debug": {"msg": said}}]
     if name not in ON_CONTROL_NODE:
         tasks.insert(0, {"ansible.builtin.ping": {}})
