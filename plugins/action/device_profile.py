@@ -10,7 +10,7 @@ from ansible.parsing.vault import VaultLib, is_encrypted, match_encrypt_secret
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils import qr
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.names import OverlayError
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.profile_folder import (
     ProfileFolder,
     committed_by_mistake,
@@ -73,33 +73,21 @@ class ActionModule(ActionBase):
         there = folder.read()
         private, public = self._keys(folder, there, options["public_key"])
         profiles = [Profile(**profile) for profile in options["profiles"]]
-        if private or options["public_key"]:
-            profiles = profiles or ([] if there else [bare_profile(folder.name)])
-        else:
+        if not private and not options["public_key"]:
             profiles = []  # given out, and forgotten
-        wanted = {profile.tunnel: profile.with_key(private) for profile in profiles}
-        stale = {}
-        for tunnel, text in wanted.items():
-            folder.refuse_others(tunnel)
-            if tunnel in there and is_complete(there[tunnel]):
-                stale[tunnel] = changes(there[tunnel], text)
-        written = {
-            tunnel: text
-            for tunnel, text in wanted.items()
-            if (
-                there.get(tunnel) != text
-                and (options["refresh"] or tunnel not in there or not is_complete(there[tunnel]))
-            )
-            or folder.is_encrypted(tunnel) != options["vault"]
-            or (not options["vault"] and private and qr.segno and qr.fits(text) and folder.missing_pictures(tunnel))
-        }
+        elif not profiles and not there:
+            profiles = [bare_profile(folder.name)]
+        current = {profile.tunnel: profile.with_key(private) for profile in profiles}
+        folder.refuse_others(current.keys() - there.keys())
+        # What is stale stays as it is until somebody asks for another one.
+        kept = {} if options["refresh"] else {tunnel: text for tunnel, text in there.items() if is_complete(text)}
+        wanted = {tunnel: kept.get(tunnel, text) for tunnel, text in current.items()}
+        written = [tunnel for tunnel, text in wanted.items() if self._differs(folder, tunnel, there, text, options)]
         gone = sorted(there.keys() - wanted.keys()) if options["profiles"] and wanted else []
         new_public = public != folder.read_public_key()
         if not self._task.check_mode:
-            for tunnel, text in written.items():
-                # What site leaves alone keeps its text, whatever else of it is written anew.
-                text = text if options["refresh"] or not is_complete(there.get(tunnel, "")) else there[tunnel]
-                folder.write(tunnel, text, self._pictures(text) if private and not options["vault"] else {})
+            for tunnel in written:
+                folder.write(tunnel, wanted[tunnel], self._pictures(wanted[tunnel], options))
             for tunnel in gone:
                 folder.remove(tunnel)
             if new_public:
@@ -110,26 +98,36 @@ class ActionModule(ActionBase):
             if options["forget"] and not self._task.check_mode:
                 for tunnel in wanted:
                     folder.remove(tunnel)
+        unmade = self._task.check_mode and new_public and not there and not options["public_key"]
         return {
             "changed": bool(written or gone or new_public),
-            "public_key": ""
-            if self._task.check_mode and not there and not options["public_key"] and new_public
-            else public,
+            "public_key": "" if unmade else public,
             "files": [file for tunnel in wanted for file in folder.files(tunnel)],
-            "stale": []
-            if options["refresh"]
-            else [f"{tunnel}: {change}" for tunnel, said in stale.items() for change in said],
+            "stale": [
+                f"{tunnel}: {change}"
+                for tunnel, text in wanted.items()
+                if tunnel in kept
+                for change in changes(text, current[tunnel])
+            ],
             "forgotten": bool(public and not private and not options["public_key"]),
             "warnings": warnings,
-            "diff": [
-                {
-                    "before": without_key(there.get(tunnel, "")),
-                    "after": without_key(wanted.get(tunnel, "")),
-                    "before_header": str(folder.path / f"{tunnel}.conf"),
-                    "after_header": str(folder.path / f"{tunnel}.conf"),
-                }
-                for tunnel in [*written, *gone]
-            ],
+            "diff": [self._diff(folder, tunnel, there, wanted) for tunnel in [*written, *gone]],
+        }
+
+    def _differs(self, folder: ProfileFolder, tunnel: str, there: dict[str, str], text: str, options) -> bool:
+        return (
+            there.get(tunnel) != text
+            or folder.is_encrypted(tunnel) != options["vault"]
+            or (self._has_pictures(text, options) and folder.missing_pictures(tunnel))
+        )
+
+    def _diff(self, folder: ProfileFolder, tunnel: str, there: dict[str, str], wanted: dict[str, str]) -> dict:
+        header = str(folder.path / f"{tunnel}.conf")
+        return {
+            "before": without_key(there.get(tunnel, "")),
+            "after": without_key(wanted.get(tunnel, "")),
+            "before_header": header,
+            "after_header": header,
         }
 
     def _absent(self, folder: ProfileFolder) -> dict:
@@ -164,8 +162,12 @@ class ActionModule(ActionBase):
         key = new_key()
         return key, public_key_of(key)
 
-    def _pictures(self, text: str) -> dict[str, bytes]:
-        if not qr.segno or not qr.fits(text) or not is_complete(text):
+    def _has_pictures(self, text: str, options) -> bool:
+        """Whether there are some of a profile: not beside an encrypted one, nor of one that nobody could use."""
+        return bool(not options["vault"] and qr.segno and qr.fits(text) and private_key_of(text) and is_complete(text))
+
+    def _pictures(self, text: str, options) -> dict[str, bytes]:
+        if not self._has_pictures(text, options):
             return {}
         code = qr.encode(text)
         return {".png": qr.png(code), ".svg": qr.svg(code)}

@@ -123,21 +123,16 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.keys import known_keys
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import (
-    OverlayError,
-    collect_devices,
-    interface_of,
-)
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import all_addresses, as_list
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.keys import known_devices
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, interface_of
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list
 
 
 def overlay_interface(hosts, hostvars, networks, name, relays):
     relays = as_list(relays)
     try:
-        addresses = all_addresses(relays)
-        known = known_keys(collect_devices(hosts, hostvars, networks, addresses), hostvars, relays, str(name))
-        return interface_of(collect_devices(hosts, hostvars, networks, addresses, known), str(name), networks, relays)
+        devices = known_devices(hosts, hostvars, networks, relays, str(name))
+        return interface_of(devices, str(name), networks, relays)
     except OverlayError as error:
         raise AnsibleFilterError(str(error)) from error
 

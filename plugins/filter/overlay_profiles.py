@@ -73,10 +73,10 @@ _value:
 from dataclasses import asdict
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.keys import known_keys
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError, collect_devices
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.keys import known_devices
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.overlay import OverlayError
 from ansible_collections.homelab.peer_relay.plugins.plugin_utils.profiles import profiles_of
-from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import all_addresses, as_list
+from ansible_collections.homelab.peer_relay.plugins.plugin_utils.relays import as_list
 
 MTU = 1280  # bytes: what every network with IPv6 carries (RFC 8200), mobile ones too, and what IPv6 wants in the tunnel
 
@@ -85,9 +85,7 @@ def overlay_profiles(hosts, hostvars, networks, name, relays):
     relays = as_list(relays)
     own = hostvars[name]
     try:
-        addresses = all_addresses(relays)
-        known = known_keys(collect_devices(hosts, hostvars, networks, addresses), hostvars, relays)
-        devices = collect_devices(hosts, hostvars, networks, addresses, known)
+        devices = known_devices(hosts, hostvars, networks, relays)
         stated = {
             device.name: str(endpoints[0])
             for device in devices

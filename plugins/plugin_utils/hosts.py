@@ -29,15 +29,21 @@ def in_state(hosts, hostvars, variable, state=None, managed=True) -> list[str]:
         str(host)
         for host in hosts
         if (variable != "peer_state" or is_managed(hostvars, host) == managed)
-        and (state is None or _is_absent(hostvars.get(host, {}), variable, str(host)) == (state == "absent"))
+        and (state is None or _is_absent(hostvars, str(host), variable) == (state == "absent"))
     ]
 
 
-def _is_absent(variables, variable, host) -> bool:
-    if variables.get(variable, "present") == "absent":
-        return True
+def is_absent_device(variables, host: str) -> bool:
+    """Whether it is to go, or had to by now; raise OverlayError where that cannot be told."""
+    return variables.get("peer_state", "present") == "absent" or has_expired(variables.get("peer_expires"), host)
+
+
+def _is_absent(hostvars, host, variable) -> bool:
+    variables = hostvars.get(host, {})
+    if variable != "peer_state":
+        return variables.get(variable, "present") == "absent"
     try:
-        return variable == "peer_state" and has_expired(variables.get("peer_expires"), host)
+        return is_absent_device(variables, host)
     except OverlayError:
         return False  # the check of the inventory says so
 

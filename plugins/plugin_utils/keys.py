@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
 
-from .overlay import Device, host_route
+from .overlay import Device, collect_devices, host_route
+from .relays import all_addresses
 
 
 def stated(devices: list[Device], variables) -> dict[str, str]:
@@ -68,3 +69,10 @@ def known_keys(devices: list[Device], hostvars, relays: list[dict], name: str = 
     """The keys by name that a device has, or may take at second hand; without a name, only the latter."""
     own = stated(devices, hostvars[name]) if name in hostvars else {}
     return agreed(devices, hostvars, relays) | own
+
+
+def known_devices(hosts, hostvars, networks, relays: list[dict], name: str = "") -> list[Device]:
+    """All present devices, each with the key that is known of it, by the device of that name if there is one."""
+    addresses = all_addresses(relays)
+    known = known_keys(collect_devices(hosts, hostvars, networks, addresses), hostvars, relays, name)
+    return collect_devices(hosts, hostvars, networks, addresses, known)

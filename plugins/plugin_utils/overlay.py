@@ -14,8 +14,8 @@ from ansible_collections.homelab.peer_relay.plugins.module_utils.address import 
 from ansible_collections.homelab.peer_relay.plugins.module_utils.address import parse_network
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import NO_KEY, is_key
 
-from .expiry import has_expired, parse_expiry
-from .hosts import fact_fault
+from .expiry import parse_expiry
+from .hosts import fact_fault, is_absent_device
 from .names import OverlayError, parse_name
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
@@ -104,8 +104,7 @@ def collect_devices(hosts, hostvars, networks, relay_addresses=None, registered=
     devices = [
         _device(str(host), variables_of(host, hostvars), networks, reserved, registered)
         for host in sorted(hosts, key=str)
-        if hostvars[host].get("peer_state", "present") != "absent"
-        and not has_expired(hostvars[host].get("peer_expires"), str(host))
+        if not is_absent_device(hostvars[host], str(host))
     ]
     _refuse_shared_addresses(devices, hostvars)
     _refuse_shared_keys(devices)

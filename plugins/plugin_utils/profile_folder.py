@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ansible.parsing.vault import is_encrypted
 from ansible_collections.homelab.peer_relay.plugins.module_utils.wireguard.wg import is_key
 
 from .names import OverlayError
@@ -55,13 +56,15 @@ class ProfileFolder:
 
     def is_encrypted(self, tunnel: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            return self._file(tunnel, ".conf").read_bytes().startswith(b"$ANSIBLE_VAULT")
+            return is_encrypted(self._file(tunnel, ".conf").read_bytes())
         return False
 
-    def refuse_others(self, tunnel: str) -> None:
-        path = self._file(tunnel, ".conf")
-        if path.exists() and not self._decrypt(path).startswith(f"# {self.name}, "):
-            raise OverlayError(f"{path} is not a profile of {self.name}: move it away, or rename the host")
+    def refuse_others(self, tunnels: Iterable[str]) -> None:
+        """Raise OverlayError where a profile would take the place of a file that `read` has not found to be one."""
+        for tunnel in tunnels:
+            path = self._file(tunnel, ".conf")
+            if path.exists():
+                raise OverlayError(f"{path} is not a profile of {self.name}: move it away, or rename the host")
 
     def write(self, tunnel: str, text: str, pictures: dict[str, bytes]) -> None:
         self._replace(self._file(tunnel, ".conf"), self._encrypt(text) if self._encrypt else text.encode())

@@ -65,8 +65,8 @@ def profiles_of(
 
 
 def _tunnel(name: str, suffix: str) -> str:
-    begin = name[: max(1, _MAX_TUNNEL - len(suffix) - 1)] if suffix else name
-    text = f"{begin}-{suffix}"[:_MAX_TUNNEL] if suffix else begin[:_MAX_TUNNEL]
+    text = f"{name[: max(1, _MAX_TUNNEL - len(suffix) - 1)]}-{suffix}" if suffix else name
+    text = text[:_MAX_TUNNEL]
     if not _TUNNEL.fullmatch(text):
         raise OverlayError(
             f"{name}: its profile would be called {text!r}: WireGuard takes letters, digits and _=+.- in the names of "

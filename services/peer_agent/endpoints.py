@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
+from peer_common import endpoints
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -41,18 +43,14 @@ class Endpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read `192.0.2.1:51820` or `[2001:db8::1]:51820`; raise ValueError for anything else."""
-        host, separator, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        if not separator or not (port.isascii() and port.isdigit() and len(port) <= 5) or bracketed != (":" in host):
-            raise ValueError(f"{text!r} is no address and port")
-        return cls.of(host[1:-1] if bracketed else host, int(port))
+        return cls.of(*endpoints.split(text))
 
     @property
     def address(self) -> Address:
         return read_address(self.host)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return endpoints.join(self.host, self.port)
 
 
 def within(address: Address, networks: Iterable[Network]) -> bool:

@@ -19,6 +19,7 @@ from peer_common import systemd
 from peer_common.toml_table import SettingsError
 
 from peer_relay import __version__, addresses, settings, state
+from peer_relay.core.device_settings import DeviceSettings
 from peer_relay.core.rate_limits import TokenBucket
 from peer_relay.core.relay_peer import RelayPeer
 from peer_relay.core.switchboard import Event, Switchboard
@@ -71,13 +72,13 @@ def _bind_error(error: OSError) -> StartError:
     return StartError(where)
 
 
-def _expired(config: Settings, wall: float) -> frozenset[str]:
-    return frozenset(device.name for device in config.devices if device.expires <= wall)
+def _expired(guests: list[DeviceSettings], wall: float) -> frozenset[str]:
+    return frozenset(guest.name for guest in guests if guest.expires <= wall)
 
 
-def _next_expiry(config: Settings, wall: float) -> float:
-    """Seconds until the next device expires."""
-    return min((device.expires - wall for device in config.devices if device.expires > wall), default=math.inf)
+def _next_expiry(guests: list[DeviceSettings], wall: float) -> float:
+    """Seconds until the next one expires."""
+    return min((guest.expires - wall for guest in guests if guest.expires > wall), default=math.inf)
 
 
 class Service:
@@ -226,10 +227,9 @@ class Service:
     def _tick(self, now: float) -> None:
         self._tick_due = now + 1.0  # whatever happens
         wall = time.time()
-        if self._expired != _expired(self._settings, wall):
+        if self._expired != _expired(self._guests, wall):
             self._apply_devices(self._settings, wall)
-        self._tick_due = now + self._switchboard.tick(now, wall)
-        self._tick_due = min(self._tick_due, now + _next_expiry(self._settings, wall))
+        self._tick_due = now + min(self._switchboard.tick(now, wall), _next_expiry(self._guests, wall))
         self._plane.flush()
 
     def _drain(self, sock: BatchSocket) -> None:
@@ -318,7 +318,8 @@ class Service:
 
     def _apply_devices(self, config: Settings, wall: float) -> None:
         """Let in the devices that have not expired, also after the clock was set back, and say who has."""
-        expired = _expired(config, wall)
+        self._guests = [device for device in config.devices if device.expires != math.inf]
+        expired = _expired(self._guests, wall)
         self._switchboard.apply(device for device in config.devices if device.name not in expired)
         for name in sorted(expired - self._expired):
             log.info("%s: has expired, and is let in no more", name)

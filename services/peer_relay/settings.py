@@ -112,7 +112,8 @@ def _host_port(value: str) -> tuple[str, int] | None:
         return None
     # Up to 1.2 an IPv6 address needed no brackets here: an inventory that worked goes on working.
     host, _, port = value.rpartition(":")
-    address, number = endpoints.literal(endpoints.join(host.strip("[]"), 0)[:-1] + port)
+    host = host.strip("[]")
+    address, number = endpoints.literal(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return str(address), number
 
 

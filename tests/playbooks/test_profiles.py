@@ -47,7 +47,11 @@ def profile(tmp_path: Path) -> Profile:
         task = {"name": "phone", "path": "profiles", **options}
         tasks = [
             {"homelab.peer_relay.device_profile": task, "register": "result", "ignore_errors": True},
-            {"ansible.builtin.copy": {"dest": "result.json", "content": "{{ result | to_json }}"}, "check_mode": False},
+            {
+                "ansible.builtin.copy": {"dest": "result.json", "content": "{{ result | to_json }}"},
+                "check_mode": False,
+                "diff": False,
+            },
         ]
         play = [{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]
         (tmp_path / "play.yml").write_text(json.dumps(play))

@@ -77,7 +77,9 @@ def tags_of(entry: dict) -> set[str]:
     return {tags} if isinstance(tags, str) else set(tags)
 
 
-ENTRIES = [f"{role}/main" for role in ROLES] + [f"peer/{name}" for name in ("present", "absent", "keys", "preflight")]
+ENTRIES = [f"{role}/main" for role in ROLES] + [
+    f"peer/{name}" for name in ("present", "absent", "keys", "preflight", "profile", "profile_absent", "profile_key")
+]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

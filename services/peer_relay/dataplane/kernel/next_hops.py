@@ -43,7 +43,7 @@ class NextHops:
         except NoRoute as error:
             return Refusal("no_way", str(error))
         refused = self._refused.get(found.interface)
-        return found._replace(unattached=Refusal("interface", refused)) if refused else found
+        return NextHop(found.interface, found.mtu, Refusal("interface", refused) if refused else None)
 
     def _look_at_interfaces(self) -> None:
         self._refused = {

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from peer_relay import addresses
 from peer_relay.dataplane.kernel import netlink
-from peer_relay.dataplane.kernel.entry import NextHop
 from peer_relay.dataplane.kernel.too_big import TooBig
 
 _GETLINK, _GETROUTE = 18, 26
@@ -26,6 +25,13 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x40000
 # The program for each type of interface: Ethernet; PPP, and tunnels without link layer.
 _PROGRAMS = {1: "ethernet", 512: "ip", 0xFFFE: "ip"}
 _COLLECTORS = {"bridge", "bond", "team", "openvswitch"}  # their ports' packets arrive at them
+
+
+class Route(NamedTuple):
+    """By which interface packets leave, and the largest IP packet that fits."""
+
+    interface: int
+    mtu: int
 
 
 class NoRoute(Exception):
@@ -127,7 +133,7 @@ class Network:
             self._links = interfaces(self._netlink)
         return self._links
 
-    def next_hop(self, destination: bytes, local: bytes) -> NextHop:
+    def next_hop(self, destination: bytes, local: bytes) -> Route:
         """Return how packets from `local` to `destination` leave; raise NoRoute if that is not for the program.
 
         Both are addresses with port, of one family.
@@ -151,7 +157,7 @@ class Network:
         if not link.program:
             raise NoRoute(f"the interface {link.name} to it: {link.refused}")
         learned = _number(netlink.attributes(found.get(_METRICS, b"")).get(_METRIC_MTU))
-        return NextHop(link.ifindex, min(learned or link.mtu, link.mtu))
+        return Route(link.ifindex, min(learned or link.mtu, link.mtu))
 
     def _is_own(self, host: bytes) -> bool:
         """IPv6 would send from an address that is gone."""
